@@ -1,0 +1,375 @@
+"""The command line: parses, calls one function, prints. `python cli.py --help`, or `clipteacher --help`."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_cache.errors import UsageError, UserError
+from trainer.config import default_of, help_of, read_config
+
+if TYPE_CHECKING:
+    from pipeline.precompute import Plan
+    from trainer.metrics import Metrics
+
+app = typer.Typer(
+    name="clipteacher",
+    help="Train zero-shot semantic segmenters from a frozen CLIP, offline (CLIPTeacher, arXiv 2310.02296).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+DATA, TEACHER, CACHE, RUN, LOSSES = "Data", "Teacher", "Cache", "Run", "Losses"
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=RUN)]
+Limit = Annotated[int | None, typer.Option(help="Only the first N images.", rich_help_panel=DATA)]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Root of the dataset; else $CLIPTEACHER_DATA/<dataset>, else data/<dataset>.",
+        rich_help_panel=DATA,
+    ),
+]
+
+
+@app.command()
+def precompute(
+    dataset: Annotated[str, typer.Option(help="coco, camvid or folder.", rich_help_panel=DATA)],
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="train or val.", rich_help_panel=DATA)] = "train",
+    limit: Limit = None,
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help='Classes without labels in training, as "cow,road"; the published split by default.',
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    clip: Annotated[
+        str,
+        typer.Option(help="open_clip ViT, or the path of an open_clip JSON config.", rich_help_panel=TEACHER),
+    ] = "ViT-B-16-quickgelu",
+    clip_weights: Annotated[
+        str,
+        typer.Option(help="A pretrained tag, the path of a checkpoint, or 'random'.", rich_help_panel=TEACHER),
+    ] = "openai",
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="CLIP's input side in pixels; 512, or a config file's own size, by default.",
+            rich_help_panel=TEACHER,
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=TEACHER)] = "auto",
+    kmeans: Annotated[str, typer.Option(help="auto, faiss or faiss-gpu.", rich_help_panel=TEACHER)] = "auto",
+    dense: Annotated[str, typer.Option(help="Store dense tokens: float16 or none.", rich_help_panel=CACHE)] = "float16",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where; ./data_cache/<dataset>.zarr by default.", rich_help_panel=CACHE),
+    ] = None,
+    shard: Annotated[int, typer.Option(help="Images in a unit of work and resume.", rich_help_panel=CACHE)] = 64,
+    max_failures: Annotated[
+        float, typer.Option(help="Share of failed images that still counts as success.", rich_help_panel=RUN)
+    ] = 0.01,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Ask CLIP once an image and cache what it says. Interrupted, it goes on where it was."""
+    from pipeline.precompute import Settings, execute, plan
+    from pipeline.weights import RANDOM, CLIPSource
+
+    if clip_weights == RANDOM:
+        _say("[yellow]warning:[/] random CLIP weights: the masks and everything trained on them are meaningless")
+    settings = Settings(
+        dataset=dataset,
+        cache=cache or _default_cache(dataset),
+        root=root,
+        split=split,
+        clip=CLIPSource(clip, clip_weights, image_size),
+        precision=precision,
+        dense=dense,
+        kmeans=kmeans,
+        shard=shard,
+        limit=limit,
+        device=device,
+        unseen=unseen,
+    )
+    work = plan(settings)
+    _say_plan(work)
+    with _progress("encoding", work.images, "images") as advance:
+        summary = execute(work, advance)
+    done = summary.images - len(summary.failures)
+    rate = summary.encoded / summary.seconds
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+    _say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{': ' + stages if stages else ''})")
+    report = {
+        "cache": str(summary.cache),
+        "images": summary.images,
+        "done": done,
+        "failed": len(summary.failures),
+        "failures": dict(summary.failures),
+        "encoded": summary.encoded,
+        "seconds": summary.seconds,
+        "stages": summary.stages,
+    }
+    _print(report if as_json else f"{summary.cache}: {done} of {summary.images} images cached")
+    for name, reason in summary.failures:
+        _say(f"[red]failed[/] {name}: {reason}")
+    if len(summary.failures) > max_failures * summary.images:
+        raise UserError(
+            f"{len(summary.failures)} of {summary.images} images failed, more than --max-failures {max_failures:g}; "
+            f"mend them, delete {summary.cache} and run again, or accept them with a higher --max-failures"
+        )
+
+
+def _setting(name: str, panel: str, flag: str | None = None, **extra: Any) -> Any:
+    default = default_of(name)
+    return typer.Option(
+        *([flag] if flag else []),
+        help=help_of(name),
+        show_default=str(default) if default is not None else False,
+        rich_help_panel=panel,
+        **extra,
+    )
+
+
+@app.command()
+def train(
+    cache: Annotated[Path | None, _setting("cache", DATA)] = None,
+    root: Annotated[Path | None, _setting("root", DATA)] = None,
+    masks: Annotated[str | None, _setting("masks", DATA)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Start from the settings of a config.json; options override it.", rich_help_panel=RUN),
+    ] = None,
+    arch: Annotated[str | None, _setting("arch", "Student")] = None,
+    encoder: Annotated[str | None, _setting("encoder", "Student")] = None,
+    encoder_weights: Annotated[str | None, _setting("encoder_weights", "Student")] = None,
+    size: Annotated[int | None, _setting("size", "Student")] = None,
+    iterations: Annotated[int | None, _setting("iterations", RUN)] = None,
+    batch_size: Annotated[int | None, _setting("batch_size", RUN)] = None,
+    lr: Annotated[float | None, _setting("lr", RUN)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; runs/<cache name> by default.", rich_help_panel=RUN),
+    ] = None,
+    seed: Annotated[int | None, _setting("seed", RUN)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel=RUN)
+    ] = False,
+    device: Annotated[str | None, _setting("device", RUN)] = None,
+    workers: Annotated[int | None, _setting("workers", RUN)] = None,
+    glm: Annotated[str | None, _setting("glm", LOSSES)] = None,
+    vla: Annotated[str | None, _setting("vla", LOSSES)] = None,
+    no_ce: Annotated[bool, typer.Option("--no-ce", help="Without cross-entropy.", rich_help_panel=LOSSES)] = False,
+    no_nel: Annotated[bool, typer.Option("--no-nel", help="Without focal and dice.", rich_help_panel=LOSSES)] = False,
+    no_generate: Annotated[
+        bool, typer.Option("--no-generate", help="Without the generate loss.", rich_help_panel=LOSSES)
+    ] = False,
+    loss_stride: Annotated[int | None, _setting("loss_stride", LOSSES)] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a student from a cache. All settings are printed and saved; config.json holds the rest of them."""
+    given = {
+        "cache": str(cache) if cache else None,
+        "root": str(root) if root else None,
+        "masks": masks,
+        "arch": arch,
+        "encoder": encoder,
+        "encoder_weights": encoder_weights,
+        "size": size,
+        "iterations": iterations,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "device": device,
+        "workers": workers,
+        "glm": glm,
+        "vla": vla,
+        "ce": False if no_ce else None,
+        "nel": False if no_nel else None,
+        "generate": False if no_generate else None,
+        "loss_stride": loss_stride,
+    }
+    settings = read_config(config, **given)
+    if settings.cache is None:
+        settings = read_config(config, **given | {"cache": str(_only_cache())})
+    from dataclasses import asdict
+
+    from trainer.loop import train as run
+
+    out = out or Path("runs") / Path(settings.cache).name.removesuffix(".zarr")
+    _say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
+    _say(f"run {out}, warm-up {settings.warmup_updates} updates")
+    with _progress("training", settings.iterations, "updates") as advance:
+
+        def tell(line: dict[str, float]) -> None:
+            shown = ("total", "global", "pixel", "generate")
+            advance(line["step"], absolute=True, note=" ".join(f"{k} {line[k]:.3f}" for k in shown))
+
+        last = run(settings, out, resume, tell)
+    _print({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or a file in it.")],
+    dataset: Annotated[str, typer.Option(help="coco, camvid or folder.", rich_help_panel=DATA)],
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="train or val.", rich_help_panel=DATA)] = "val",
+    limit: Limit = None,
+    gamma: Annotated[float, typer.Option(help="Added to the logits of unseen classes.", rich_help_panel=RUN)] = 1.5,
+    sliding: Annotated[
+        bool,
+        typer.Option("--sliding", help="Sliding window instead of the whole image.", rich_help_panel=RUN),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure pAcc, mIoU(S), mIoU(U) and hIoU of a trained student."""
+    from data_cache.datasets import open_dataset
+    from data_cache.devices import resolve_device
+    from trainer.checkpoint import load
+    from trainer.evaluate import Predictor
+    from trainer.evaluate import evaluate as run
+
+    images = open_dataset(dataset, root, split, limit)
+    predictor = Predictor(load(checkpoint, resolve_device(device)), gamma, sliding)
+    with _progress("evaluating", len(images), "images") as advance:
+        result = run(predictor, images, advance)
+    classes = predictor.checkpoint.split.classes
+    _print(_metrics_json(result, gamma, classes) if as_json else _metrics_text(result, gamma))
+
+
+@app.command()
+def info(
+    cache: Annotated[Path, typer.Argument(help="A cache directory.")],
+    as_json: Json = False,
+) -> None:
+    """Tell what a cache holds, how far it is, and what failed."""
+    from data_cache.info import describe
+    from data_cache.store import Cache
+
+    about = describe(Cache(cache))
+    if as_json:
+        _print(about)
+        return
+    for key, value in about.items():
+        _print(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one line on stderr and exit status 1 or 2."""
+    try:
+        app()
+    except UserError as error:
+        _say(f"[red]error:[/] {_plain(str(error))}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted; what is finished is kept, the same command goes on")
+        sys.exit(1)
+
+
+# -- what is printed -------------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print(value: Any) -> None:
+    print(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+@contextmanager
+def _progress(verb: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(verb),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(verb, total=total, rate="-", note="")
+
+        def advance(amount: int, absolute: bool = False, note: str = "") -> None:
+            bar.update(task, note=note, **({"completed": amount} if absolute else {"advance": amount}))
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.2f}" if speed else "-")
+
+        yield advance
+
+
+def _say_plan(work: "Plan") -> None:
+    job, size = work.job, work.bytes
+    total = sum(size.values()) / 2**20
+    _say(
+        f"{job.source.name} ({job.source.weights}) on {job.device} in {job.precision}, k-means by "
+        f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
+        f"{len(work.pending)} shards; about {total:.1f} MiB "
+        f"({', '.join(f'{part} {b / 2**20:.1f}' for part, b in size.items())}) into {job.cache}"
+    )
+
+
+def _metrics_json(result: "Metrics", gamma: float, classes: tuple[str, ...]) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return None if value != value else float(value)
+
+    return {
+        "pAcc": number(result.pixel_accuracy),
+        "mIoU_S": number(result.miou_seen),
+        "mIoU_U": number(result.miou_unseen),
+        "hIoU": number(result.hiou),
+        "gamma": gamma,
+        "per_class": {name: number(value) for name, value in zip(classes, result.iou, strict=True)},
+    }
+
+
+def _metrics_text(result: "Metrics", gamma: float) -> str:
+    names = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
+    values = (result.pixel_accuracy, result.miou_seen, result.miou_unseen, result.hiou)
+    return "  ".join(f"{n} {100 * v:.1f}" for n, v in zip(names, values, strict=True)) + f"  (%, gamma {gamma:g})"
+
+
+# -- where things are ------------------------------------------------------------------------------------------
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("CLIPTEACHER_CACHE", "data_cache"))
+
+
+def _default_cache(dataset: str) -> Path:
+    return _cache_folder() / f"{dataset}.zarr"
+
+
+def _only_cache() -> Path:
+    found = sorted(_cache_folder().glob("*.zarr"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(f"no cache in {_cache_folder()}: run `precompute` first, or pass --cache PATH")
+    raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, found))}")
+
+
+if __name__ == "__main__":
+    main()

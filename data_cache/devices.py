@@ -1,0 +1,20 @@
+"""Which device `--device` means."""
+
+import torch
+
+from data_cache.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one. Raises UsageError for a device this machine does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: {torch.cuda.device_count()} CUDA GPUs are visible; pass --device cpu")
+    return device

@@ -1,0 +1,80 @@
+"""The journal: which shards are done. A shard is done when its record exists, and never otherwise."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from data_cache.errors import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished shard: its images and the size and CRC-32 of each chunk file it left behind.
+
+    A chunk that holds nothing but the fill value is not stored by Zarr; its entry is None. So a file that is
+    missing though its entry has a size was lost, and a file that is missing with entry None was never there.
+    """
+
+    shard: int
+    ok: int
+    failed: int
+    files: dict[str, tuple[int, int] | None]
+
+
+class Journal:
+    """The records of one part of the cache (the features, or one mask set): a string per shard, "" if not done.
+
+    It is an ordinary Zarr array named `journal` inside the group it speaks for, so it moves, dies and is
+    checksummed with the data, and no reader of the group trips over an unknown file.
+    """
+
+    def __init__(self, root: Path, group: zarr.Group) -> None:
+        self._root = root
+        self._array = group["journal"]
+
+    def records(self) -> list[Record | None]:
+        """All records, None where a shard is not done. Raises UserError for a damaged record."""
+        try:
+            return [_parse(text) for text in np.asarray(self._array[:], dtype=object)]
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._root / self._array.path}: a damaged journal record ({error}); delete the cache "
+                "and run `precompute` again"
+            ) from None
+
+    def commit(self, shard: int, ok: int, failed: int, chunks: Iterable[str]) -> Record:
+        """Declare a shard done. Its chunk files reach the disk before its record does."""
+        record = Record(shard, ok, failed, {key: _stamp(self._root / key) for key in sorted(chunks)})
+        self._array[shard] = json.dumps(vars(record))
+        return record
+
+
+def missing_files(root: Path, records: Iterable[Record | None]) -> list[Path]:
+    """Chunk files that a record promises and that are gone or have another size."""
+    promised = ((root / key, stamp) for record in records if record for key, stamp in record.files.items())
+    return [path for path, stamp in promised if stamp and not (path.exists() and path.stat().st_size == stamp[0])]
+
+
+def _parse(text: str) -> Record | None:
+    if not text:
+        return None
+    fields = json.loads(text)
+    files = {key: stamp and (int(stamp[0]), int(stamp[1])) for key, stamp in fields.pop("files").items()}
+    return Record(**fields, files=files)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        size, crc = 0, 0
+        while block := file.read(1 << 20):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return size, crc

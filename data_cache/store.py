@@ -1,0 +1,254 @@
+"""The cache: open it, write a shard, read what training needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Bool, Float, Float16, Int, Shaped
+
+from data_cache.errors import UsageError, UserError
+from data_cache.fingerprint import Fingerprint, difference
+from data_cache.journal import Journal, Record, missing_files
+from data_cache.schema import (
+    Layout,
+    build,
+    check_seal,
+    create_feature_arrays,
+    create_mask_arrays,
+    create_text_arrays,
+)
+
+FEATURES = ("image/size", "image/content_hash", "image/label_hash", "image/status", "view/box", "view/flip")
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Text features of a class list: one L2-normalised row a class, and the prompts they were made from."""
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    features: Float[np.ndarray, "class channel"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What stage 1 knows of some consecutive images; failed images carry zeros and their reason in `status`."""
+
+    size: Int[np.ndarray, "image 2"]
+    content_hash: list[str]
+    label_hash: list[str]
+    status: list[str]
+    box: Int[np.ndarray, "image view 4"]
+    flip: Bool[np.ndarray, "image view"]
+    cls: Float16[np.ndarray, "image view channel"]
+    dense: Float16[np.ndarray, "image view y x channel"] | None
+    label: Shaped[np.ndarray, "image view y x"]
+    count: Int[np.ndarray, "image view"]
+
+
+class Cache:
+    """One cache directory, opened for reading or for writing shards.
+
+    Raises UserError if `path` is no cache, has another version, or its metadata was altered.
+    """
+
+    def __init__(self, path: Path, mode: str = "r") -> None:
+        if not path.is_dir():
+            raise UserError(f"{path}: no such cache; run `precompute` first or pass --cache PATH")
+        check_seal(path)
+        self.path = path
+        self.group = zarr.open_group(path, mode=mode)
+        self.attributes: Mapping[str, Any] = self.group.attrs.asdict()
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        layout: Layout,
+        attributes: Mapping[str, Any],
+        images: tuple[list[str], list[str]],
+        masks: tuple[str, Mapping[str, Any]],
+        texts: Texts,
+    ) -> "Cache":
+        """Create an empty cache, all or nothing, with the ids and paths of its images and its text features."""
+
+        def fill(root: zarr.Group) -> None:
+            create_feature_arrays(root, layout)
+            create_mask_arrays(root, masks[0], layout, masks[1])
+            create_text_arrays(root, texts.name, len(texts.classes), len(texts.templates), layout.channels)
+            for name, values in zip(("id", "path"), images, strict=True):
+                root[f"image/{name}"][:] = np.array(values, dtype=object)
+            group = root[f"text/{texts.name}"]
+            group["features"][:] = texts.features
+            group["name"][:] = np.array(texts.classes, dtype=object)
+            group["template"][:] = np.array(texts.templates, dtype=object)
+
+        build(path, fill, attributes)
+        return cls(path, mode="r+")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The sizes of the arrays."""
+        n, v, c = self.group["cls"].shape
+        grid = next(iter(self.group["masks"].groups()))[1]["label"].shape[2:]
+        dense = "float16" if "dense" in self.group else "none"
+        return Layout(n, v, c, grid, self.group["cls"].chunks[0], dense)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the numbers in this cache depend on."""
+        return self.attributes["fingerprint"]
+
+    def require(self, fingerprint: Fingerprint, masks: str, attributes: Mapping[str, Any], shard: int) -> None:
+        """Raise UserError with the differences unless the cache was made with exactly these settings."""
+        there = {**self.fingerprint, "shard": self.layout.shard, "masks": self.mask_attributes(masks)}
+        here = {**fingerprint, "shard": shard, "masks": dict(attributes)}
+        recorded_only = {"backend"}
+        for side in (there, here):
+            side["masks"] = {k: v for k, v in side["masks"].items() if k not in recorded_only}
+        if differences := difference(there, here):
+            raise UserError(
+                f"{self.path}: this cache was made with other settings ({'; '.join(differences)}); "
+                "use the same, pass another --cache PATH, or delete it"
+            )
+
+    # -- masks and texts by name ------------------------------------------------------------------------------
+
+    @property
+    def masks(self) -> list[str]:
+        """The names of the mask sets."""
+        return sorted(name for name, _ in self.group["masks"].groups())
+
+    def mask_name(self, name: str | None) -> str:
+        """The mask set called `name`, or the only one. Raises UsageError if there is no such or no single one."""
+        if name is None and len(self.masks) == 1:
+            return self.masks[0]
+        if name not in self.masks:
+            wrong = f"no mask set named {name!r}" if name else "several mask sets"
+            raise UsageError(f"{self.path}: {wrong}; pass --masks with one of: {', '.join(self.masks)}")
+        return name
+
+    def mask_attributes(self, name: str) -> dict[str, Any]:
+        """How a mask set was clustered: unseen classes, threshold, windows, updates, backend, dtype."""
+        return self.group[f"masks/{name}"].attrs.asdict()
+
+    def texts(self) -> Texts:
+        """The text features (the only set there is yet)."""
+        name, group = next(iter(self.group["text"].groups()))
+        strings = {key: tuple(str(s) for s in group[key][:]) for key in ("name", "template")}
+        return Texts(name, strings["name"], strings["template"], self._read(f"text/{name}/features"))
+
+    # -- shards -----------------------------------------------------------------------------------------------
+
+    def pending(self, masks: str) -> list[int]:
+        """The shards whose features or whose masks are not done."""
+        parts = (self._journal("").records(), self._journal(f"masks/{masks}").records())
+        return [shard for shard, records in enumerate(zip(*parts, strict=True)) if None in records]
+
+    def records(self) -> list[Record]:
+        """The records of all shards whose features are done."""
+        return [record for record in self._journal("").records() if record]
+
+    def write_shard(self, shard: int, data: Shard, masks: str) -> Record:
+        """Write one shard whole and declare it done. Only one writer may hold a shard."""
+        span = self.layout.span(shard)
+        values: dict[str, Any] = {
+            "image/size": data.size,
+            "view/box": data.box,
+            "view/flip": data.flip,
+            "cls": data.cls,
+            **{
+                f"image/{key}": np.array(getattr(data, key), dtype=object)
+                for key in ("content_hash", "label_hash", "status")
+            },
+        }
+        for key, value in values.items():
+            self.group[key][span] = value
+        if self.layout.dense != "none":
+            for view in range(self.layout.views):
+                self.group["dense"][span, view : view + 1] = data.dense[:, view : view + 1]
+        label, count = f"masks/{masks}/label", f"masks/{masks}/count"
+        self.group[label][span], self.group[count][span] = data.label, data.count
+
+        ok = sum(status == OK for status in data.status)
+        done = (shard, ok, len(data.status) - ok)
+        self._journal(f"masks/{masks}").commit(*done, self._chunks(shard, (label, count)))
+        return self._journal("").commit(*done, self._chunks(shard, (*FEATURES, *self._arrays())))
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left half written. Only for whoever is the cache's one writer."""
+        for file in self.path.rglob("*.partial"):
+            file.unlink(missing_ok=True)
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def load(self, masks: str) -> "Loaded":
+        """What training needs, in memory. Raises UserError if shards are unfinished, lost or damaged."""
+        if pending := self.pending(masks):
+            raise UserError(
+                f"{self.path}: {len(pending)} of {self.layout.shards} shards are not done; run the same "
+                "`precompute` command again to finish them"
+            )
+        records = [*self._journal("").records(), *self._journal(f"masks/{masks}").records()]
+        if lost := missing_files(self.path, records):
+            raise UserError(
+                f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
+            )
+        return Loaded(
+            ids=[str(name) for name in self._read("image/id")],
+            ok=np.array([status == OK for status in self._read("image/status")]),
+            box=self._read("view/box"),
+            flip=self._read("view/flip"),
+            cls=self._read("cls"),
+            label=self._read(f"masks/{masks}/label"),
+            count=self._read(f"masks/{masks}/count"),
+        )
+
+    def statuses(self) -> list[tuple[str, str]]:
+        """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
+        return [(str(i), str(s)) for i, s in zip(self._read("image/id"), self._read("image/status"), strict=True)]
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes on disk of the three payloads."""
+        return {
+            part: sum(f.stat().st_size for f in (self.path / part).rglob("*") if f.is_file())
+            for part in ("cls", "dense", "masks")
+        }
+
+    def _read(self, name: str) -> np.ndarray:
+        try:
+            return self.group[name][:]
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
+            ) from None
+
+    def _journal(self, part: str) -> Journal:
+        return Journal(self.path, self.group[part] if part else self.group)
+
+    def _arrays(self) -> tuple[str, ...]:
+        return ("cls", "dense") if self.layout.dense != "none" else ("cls",)
+
+    def _chunks(self, shard: int, names: tuple[str, ...]) -> list[str]:
+        views = {"dense": self.layout.views}
+        indices = ((name, (shard, view, 0, 0, 0)) for name in names for view in range(views.get(name, 1)))
+        return [f"{name}/c/" + "/".join(map(str, i[: self.group[name].ndim])) for name, i in indices]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The part of a cache that training keeps in memory (about 2 KiB a view)."""
+
+    ids: list[str]
+    ok: Bool[np.ndarray, "image"]
+    box: Int[np.ndarray, "image view 4"]
+    flip: Bool[np.ndarray, "image view"]
+    cls: Float16[np.ndarray, "image view channel"]
+    label: Shaped[np.ndarray, "image view y x"]
+    count: Int[np.ndarray, "image view"]

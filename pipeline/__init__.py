@@ -1,0 +1,1 @@
+"""Stage 1: images -> cache. Imports data_cache, never trainer."""

@@ -1,0 +1,134 @@
+"""The teacher: a frozen CLIP that is asked once an image for its CLS token and its dense tokens."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import open_clip
+import torch
+from jaxtyping import Float, Float16, UInt8
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+
+from data_cache.errors import UsageError
+from pipeline.weights import CLIPSource
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DENSE_RECIPE = "output"
+"""Dense tokens are the last block's patch tokens after the final LayerNorm and the visual projection."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What CLIP says of a batch, already rounded to float16: all later steps start from these numbers."""
+
+    cls: Float16[np.ndarray, "batch channel"]
+    dense: Float16[np.ndarray, "batch y x channel"]
+
+
+class FrozenCLIP:
+    """Any open_clip vision transformer with a CLS token.
+
+    Args:
+        source: architecture, weights and image size (`pipeline.weights`).
+        precision: number format of the vision tower's weights; the text tower stays in float32.
+        device: where it runs.
+
+    Raises:
+        UsageError: the architecture or the weights do not exist or do not fit (one line each).
+
+    """
+
+    def __init__(self, source: CLIPSource, precision: Precision, device: torch.device) -> None:
+        self.model, self.tokenizer = source.load()
+        self.source, self.precision, self.device = source, precision, device
+        visual = self.model.visual
+        if reason := _unfit(visual):
+            raise UsageError(f"--clip {source.name}: {reason}; choose a ViT such as ViT-B-16-quickgelu")
+        self.image_size, self.patch = int(visual.image_size[0]), int(visual.patch_size[0])
+        if self.image_size % self.patch:
+            raise UsageError(
+                f"--image-size {self.image_size}: not a multiple of the {self.patch} px patches of {source.name}"
+            )
+        self.grid: tuple[int, int] = visual.grid_size
+        self.channels = int(visual.output_dim)
+        self.weights_hash = _hash_weights(self.model)
+        preprocess = open_clip.get_model_preprocess_cfg(self.model)
+        self.mean, self.std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+        visual.output_tokens = True
+        self.model.requires_grad_(False).eval().to(device)
+        visual.to(DTYPES[precision])
+
+    @torch.inference_mode()
+    def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Features:
+        """CLS tokens (un-normalised) and dense tokens of RGB images of the CLIP input size.
+
+        Features beyond float16 come back as infinities; the caller must look (`finite`).
+        """
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
+        cls, tokens = self.model.visual(((pixels - mean) / std).to(DTYPES[self.precision]))
+        dense = (tokens @ self.model.visual.proj).unflatten(1, self.grid)
+        return Features(_rounded(cls), _rounded(dense))
+
+    @torch.inference_mode()
+    def encode_text(self, classes: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "class channel"]:
+        """One feature a class: each prompt's feature L2-normalised, their mean, L2-normalised again."""
+        rows = []
+        for name in classes:
+            prompts = self.tokenizer([template.format(name) for template in templates]).to(self.device)
+            features = torch.nn.functional.normalize(self.model.encode_text(prompts).float(), dim=-1)
+            rows.append(torch.nn.functional.normalize(features.mean(0), dim=-1))
+        return torch.stack(rows).cpu().numpy()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What of the teacher changes the numbers it gives."""
+        return {
+            "model": self.source.name,
+            "weights_sha256": self.weights_hash,
+            "quick_gelu": self.source.quick_gelu,
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "precision": self.precision,
+            "dense_recipe": DENSE_RECIPE,
+        }
+
+
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """`auto` is bf16 on a GPU that computes in it, else fp32."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision not in DTYPES:
+        raise UsageError(f"--precision {precision}: choose auto, {', '.join(DTYPES)}")
+    return precision  # type: ignore[return-value]
+
+
+def finite(features: Float16[np.ndarray, "batch ..."]) -> np.ndarray:
+    """Per image: are all its numbers finite in float16?"""
+    return np.isfinite(features).reshape(len(features), -1).all(axis=1)
+
+
+def _unfit(visual: torch.nn.Module) -> str | None:
+    if not isinstance(visual, VisionTransformer):
+        return "not one of open_clip's own vision transformers"
+    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
+        return "its image embedding is pooled, not a CLS token"
+    if visual.proj is None:
+        return "it has no visual projection"
+    return None
+
+
+def _rounded(features: Tensor) -> np.ndarray:
+    return features.float().half().cpu().numpy()
+
+
+def _hash_weights(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

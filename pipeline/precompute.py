@@ -1,0 +1,227 @@
+"""Stage 1: images -> cache. Plans the run, lets Dask work off the shards that are not done, and sums up."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.base import Dataset
+from data_cache.devices import resolve_device
+from data_cache.errors import UsageError, UserError
+from data_cache.fingerprint import Fingerprint, hash_names
+from data_cache.schema import Dense, Layout
+from data_cache.splits import make_split
+from data_cache.store import OK, Cache, Texts
+from data_cache.views import RESIZE_FILTER
+from pipeline.clip import FrozenCLIP, Precision, resolve_precision
+from pipeline.encode import Encoder
+from pipeline.masks import Masker
+from pipeline.prompts import prompts_for
+from pipeline.weights import CLIPSource
+from pipeline.workers import run_shards
+
+MASKS = "default"
+VIEWS = 1
+RECORDED = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `precompute` is asked for; names and defaults are those of the command line."""
+
+    dataset: str
+    cache: Path
+    root: Path | None = None
+    split: str = "train"
+    clip: CLIPSource = field(default_factory=lambda: CLIPSource("ViT-B-16-quickgelu", "openai"))
+    precision: str = "auto"
+    dense: Dense = "float16"
+    kmeans: str = "auto"
+    shard: int = 64
+    limit: int | None = None
+    device: str = "auto"
+    unseen: str | None = None
+    max_failures: float = 0.01
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resolved run, small enough to travel: each worker builds its own encoder from it, once."""
+
+    source: CLIPSource
+    precision: Precision
+    device: str
+    dataset: Dataset
+    masker: Masker
+    layout: Layout
+    cache: Path
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of this process."""
+        return Encoder(load_clip(self.source, self.precision, self.device), self.dataset, self.masker, self.layout)
+
+    def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
+        """Encode and write one shard; returns the seconds each stage took."""
+        data, clock = self.encoder.shard(shard, tell)
+        start = time.perf_counter()
+        Cache(self.cache, mode="r+").write_shard(shard, data, MASKS)
+        return {**clock, "write": time.perf_counter() - start}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts: what will be done, and what it will cost on disk."""
+
+    job: Job
+    cache: Cache | None
+    attributes: dict[str, Any]
+    pending: list[int]
+
+    @property
+    def images(self) -> int:
+        """Images still to encode."""
+        spans = [self.job.layout.span(shard) for shard in self.pending]
+        return sum(span.stop - span.start for span in spans)
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Bytes still to be written for each payload, uncompressed."""
+        sizes = self.job.layout.bytes_per_image(1 if self.job.masker.dtype == "uint8" else 2)
+        return {part: size * self.images for part, size in sizes.items()}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    cache: Path
+    images: int
+    failures: list[tuple[str, str]]
+    encoded: int
+    seconds: float
+    stages: dict[str, float]
+
+
+@lru_cache(maxsize=1)
+def load_clip(source: CLIPSource, precision: Precision, device: str) -> FrozenCLIP:
+    """The teacher, once a process."""
+    return FrozenCLIP(source, precision, torch.device(device))
+
+
+def plan(settings: Settings) -> Plan:
+    """Check everything that can be checked before the first image is encoded; writes nothing.
+
+    Raises:
+        UserError, UsageError: missing data, impossible options, a cache made with other settings, a full disk.
+
+    """
+    if settings.shard < 1:
+        raise UsageError(f"--shard {settings.shard}: must be at least 1")
+    if settings.dense not in ("float16", "none"):
+        raise UsageError(f"--dense {settings.dense}: choose float16 or none")
+    dataset = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
+    split = make_split(settings.dataset, dataset.classes, settings.unseen)
+    _check_some(dataset)
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    clip = load_clip(settings.clip, precision, str(device))
+    masker = Masker(split, clip.grid, kmeans=settings.kmeans)
+    layout = Layout(len(dataset), VIEWS, clip.channels, clip.grid, settings.shard, settings.dense)
+    job = Job(settings.clip, precision, str(device), dataset, masker, layout, settings.cache)
+    attributes = {
+        "fingerprint": _fingerprint(clip, dataset, settings),
+        "recorded": {
+            "root": str(dataset.root.resolve()),
+            "versions": {name: version(name) for name in RECORDED},
+        },
+    }
+    cache, pending = None, list(range(layout.shards))
+    if settings.cache.exists():
+        cache = Cache(settings.cache, mode="r+")
+        cache.require(attributes["fingerprint"], MASKS, masker.attributes(), settings.shard)
+        pending = cache.pending(MASKS)
+    result = Plan(job, cache, attributes, pending)
+    _check_disk(result)
+    return result
+
+
+def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary:
+    """Carry a plan out: create the cache if there is none, and finish its pending shards.
+
+    Can be killed at any instant and planned again; only unfinished shards are then redone.
+    """
+    start = time.perf_counter()
+    job, images = work.job, work.images
+    cache = work.cache or _create(work)
+    cache.sweep()
+    stages: Counter[str] = Counter()
+    for clock in run_shards(job, work.pending, tell):
+        stages.update(clock)
+    cache.sweep()
+    failures = [(name, status) for name, status in cache.statuses() if status != OK]
+    return Summary(job.cache, job.layout.images, failures, images, time.perf_counter() - start, dict(stages))
+
+
+def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fingerprint:
+    return {
+        "clip": clip.fingerprint(),
+        "views": {"count": VIEWS, "resize": RESIZE_FILTER},
+        "dense": settings.dense,
+        "prompts": prompts_for(dataset.name)[0],
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "images": len(dataset),
+            "ids_sha256": hash_names(dataset.ids),
+            "classes_sha256": hash_names(dataset.classes),
+        },
+    }
+
+
+def _create(work: Plan) -> Cache:
+    job = work.job
+    name, templates = prompts_for(job.dataset.name)
+    clip = load_clip(job.source, job.precision, job.device)
+    texts = Texts(name, job.dataset.classes, templates, clip.encode_text(job.dataset.classes, templates))
+    paths = [job.dataset.path(i).relative_to(job.dataset.root).as_posix() for i in range(len(job.dataset))]
+    return Cache.create(
+        job.cache,
+        job.layout,
+        work.attributes,
+        (list(job.dataset.ids), paths),
+        (MASKS, job.masker.attributes()),
+        texts,
+    )
+
+
+def _check_some(dataset: Dataset, samples: int = 4) -> None:
+    # A dataset whose labels are all of the wrong kind should say so now, not after a night
+    indices = sorted({round(i * (len(dataset) - 1) / max(samples - 1, 1)) for i in range(samples)})
+    errors = []
+    for index in indices:
+        try:
+            dataset.load(index)
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == len(indices):
+        raise errors[0]
+
+
+def _check_disk(work: Plan) -> None:
+    folder = next(p for p in (work.job.cache, *work.job.cache.absolute().parents) if p.exists())
+    need, free = sum(work.bytes.values()), shutil.disk_usage(folder).free
+    if need <= free:
+        return
+    cure = "pass --dense none or --cache on a larger disk" if work.bytes["dense"] else "pass --cache on a larger disk"
+    raise UserError(
+        f"{work.job.cache}: the cache needs about {need / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; {cure}"
+    )

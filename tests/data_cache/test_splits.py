@@ -1,0 +1,126 @@
+"""Splits go by name; the numbers here are the published ones and independent of the code."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from data_cache.errors import UsageError
+from data_cache.splits import Split, make_split, vocabularies
+
+COCO_UNSEEN_RAW_IDS = [20, 24, 32, 33, 40, 56, 86, 99, 105, 123, 144, 147, 148, 168, 171]
+COCO_MISSING_RAW_IDS = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
+COLOURS = ("red", "green", "blue", "light blue")
+
+
+def published(name: str) -> Split:
+    return make_split(name, vocabularies()[name].classes, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "unseen"), [("voc", 15, 5), ("context", 49, 10), ("coco", 156, 15), ("camvid", 8, 3)]
+)
+def test_published_splits_have_the_published_counts(name, seen, unseen):
+    split = published(name)
+    assert (len(split.seen), len(split.unseen)) == (seen, unseen)
+    assert len(set(split.classes)) == seen + unseen
+
+
+def test_coco_unseen_names_are_exactly_the_published_raw_ids():
+    split = published("coco")
+    raw_ids = [raw for raw in range(182) if raw not in COCO_MISSING_RAW_IDS]
+    raw_of = dict(zip(split.classes, raw_ids, strict=True))
+    assert [raw_of[name] for name in split.unseen] == COCO_UNSEEN_RAW_IDS
+    assert sorted(vocabularies()["coco"].missing_raw_ids) == COCO_MISSING_RAW_IDS
+
+
+def test_voc_hides_its_last_five_classes():
+    assert published("voc").unseen_index.tolist() == [15, 16, 17, 18, 19]
+
+
+def test_context_hides_the_named_classes_of_the_alphabetical_list():
+    split = published("context")
+    assert list(split.classes) == sorted(split.classes)
+    assert split.unseen_index.tolist() == [0, 6, 7, 14, 19, 24, 31, 33, 48, 54]
+    assert set(split.unseen) == {
+        "cow", "motorbike", "sofa", "cat", "boat", "fence", "bird", "tvmonitor", "keyboard", "aeroplane",
+    }  # fmt: skip
+
+
+def test_camvid_hides_fence_car_and_bicyclist():
+    assert published("camvid").unseen == ("fence", "car", "bicyclist")
+
+
+@pytest.mark.parametrize("name", ["voc", "coco", "context", "camvid"])
+def test_no_published_class_name_contains_a_comma_or_outer_spaces(name):
+    assert all("," not in known and known == known.strip() for known in vocabularies()[name].classes)
+
+
+def test_unseen_names_come_in_class_order_without_spaces_and_duplicates():
+    split = make_split("folder", COLOURS, " light blue,green , light blue,")
+    assert split.unseen == ("green", "light blue")
+    assert split == Split(COLOURS, ("light blue", "green"))
+
+
+def test_indices_and_flags_agree_with_the_names():
+    split = Split(COLOURS, ("green", "light blue"))
+    assert split.seen == ("red", "blue")
+    assert split.is_seen.tolist() == [True, False, True, False]
+    assert split.seen_index.tolist() == [0, 2]
+    assert split.unseen_index.tolist() == [1, 3]
+    assert split.is_seen.dtype == bool
+
+
+def test_seen_rank_counts_seen_classes_and_is_255_elsewhere():
+    table = Split(COLOURS, ("green",)).seen_rank()
+    assert table.dtype == np.uint8
+    assert table[:4].tolist() == [0, 255, 1, 2]
+    assert (table[4:] == 255).all()
+    assert table.shape == (256,)
+
+
+def test_an_empty_list_hides_nothing():
+    split = make_split("coco", vocabularies()["coco"].classes, "")
+    assert split.unseen == ()
+    assert split.unseen_index.tolist() == []
+    assert len(split.seen) == 171
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one():
+    with pytest.raises(UsageError) as error:
+        make_split("coco", vocabularies()["coco"].classes, "cow,rode")
+    assert str(error.value) == "--unseen: no class named 'rode' in coco; did you mean 'road'?"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("Cow", "'cow'"), ("sky", "'sky-other'"), ("light-blue", "'light blue'")])
+def test_the_hint_understands_case_and_parts_of_names(typed, meant):
+    with pytest.raises(UsageError, match=meant):
+        make_split("any", ("cow", "sky-other", "light blue"), typed)
+
+
+def test_an_unknown_name_like_no_other_is_answered_with_the_list():
+    with pytest.raises(UsageError, match=r"no class named 'qqq' in folder; its 4 classes are red, green, blue, \.\.\."):
+        make_split("folder", COLOURS, "qqq")
+
+
+def test_hiding_every_class_is_refused():
+    with pytest.raises(UsageError, match="all 4 classes"):
+        make_split("folder", COLOURS, ",".join(COLOURS))
+
+
+def test_a_dataset_without_published_split_asks_for_unseen():
+    with pytest.raises(UsageError, match='pass --unseen "name,name"'):
+        make_split("folder", COLOURS, None)
+
+
+def test_splits_pickle_and_cannot_be_changed():
+    split = Split(COLOURS, ("green",))
+    assert pickle.loads(pickle.dumps(split)) == split
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        split.unseen = ()
+
+
+def test_a_split_with_a_stranger_is_a_programming_error():
+    with pytest.raises(ValueError, match="pink"):
+        Split(COLOURS, ("pink",))

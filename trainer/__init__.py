@@ -1,0 +1,1 @@
+"""Stage 2: cache -> segmenter. Imports data_cache, never pipeline."""

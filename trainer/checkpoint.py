@@ -1,0 +1,124 @@
+"""Checkpoints: safetensors and JSON in one folder a step, complete or absent, evaluable without any cache."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data_cache.errors import UserError
+from data_cache.splits import Split
+from trainer.config import TrainConfig
+from trainer.segmenter import Segmenter
+
+FORMAT, VERSION = "clipteacher-checkpoint", 1
+MODEL, CARD, RESUME = "model.safetensors", "model.json", "resume.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained student and the words it knows."""
+
+    config: TrainConfig
+    segmenter: Segmenter
+    split: Split
+    text: Float[Tensor, "class channel"]
+    size: int
+    step: int
+    card: Mapping[str, Any]
+
+
+def save(
+    run: Path,
+    step: int,
+    segmenter: nn.Module,
+    text: Float[Tensor, "class channel"],
+    card: Mapping[str, Any],
+    resume: Mapping[str, Tensor],
+) -> Path:
+    """Write `run`/step_N and remove older ones; a run killed in between keeps the previous checkpoint."""
+    final = run / f"step_{step:08d}"
+    draft = run / f"{final.name}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    weights = {f"segmenter.{name}": value for name, value in segmenter.state_dict().items()}
+    save_file({name: v.detach().contiguous().cpu() for name, v in (weights | {"text": text}).items()}, draft / MODEL)
+    save_file({name: value.detach().contiguous().cpu().clone() for name, value in resume.items()}, draft / RESUME)
+    header = {"format": FORMAT, "version": VERSION, "step": step}
+    (draft / CARD).write_text(json.dumps(header | dict(card), indent=2) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    for old in run.glob("step_*"):
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def latest(path: Path) -> Path:
+    """The newest checkpoint folder of a run: `path` is the run's folder, a checkpoint's, or a file in either."""
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; pass the folder that `train --out` wrote")
+    if (folder / CARD).is_file():
+        return folder
+    steps = sorted(step for step in folder.glob("step_*") if (step / CARD).is_file())
+    if not steps:
+        raise UserError(f"{path}: no checkpoint in this folder; pass the folder that `train --out` wrote")
+    return steps[-1]
+
+
+def load(path: Path, device: torch.device) -> Checkpoint:
+    """The newest checkpoint at `path`, ready to predict. Raises UserError for a damaged or foreign one."""
+    folder = latest(path)
+    try:
+        card = json.loads((folder / CARD).read_text())
+        if (card["format"], card["version"]) != (FORMAT, VERSION):
+            raise UserError(f"{folder}: a checkpoint of another version; train again")
+        config = TrainConfig(**card["config"])
+        tensors = load_file(folder / MODEL)
+        text = tensors.pop("text")
+        segmenter = Segmenter(config.arch, config.encoder, "none", text.shape[1])
+        segmenter.load_state_dict({name.removeprefix("segmenter."): value for name, value in tensors.items()})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: damaged or foreign checkpoint ({str(error).splitlines()[0]})") from None
+    split = Split(tuple(card["classes"]), tuple(card["unseen"]))
+    return Checkpoint(config, segmenter.to(device).eval(), split, text.to(device), card["size"], card["step"], card)
+
+
+def card_of(config: TrainConfig, split: Split, size: int, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON beside the weights: settings, vocabulary, and where the text features come from."""
+    return {
+        "config": asdict(config),
+        "classes": list(split.classes),
+        "unseen": list(split.unseen),
+        "size": size,
+        **about,
+    }
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state as named tensors (no pickle): `optimizer.INDEX.NAME`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what `pack_optimizer` took apart."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        if kind == "optimizer":
+            index, name = rest.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,123 @@
+"""The settings of a training run: one dataclass, the source of the command line's help and of config.json."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from data_cache.errors import UsageError, UserError
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `train`. Defaults are the paper's where it gives them (facts: `docs/decisions.md`)."""
+
+    cache: str | None = _option(None, "The cache to train from; the only one in ./data_cache by default.")
+    root: str | None = _option(None, "Root of the dataset; where precompute found it by default.")
+    masks: str | None = _option(None, "Name of the mask set; the only one by default.")
+    arch: str = _option("segformer", "segmentation_models_pytorch architecture of the student.")
+    encoder: str = _option("mit_b0", "Its encoder (timm's as tu-NAME).")
+    encoder_weights: str = _option("imagenet", "Encoder weights: imagenet, none, or the path of a state dict.")
+    size: int | None = _option(
+        None,
+        "Side in pixels at which the student sees a view; the cache's image size by default.",
+        minimum=32,
+    )
+    iterations: int = _option(20000, "Parameter updates.", minimum=1)
+    batch_size: int = _option(16, "Images an update.", minimum=1)
+    lr: float = _option(6e-5, "Peak learning rate of the encoder (AdamW).", minimum=0)
+    head_lr: float = _option(10.0, "Factor on the learning rate of everything but the encoder.", minimum=0)
+    weight_decay: float = _option(0.01, "AdamW's weight decay; none on norms and position parameters.", minimum=0)
+    warmup: int = _option(1500, "Linear warm-up in updates, at most a tenth of the run.", minimum=0)
+    poly_power: float = _option(1.0, "Exponent of the polynomial decay to zero.", minimum=0)
+    glm: str = _option("attention", "Pooling of global learning.", ("attention", "max", "mean", "off"))
+    bank: int = _option(24, "Earlier batches whose CLS tokens are negatives (n).", minimum=0)
+    tau: float = _option(0.07, "Temperature of InfoNCE and of cosine logits.", minimum=1e-6)
+    vla: str = _option("transformer", "Vision-language adapter.", ("transformer", "mlp", "identity"))
+    logits: str = _option("cosine", "Pixel logits: cosine / tau, or the plain product of eq. 9.", ("cosine", "dot"))
+    pseudo_scope: str = _option(
+        "image", "A pixel competes with pseudo labels of its own image or of the batch.", ("image", "batch")
+    )
+    nel_ignore: str = _option(
+        "negative", "Pixels without a seen label are negatives in NEL, or masked.", ("negative", "masked")
+    )
+    ce: bool = _option(True, "Cross-entropy over seen and pseudo labels (eq. 10).")
+    nel: bool = _option(True, "Focal and dice loss on seen classes (NEL).")
+    generate: bool = _option(True, "Generate loss (eq. 8).")
+    weight_global: float = _option(1.0, "Weight of L_global.", minimum=0)
+    weight_ce: float = _option(1.0, "Weight of cross-entropy.", minimum=0)
+    weight_focal: float = _option(100.0, "Weight of focal loss.", minimum=0)
+    weight_dice: float = _option(1.0, "Weight of dice loss.", minimum=0)
+    weight_generate: float = _option(1.0, "Weight of L_generate.", minimum=0)
+    loss_stride: int = _option(1, "Pixel losses see every n-th pixel: 1 is the paper's, 4 is faster.", minimum=1)
+    seed: int = _option(0, "Seed of initial weights and sampling order.", minimum=0)
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: str = _option("auto", "Student's precision.", ("auto", "32-true", "bf16-mixed", "16-mixed"))
+    workers: int = _option(2, "Processes that decode images; 0 decodes in the training process.", minimum=0)
+    log_every: int = _option(10, "Updates between log lines.", minimum=1)
+    checkpoint_every: int = _option(2000, "Updates between checkpoints.", minimum=1)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError, one line, for a value out of range."""
+        hints = get_type_hints(type(self))
+        for entry in fields(self):
+            value, flag = getattr(self, entry.name), "--" + entry.name.replace("_", "-")
+            if value is None:
+                if "None" not in str(hints[entry.name]):
+                    raise UsageError(f"{flag}: a value is missing")
+                continue
+            _check_type(flag, value, hints[entry.name])
+            choices, minimum = entry.metadata["choices"], entry.metadata["minimum"]
+            if choices and value not in choices:
+                raise UsageError(f"{flag} {value}: choose {', '.join(choices)}")
+            if minimum is not None and value < minimum:
+                raise UsageError(f"{flag} {value}: must be at least {minimum}")
+
+        if self.glm == "off" and not (self.ce or self.nel or self.generate):
+            raise UsageError("--glm off with --no-ce --no-nel --no-generate: nothing is left to train on")
+
+    @property
+    def warmup_updates(self) -> int:
+        """Updates of linear warm-up: a tenth of the run at most, so that short runs train at all."""
+        return min(self.warmup, self.iterations // 10)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, to be read back by `train --config`."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_config(path: Path | None, **given: Any) -> TrainConfig:
+    """A config from a JSON file (or the defaults), overridden by every given value that is not None."""
+    stored: dict[str, Any] = {}
+    if path:
+        try:
+            stored = json.loads(path.read_text())
+            known = {entry.name for entry in fields(TrainConfig)}
+            if unknown := sorted(stored.keys() - known):
+                raise UsageError(f"--config {path}: unknown setting {unknown[0]!r}")
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"--config {path}: cannot be read as JSON ({error})") from None
+    return TrainConfig(**(stored | {name: value for name, value in given.items() if value is not None}))
+
+
+def help_of(name: str) -> str:
+    """The help of one setting, with its choices."""
+    entry = next(entry for entry in fields(TrainConfig) if entry.name == name)
+    choices = entry.metadata["choices"]
+    return entry.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+
+
+def default_of(name: str) -> Any:
+    """The default of one setting."""
+    return next(entry for entry in fields(TrainConfig) if entry.name == name).default
+
+
+def _check_type(flag: str, value: Any, hint: Any) -> None:
+    accepted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+    name = str(getattr(hint, "__name__", hint)).split(" |")[0]
+    if not isinstance(value, accepted[name]) or (name != "bool" and isinstance(value, bool)):
+        raise UsageError(f"{flag} {value!r}: must be {name}")

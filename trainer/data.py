@@ -1,0 +1,164 @@
+"""What a training step reads: images replayed as their cached view, labels, and what the teacher says of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from data_cache.datasets.base import VOID, Dataset
+from data_cache.errors import UserError
+from data_cache.schema import reserved_label
+from data_cache.splits import Split
+from data_cache.store import Loaded
+from data_cache.views import View, replay_image, replay_label
+from trainer.losses import Taught
+from trainer.plm import IGNORE
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views as the student sees them, with the seen labels of their pixels (rank among seen classes, or -1)."""
+
+    images: UInt8[Tensor, "batch 3 size size"]
+    seen: Int[Tensor, "batch size size"]
+    image: Int[Tensor, "batch"]
+    view: Int[Tensor, "batch"]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+
+
+class TeacherSource(Protocol):
+    """Who answers for CLIP during training: the cache, or a live teacher behind the same call."""
+
+    def __call__(self, batch: Batch) -> Taught:
+        """CLS tokens and joint targets of a batch."""
+
+
+class CachedTeacher:
+    """Reads CLS tokens and pseudo labels of the batch's views from memory."""
+
+    def __init__(self, loaded: Loaded, seen: int) -> None:
+        self._loaded, self._seen = loaded, seen
+
+    def __call__(self, batch: Batch) -> Taught:
+        """CLS tokens as stored, and each pixel's target."""
+        rows = (batch.image.cpu().numpy(), batch.view.cpu().numpy())
+        cls = torch.from_numpy(self._loaded.cls[rows].astype(np.float32)).to(batch.images.device)
+        pseudo = torch.from_numpy(_signed(self._loaded.label[rows])).to(batch.images.device)
+        return Taught(cls, joint_target(batch.seen, pseudo, self._seen), batch.image)
+
+
+def joint_target(
+    seen: Int[Tensor, "batch height width"], pseudo: Int[Tensor, "batch y x"], classes: int
+) -> Int[Tensor, "batch height width"]:
+    """The seen label where a pixel has one, else K + the pseudo label of its (nearest) token, else -1."""
+    height, width = seen.shape[1:]
+    rows = torch.arange(height, device=seen.device) * pseudo.shape[1] // height
+    columns = torch.arange(width, device=seen.device) * pseudo.shape[2] // width
+    nearest = pseudo[:, rows[:, None], columns]
+    nearest = torch.where(nearest == IGNORE, IGNORE, nearest + classes)
+    return torch.where(seen == IGNORE, nearest, seen)
+
+
+class ViewSet(TorchDataset):
+    """The cached views of a dataset that are ok, replayed on image and label exactly as the teacher saw them."""
+
+    def __init__(self, dataset: Dataset, split: Split, loaded: Loaded, size: int) -> None:
+        self.dataset, self.size = dataset, size
+        self.rank = split.seen_rank()
+        self.box, self.flip = loaded.box, loaded.flip
+        self.images: Int[np.ndarray, "ok"] = np.flatnonzero(loaded.ok)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int) -> tuple[UInt8[Tensor, "3 size size"], Tensor, int, int] | UserError:
+        """One view; an unreadable image comes back as the error, to be raised where it can be told in one line."""
+        index, view = int(self.images[item]), 0
+        try:
+            image, label = self.dataset.load(index)
+        except UserError as error:
+            return error
+        geometry = View(tuple(int(edge) for edge in self.box[index, view]), bool(self.flip[index, view]))
+        pixels = torch.from_numpy(replay_image(image, geometry, self.size)).permute(2, 0, 1)
+        if label is None:
+            return pixels, torch.full((self.size, self.size), IGNORE), index, view
+        ranks = self.rank[replay_label(label, geometry, self.size)].astype(np.int64)
+        return pixels, torch.from_numpy(np.where(ranks == VOID, IGNORE, ranks)), index, view
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Endless batches in an order that depends on the seed and the step alone, so that resuming needs no state.
+
+    Epoch after epoch each view comes once, in a new permutation; batches run across epochs.
+    """
+
+    items: int
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int) -> list[int]:
+        """The items of update number `step`, from 0."""
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        orders = {epoch: self._order(epoch) for epoch in {place // self.items for place in places}}
+        return [int(orders[place // self.items][place % self.items]) for place in places]
+
+    def steps(self, first: int, last: int) -> "Steps":
+        """The updates `first` to `last` - 1 as a batch sampler."""
+        return Steps(self, first, last)
+
+    def _order(self, epoch: int) -> Int[np.ndarray, "item"]:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.items)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A range of updates, in the form a DataLoader takes for its batch sampler."""
+
+    stream: Stream
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.stream.batch(step) for step in range(self.first, self.last))
+
+
+def batches(views: ViewSet, stream: Stream, first: int, last: int, workers: int) -> Iterator[Batch]:
+    """The batches of updates `first` to `last` - 1, decoded ahead by `workers` processes."""
+    loader = DataLoader(
+        views,
+        batch_sampler=stream.steps(first, last),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        # its own generator: the global one belongs to the model and must resume bit for bit
+        generator=torch.Generator().manual_seed(0),
+    )
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _collate(items: list) -> Batch | UserError:
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    images, seen, image, view = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.stack(seen), torch.tensor(image), torch.tensor(view))
+
+
+def _signed(labels: Shaped[np.ndarray, "batch y x"]) -> Int[np.ndarray, "batch y x"]:
+    return np.where(labels == reserved_label(labels.dtype.name), IGNORE, labels.astype(np.int64))

@@ -1,0 +1,106 @@
+"""Evaluation: student and text features only; CLIP's towers take no part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_cache.datasets.base import Dataset
+from data_cache.errors import UserError
+from trainer.checkpoint import Checkpoint
+from trainer.metrics import ConfusionMatrix, Metrics, metrics
+from trainer.plm import pixel_logits
+
+GAMMA = 1.5
+STRIDE = 426 / 512
+"""Stride of the sliding window as a share of its side (512 and 426 in ZegCLIP's protocol)."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts a class for every pixel of an image.
+
+    Args:
+        checkpoint: student and text features of all classes.
+        gamma: added to the logits of unseen classes, against the bias towards seen ones.
+        sliding: average the logits of overlapping square windows instead of one pass over the whole image.
+
+    """
+
+    checkpoint: Checkpoint
+    gamma: float = GAMMA
+    sliding: bool = False
+
+    @torch.inference_mode()
+    def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Int[np.ndarray, "height width"]:
+        """Class ids at the image's own size."""
+        logits = self.logits(image)
+        full = F.interpolate(logits[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
+        return full.argmax(dim=0).cpu().numpy()
+
+    @torch.inference_mode()
+    def logits(self, image: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "class y x"]:
+        """Logits with gamma at the size the student sees: the ratio kept, the short side the training size."""
+        side = self.checkpoint.size
+        scale = side / min(image.shape[:2])
+        height, width = (max(side, round(length * scale)) for length in image.shape[:2])
+        resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float().to(self.checkpoint.text.device)
+        logits = self._slide(pixels, side) if self.sliding else self._whole(pixels)
+        unseen = torch.from_numpy(self.checkpoint.split.unseen_index).to(logits.device)
+        return logits.index_add(
+            0, unseen, torch.full((len(unseen), *logits.shape[1:]), self.gamma, device=logits.device)
+        )
+
+    def _whole(self, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "class height width"]:
+        config, segmenter = self.checkpoint.config, self.checkpoint.segmenter
+        height, width = pixels.shape[2:]
+        pad = (-width % segmenter.multiple, -height % segmenter.multiple)
+        padded = F.pad(pixels, (0, pad[0], 0, pad[1]), mode="replicate")
+        features = segmenter(padded)[0].float()
+        logits = pixel_logits(features, F.normalize(self.checkpoint.text, dim=1), config.logits, config.tau)
+        full = F.interpolate(logits[None], padded.shape[2:], mode="bilinear", align_corners=False)[0]
+        return full[:, :height, :width]
+
+    def _slide(self, pixels: Float[Tensor, "1 3 height width"], side: int) -> Float[Tensor, "class height width"]:
+        height, width = pixels.shape[2:]
+        total = torch.zeros(len(self.checkpoint.text), height, width, device=pixels.device)
+        visits = torch.zeros(height, width, device=pixels.device)
+        for top in window_starts(height, side):
+            for left in window_starts(width, side):
+                area = (slice(top, top + side), slice(left, left + side))
+                total[:, *area] += self._whole(pixels[:, :, *area])
+                visits[area] += 1
+        return total / visits
+
+
+def window_starts(length: int, side: int) -> list[int]:
+    """Where windows of `side` pixels start along `length` >= side: at the stride, the last one flush with the end."""
+    stride = max(1, round(side * STRIDE))
+    return sorted({min(start, length - side) for start in range(0, length - side + stride, stride)})
+
+
+def evaluate(predictor: Predictor, dataset: Dataset, tell: Callable[[int], None] = lambda _: None) -> Metrics:
+    """Metrics over every image of a dataset that has the checkpoint's classes; `tell` hears of images done.
+
+    Raises UserError if the classes differ, an image cannot be read, or one has no labels.
+    """
+    split = predictor.checkpoint.split
+    if dataset.classes != split.classes:
+        raise UserError(
+            f"{dataset.root}: its {len(dataset.classes)} classes are not the {len(split.classes)} the checkpoint "
+            "was trained for; evaluate on the dataset it was trained on"
+        )
+    confusion = ConfusionMatrix(len(split.classes))
+    for index in range(len(dataset)):
+        image, label = dataset.load(index)
+        if label is None:
+            raise UserError(f"{dataset.path(index)}: has no label map; evaluation needs one for every image")
+        confusion.update(label, predictor(image))
+        tell(1)
+    return metrics(confusion.counts, split.unseen_index)

@@ -1,0 +1,212 @@
+"""The training loop, to be read top to bottom: cache -> batches -> student -> losses -> checkpoint."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.base import Dataset
+from data_cache.devices import resolve_device
+from data_cache.errors import UsageError, UserError
+from data_cache.splits import Split
+from data_cache.store import Cache, Loaded, Texts
+from trainer import checkpoint
+from trainer.config import TrainConfig
+from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches
+from trainer.losses import TeacherLoss
+from trainer.segmenter import Segmenter, parameter_groups
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run trains from: the photographs, and the cache's answers about them."""
+
+    dataset: Dataset
+    split: Split
+    loaded: Loaded
+    texts: Texts
+    size: int
+    about: Mapping[str, Any]
+
+
+class Learner(nn.Module):
+    """Student and loss as one module, so that Fabric wraps both."""
+
+    def __init__(self, config: TrainConfig, material: Material) -> None:
+        super().__init__()
+        text = torch.from_numpy(material.texts.features)
+        self.segmenter = Segmenter(config.arch, config.encoder, config.encoder_weights, text.shape[1])
+        self.loss = TeacherLoss(config, text[material.split.seen_index])
+
+    def forward(self, batch: Batch, teacher: TeacherSource) -> dict[str, Tensor]:
+        """The loss terms of a batch, in float32 whatever the student computes in."""
+        features = self.segmenter(batch.images)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.loss(features.float(), teacher(batch))
+
+
+def gather(config: TrainConfig) -> Material:
+    """Open cache and dataset and check that they belong together.
+
+    Raises:
+        UserError, UsageError: no or an unfinished cache, photographs that are not those it was made from.
+
+    """
+    cache = Cache(Path(config.cache))
+    masks = cache.mask_name(config.masks)
+    loaded = cache.load(masks)
+    about = cache.fingerprint["dataset"]
+    root = Path(config.root or cache.attributes["recorded"]["root"])
+    dataset = open_dataset(about["name"], root, about["split"], about["images"])
+    if list(dataset.ids) != loaded.ids:
+        raise UserError(
+            f"{root}: not the images {cache.path} was made from; pass --root with the same dataset, or precompute again"
+        )
+    if not loaded.ok.any():
+        raise UserError(f"{cache.path}: every image failed; see `info` and run `precompute` again")
+    split = Split(dataset.classes, tuple(cache.mask_attributes(masks)["unseen"]))
+    texts = cache.texts()
+    size = config.size or int(cache.fingerprint["clip"]["image_size"])
+    origin = {
+        "dataset": about,
+        "clip": cache.fingerprint["clip"],
+        "masks": cache.mask_attributes(masks),
+        "prompts": {"name": texts.name, "templates": list(texts.templates)},
+    }
+    return Material(dataset, split, loaded, texts, size, origin)
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    resume: bool = False,
+    tell: Callable[[dict[str, float]], None] = lambda _: None,
+    teacher: TeacherSource | None = None,
+) -> dict[str, float]:
+    """Train a student; returns the last logged line. `tell` hears of every update's losses.
+
+    Writes `out`/config.json, log.jsonl and step_N/. With `resume` it goes on from the newest checkpoint, bit for
+    bit on CPU. Raises UserError if `out` holds another run, or a loss is no longer finite.
+    """
+    if not resume and any(out.glob("step_*")):
+        raise UsageError(f"--out {out}: holds a trained run; pass --resume to go on with it, or another --out")
+    material = gather(config)
+    torch.manual_seed(config.seed)
+    fabric = _fabric(config)
+    learner = Learner(config, material)
+    if material.size % learner.segmenter.multiple:
+        raise UsageError(f"--size {material.size}: must be a multiple of {learner.segmenter.multiple} for this encoder")
+    groups = parameter_groups(
+        learner, config.lr, config.head_lr, config.weight_decay, slow=learner.segmenter.network.encoder
+    )
+    peaks = [group["lr"] for group in groups]
+    learner, optimizer = fabric.setup(learner, torch.optim.AdamW(groups))
+    step = _restore(out, learner, optimizer, config) if resume else 0
+    teacher = teacher or CachedTeacher(material.loaded, len(material.split.seen))
+    views = ViewSet(material.dataset, material.split, material.loaded, material.size)
+    stream = Stream(len(views), config.batch_size, config.seed)
+    card = checkpoint.card_of(config, material.split, material.size, material.about)
+    text = torch.from_numpy(material.texts.features)
+
+    out.mkdir(parents=True, exist_ok=True)
+    config.save(out / "config.json")
+    log = _reopen_log(out / LOG, step)
+    start, line = time.perf_counter(), {}
+    learner.train()
+    with log:
+        for batch in batches(views, stream, step, config.iterations, config.workers):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * schedule(step, config)
+            terms = learner(batch.to(fabric.device), teacher)
+            _check_finite(terms, step)
+            optimizer.zero_grad()
+            fabric.backward(terms["total"])
+            optimizer.step()
+            step += 1
+
+            losses = {name: float(value.detach()) for name, value in terms.items()}
+            line = {"step": step, "lr": optimizer.param_groups[0]["lr"], **losses}
+            line["seconds"] = round(time.perf_counter() - start, 3)
+            tell(line)
+            if step % config.log_every == 0 or step in (1, config.iterations):
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            if step % config.checkpoint_every == 0 or step == config.iterations:
+                checkpoint.save(out, step, learner.module.segmenter, text, card, _resume_state(learner, optimizer))
+    return line
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """Factor on the learning rates at update `step` (from 0): polynomial decay, times a linear warm-up."""
+    decay = (1 - step / config.iterations) ** config.poly_power
+    warm = config.warmup_updates
+    return decay * ((step + 1) / warm if step < warm else 1.0)
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    device = resolve_device(config.device)
+    kind = device.type
+    auto = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    precision = auto if config.precision == "auto" else config.precision
+    devices = [device.index] if device.index is not None and kind == "cuda" else 1
+    return Fabric(accelerator=kind, devices=devices, precision=precision)
+
+
+def _check_finite(terms: Mapping[str, Tensor], step: int) -> None:
+    bad = [name for name, value in terms.items() if name != "entropy" and not torch.isfinite(value)]
+    if bad:
+        raise UserError(
+            f"update {step + 1}: the loss is not finite (term: {bad[-1]}); lower --lr in the config, or use 32-true"
+        )
+
+
+def _resume_state(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = {f"loss.{name}": value for name, value in learner.module.loss.state_dict().items()}
+    state |= checkpoint.pack_optimizer(getattr(optimizer, "optimizer", optimizer))
+    state["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state["rng.cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
+    folder = checkpoint.latest(out)
+    card = json.loads((folder / checkpoint.CARD).read_text())
+    free = {"device", "workers", "log_every", "checkpoint_every", "root"}
+    changed = [name for name, value in card["config"].items() if name not in free and getattr(config, name) != value]
+    if changed:
+        raise UsageError(
+            f"--resume: --{changed[0].replace('_', '-')} differs from the run in {out}; keep it, or pass another --out"
+        )
+    tensors = load_file(folder / checkpoint.RESUME)
+    weights = load_file(folder / checkpoint.MODEL)
+    learner.module.segmenter.load_state_dict(
+        {name.removeprefix("segmenter."): v for name, v in weights.items() if name.startswith("segmenter.")}
+    )
+    learner.module.loss.load_state_dict(
+        {name.removeprefix("loss."): v for name, v in tensors.items() if name.startswith("loss.")}
+    )
+    checkpoint.unpack_optimizer(getattr(optimizer, "optimizer", optimizer), tensors)
+    torch.set_rng_state(tensors["rng.cpu"])
+    if torch.cuda.is_available() and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    return int(card["step"])
+
+
+def _reopen_log(path: Path, step: int) -> Any:
+    # lines after the checkpoint belong to updates that are about to be made again
+    kept = []
+    if step and path.exists():
+        kept = [text for text in path.read_text().splitlines() if json.loads(text)["step"] <= step]
+    path.write_text("".join(text + "\n" for text in kept))
+    return path.open("a")

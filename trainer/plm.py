@@ -1,0 +1,146 @@
+"""Pixel learning: prototypes of labels, the vision-language adapter, and the classifier they make (eq. 6-9)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_cache.errors import UsageError
+
+IGNORE = -1
+"""Target of a pixel without any label. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image."""
+
+HEADS = 8
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Mean features of the labels in a batch: first the seen classes present, then pseudo labels by image.
+
+    `label` holds the target value each row stands for; `owner` the image of a pseudo label, -1 for a seen class.
+    """
+
+    features: Float[Tensor, "prototype channel"]
+    label: Int[Tensor, "prototype"]
+    owner: Int[Tensor, "prototype"]
+
+    @property
+    def is_seen(self) -> Tensor:
+        """Which rows are seen classes."""
+        return self.owner < 0
+
+
+def label_cell_counts(
+    target: Int[Tensor, "height width"], grid: tuple[int, int]
+) -> tuple[Int[Tensor, "label"], Float[Tensor, "label cell"]]:
+    """How many pixels of each label fall on each cell, as if features were nearest-upsampled to the pixels."""
+    height, width = target.shape
+    rows = torch.arange(height, device=target.device) * grid[0] // height
+    columns = torch.arange(width, device=target.device) * grid[1] // width
+    cells, labelled = rows[:, None] * grid[1] + columns, target != IGNORE
+    labels, inverse = target[labelled].unique(return_inverse=True)
+    size = grid[0] * grid[1]
+    counts = torch.bincount(inverse * size + cells[labelled], minlength=len(labels) * size)
+    return labels, counts.view(len(labels), size).float()
+
+
+def prototypes(
+    features: Float[Tensor, "batch channel y x"], target: Int[Tensor, "batch height width"], seen: int
+) -> Prototypes:
+    """Eq. 7 as count matrix times features: a seen class pools over the batch, a pseudo label over its image.
+
+    Labels may be absent altogether; there are then fewer rows, or none.
+    """
+    sums, totals, labels, owners = [], [], [], []
+    for image, (cells, one) in enumerate(zip(features, target, strict=True)):
+        found, counts = label_cell_counts(one, (cells.shape[1], cells.shape[2]))
+        sums.append(counts @ cells.flatten(1).T)
+        totals.append(counts.sum(dim=1))
+        labels.append(found)
+        owners.append(torch.where(found < seen, -1, image))
+    keys = torch.stack([torch.cat(owners), torch.cat(labels)], dim=1)
+    unique, row = keys.unique(dim=0, return_inverse=True)
+    pooled = features.new_zeros(len(unique), features.shape[1]).index_add(0, row, torch.cat(sums))
+    total = features.new_zeros(len(unique)).index_add(0, row, torch.cat(totals))
+    return Prototypes(pooled / total[:, None], unique[:, 1], unique[:, 0])
+
+
+class Adapter(nn.Module):
+    """The vision-language adapter, used in training only (section on PLM; Table 5).
+
+    `transformer`: one decoder layer, all prototypes of the batch as one sequence of queries, the batch's
+    L2-normalised CLS tokens as memory. `mlp`: Linear-ReLU-Linear. `identity`: the prototypes themselves.
+    """
+
+    def __init__(self, kind: Literal["transformer", "mlp", "identity"], channels: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.net: nn.Module = nn.Identity()
+        if kind == "transformer":
+            if channels % HEADS:
+                raise UsageError(f"--vla transformer: {HEADS} heads do not divide CLIP's width {channels}; choose mlp")
+            self.net = nn.TransformerDecoderLayer(channels, HEADS, 4 * channels, dropout=0.0, batch_first=True)
+        elif kind == "mlp":
+            self.net = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+
+    def forward(
+        self, features: Float[Tensor, "prototype channel"], cls: Float[Tensor, "batch channel"]
+    ) -> Float[Tensor, "prototype channel"]:
+        """Generated features of the prototypes."""
+        if self.kind != "transformer" or not len(features):
+            return self.net(features)
+        return self.net(features[None], F.normalize(cls, dim=1)[None])[0]
+
+
+def generate_loss(
+    generated: Float[Tensor, "prototype channel"], found: Prototypes, text: Float[Tensor, "seen channel"]
+) -> Float[Tensor, ""]:
+    """Eq. 8: squared distance, summed over channels, of L2-normalised generated and text features of the seen
+    classes present; their mean. Zero (and differentiable) without any.
+    """
+    rows = found.is_seen
+    distance = F.normalize(generated[rows], dim=1) - text[found.label[rows]]
+    return distance.square().sum() / rows.sum().clamp(min=1)
+
+
+def classifiers(
+    generated: Float[Tensor, "prototype channel"],
+    found: Prototypes,
+    text: Float[Tensor, "seen channel"],
+    target: Int[Tensor, "batch height width"],
+    scope: Literal["image", "batch"],
+) -> list[tuple[Float[Tensor, "row channel"], Int[Tensor, "height width"]]]:
+    """For each image the rows its pixels choose between (eq. 9) and its targets as row numbers.
+
+    Rows are the seen text features, then generated pseudo features: of the image itself, or of the whole batch.
+    """
+    seen = len(text)
+    unit = F.normalize(generated, dim=1)
+    pseudo = ~found.is_seen
+    result = []
+    for image, one in enumerate(target):
+        mine = found.owner == image
+        rows = torch.cat([text, unit[mine if scope == "image" else pseudo]])
+        position = torch.arange(len(rows) - seen, device=one.device)
+        own = position if scope == "image" else position[mine[pseudo]]
+        column = torch.full((int(one.max().clamp(min=seen - 1)) + 2,), IGNORE, device=one.device)
+        column[:seen] = torch.arange(seen, device=one.device)
+        column[found.label[mine]] = seen + own
+        # the last entry stays IGNORE, and is what the target IGNORE = -1 indexes
+        result.append((rows, column[one]))
+    return result
+
+
+def pixel_logits(
+    features: Float[Tensor, "channel y x"],
+    rows: Float[Tensor, "row channel"],
+    kind: Literal["cosine", "dot"],
+    tau: float,
+) -> Float[Tensor, "row y x"]:
+    """Eq. 9: each cell against L2-normalised classifier rows; as cosine over tau, or the plain product."""
+    if kind == "cosine":
+        return torch.einsum("rc,cyx->ryx", rows / tau, F.normalize(features, dim=0))
+    return torch.einsum("rc,cyx->ryx", rows, features)

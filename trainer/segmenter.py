@@ -1,0 +1,139 @@
+"""The student: any segmentation_models_pytorch network whose head speaks CLIP's joint space."""
+
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from data_cache.errors import UsageError, UserError
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FINEST_STRIDE = 4
+_NO_DECAY_NAMES = ("pos_embed", "position", "pos_block")
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class Segmenter(nn.Module):
+    """Dense features R in CLIP's joint space, at the decoder's stride but never finer than 4.
+
+    Args:
+        arch: smp architecture.
+        encoder: smp encoder, `tu-NAME` for timm's.
+        weights: `imagenet` (or another pretrained tag), `none`, or the path of an encoder state dict.
+        channels: width C of the joint space.
+
+    Raises:
+        UsageError, UserError: unknown names, weights that cannot be fetched or do not fit (one line each).
+
+    """
+
+    def __init__(self, arch: str, encoder: str, weights: str, channels: int) -> None:
+        super().__init__()
+        tag = None if weights == "none" or Path(weights).is_file() else weights
+        self.network = _create(arch, encoder, tag)
+        if tag is None and weights != "none":
+            _load_encoder(self.network.encoder, Path(weights))
+        mean, std = _statistics(encoder, tag)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.multiple = int(self.network.encoder.output_stride)
+        width, stride = self._probe()
+        self.stride = max(stride, FINEST_STRIDE)
+        pool = nn.AvgPool2d(self.stride // stride) if stride < self.stride else nn.Identity()
+        self.network.segmentation_head = nn.Sequential(pool, nn.Conv2d(width, channels, 1))
+
+    def forward(
+        self, images: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channel y x"]:
+        """Features of RGB images in 0..255 whose sides are multiples of `multiple`."""
+        return self.network((images.float() / 255 - self.mean) / self.std)
+
+    def parameter_groups(self, lr: float, head_factor: float, weight_decay: float) -> list[dict]:
+        """Optimiser groups: encoder and head learning rates, no decay on norms and position parameters."""
+        return parameter_groups(self, lr, head_factor, weight_decay, slow=self.network.encoder)
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[int, int]:
+        shapes: list[torch.Size] = []
+        hook = self.network.segmentation_head.register_forward_pre_hook(
+            lambda _, inputs: shapes.append(inputs[0].shape)
+        )
+        side = 4 * self.multiple
+        training = self.network.training
+        self.network.eval()
+        try:
+            self.network(torch.zeros(1, 3, side, side))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"--encoder: does not take images of any size ({str(error).splitlines()[0]}); choose another"
+            ) from None
+        finally:
+            hook.remove()
+            self.network.train(training)
+        return shapes[0][1], side // shapes[0][2]
+
+
+def parameter_groups(
+    module: nn.Module, lr: float, head_factor: float, weight_decay: float, slow: nn.Module | None = None
+) -> list[dict]:
+    """Split a module's parameters by learning rate (`slow` gets lr, the rest lr x head_factor) and by decay."""
+    plain = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    plain |= {id(p) for name, p in module.named_parameters() if any(key in name for key in _NO_DECAY_NAMES)}
+    base = {id(p) for p in slow.parameters()} if slow else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in base, id(parameter) in plain), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * (1.0 if is_slow else head_factor),
+            "weight_decay": 0.0 if is_plain else weight_decay,
+        }
+        for (is_slow, is_plain), parameters in groups.items()
+    ]
+
+
+def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
+    architectures = smp.MODEL_ARCHITECTURES_MAPPING
+    if arch not in architectures:
+        raise UsageError(f"--arch {arch}: choose {', '.join(sorted(architectures))}")
+    try:
+        return smp.create_model(arch, encoder_name=encoder, encoder_weights=tag, classes=1)
+    except KeyError:
+        raise UsageError(
+            f"--encoder {encoder}: smp has no such encoder, or not with --encoder-weights {tag}; "
+            "timm's are named tu-NAME"
+        ) from None
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built ({reason}); "
+            "without internet pass --encoder-weights none or the path of a state dict"
+        ) from None
+
+
+def _load_encoder(encoder: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        wanted = set(nn.Module.state_dict(encoder))
+        encoder.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=True)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"--encoder-weights {path}: no state dict of this encoder ({reason})") from None
+
+
+def _statistics(encoder: str, tag: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    # smp asks the hub for its own encoders' statistics, timm answers offline; without a tag nothing was
+    # trained on other statistics than ImageNet's
+    if tag is None and not encoder.startswith("tu-"):
+        return IMAGENET
+    found = smp.encoders.get_preprocessing_params(encoder, pretrained=tag or "imagenet")
+    scale = found["input_range"][-1]
+    return tuple(m / scale for m in found["mean"]), tuple(s / scale for s in found["std"])
