@@ -86,7 +86,7 @@ def precompute(
     from pipeline.weights import RANDOM, CLIPSource
 
     if clip_weights == RANDOM:
-        _say("[yellow]warning:[/] random CLIP weights: the masks and everything trained on them are meaningless")
+        _say("random CLIP weights: masks and all that is trained on them are meaningless", "warning: ", "yellow")
     settings = Settings(
         dataset=dataset,
         cache=cache or _default_cache(dataset),
@@ -121,7 +121,7 @@ def precompute(
     }
     _print(report if as_json else f"{summary.cache}: {done} of {summary.images} images cached")
     for name, reason in summary.failures:
-        _say(f"[red]failed[/] {name}: {reason}")
+        _say(f"{name}: {reason}", "failed ", "red")
     if len(summary.failures) > max_failures * summary.images:
         raise UserError(
             f"{len(summary.failures)} of {summary.images} images failed, more than --max-failures {max_failures:g}; "
@@ -198,6 +198,8 @@ def train(
         "generate": False if no_generate else None,
         "loss_stride": loss_stride,
     }
+    if resume and config is None:
+        config = _run_folder(out, cache) / "config.json"
     settings = read_config(config, **given)
     if settings.cache is None:
         settings = read_config(config, **given | {"cache": str(_only_cache())})
@@ -205,7 +207,7 @@ def train(
 
     from trainer.loop import train as run
 
-    out = out or Path("runs") / Path(settings.cache).name.removesuffix(".zarr")
+    out = _run_folder(out, Path(settings.cache))
     _say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     _say(f"run {out}, warm-up {settings.warmup_updates} updates")
     with _progress("training", settings.iterations, "updates") as advance:
@@ -270,7 +272,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _say(f"[red]error:[/] {_plain(str(error))}")
+        _say(str(error), "error: ", "red")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _say("interrupted; what is finished is kept, the same command goes on")
@@ -280,16 +282,12 @@ def main() -> None:
 # -- what is printed -------------------------------------------------------------------------------------------
 
 
-def _say(text: str) -> None:
+def _say(text: str, lead: str = "", style: str = "") -> None:
     from rich.console import Console
+    from rich.text import Text
 
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    # assembled, not marked up: a file name may hold brackets
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((lead, style), text))
 
 
 def _print(value: Any) -> None:
@@ -303,7 +301,7 @@ def _progress(verb: str, total: int, unit: str) -> Iterator[Callable[..., None]]
 
     columns = (
         TextColumn(verb),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA"),
         TimeRemainingColumn(),
@@ -369,6 +367,10 @@ def _only_cache() -> Path:
     if not found:
         raise UsageError(f"no cache in {_cache_folder()}: run `precompute` first, or pass --cache PATH")
     raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, found))}")
+
+
+def _run_folder(out: Path | None, cache: Path | None) -> Path:
+    return out or Path("runs") / (cache or _only_cache()).name.removesuffix(".zarr")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ class Cache:
 
     def __init__(self, path: Path, mode: str = "r") -> None:
         if not path.is_dir():
-            raise UserError(f"{path}: no such cache; run `precompute` first or pass --cache PATH")
+            problem = "a file, not a cache" if path.exists() else "no such cache"
+            raise UserError(f"{path}: {problem}; run `precompute` first or pass --cache PATH")
         check_seal(path)
         self.path = path
         self.group = zarr.open_group(path, mode=mode)

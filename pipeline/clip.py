@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import open_clip
 import torch
-from jaxtyping import Float, Float16, UInt8
+from jaxtyping import Float, Float16, Int, UInt8
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
@@ -80,8 +80,8 @@ class FrozenCLIP:
         rows = []
         for name in classes:
             prompts = self.tokenizer([template.format(name) for template in templates]).to(self.device)
-            features = torch.nn.functional.normalize(self.model.encode_text(prompts).float(), dim=-1)
-            rows.append(torch.nn.functional.normalize(features.mean(0), dim=-1))
+            features = _encode_prompts(self.model, prompts).mean(dim=0)
+            rows.append(torch.nn.functional.normalize(features, dim=-1))
         return torch.stack(rows).cpu().numpy()
 
     def fingerprint(self) -> dict[str, Any]:
@@ -120,6 +120,20 @@ def _unfit(visual: torch.nn.Module) -> str | None:
     if visual.proj is None:
         return "it has no visual projection"
     return None
+
+
+def _encode_prompts(model: torch.nn.Module, tokens: Int[Tensor, "prompt token"]) -> Float[Tensor, "prompt channel"]:
+    """L2-normalised features of tokenised prompts."""
+    # CLIP's text tower is causal and reads its answer at the end token (the greatest id): what pads a prompt to 77
+    # tokens cannot change it. Cutting the padding off makes 2565 COCO prompts several times cheaper.
+    if not isinstance(model, open_clip.CLIP) or model.attn_mask is None or model.text_pool_type != "argmax":
+        return model.encode_text(tokens, normalize=True)
+    length = int(tokens.argmax(dim=1).max()) + 1
+    cut = {
+        "positional_embedding": model.positional_embedding[:length],
+        "attn_mask": model.attn_mask[:length, :length],
+    }
+    return torch.func.functional_call(model, cut, kwargs={"text": tokens[:, :length]})[1]
 
 
 def _rounded(features: Tensor) -> np.ndarray:

@@ -16,7 +16,8 @@ def group_centres(centres: Float[np.ndarray, "centre channel"], threshold: float
     threshold; repeat. Groups are numbered in the order they form.
     """
     unit = normalised(centres)
-    similar = unit @ unit.T > threshold
+    # rounding may put the similarity of equal centres above 1
+    similar = np.minimum(unit @ unit.T, 1) > threshold
     group = np.full(len(centres), -1)
     for number in range(len(centres)):
         free = np.flatnonzero(group < 0)

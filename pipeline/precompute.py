@@ -49,7 +49,6 @@ class Settings:
     limit: int | None = None
     device: str = "auto"
     unseen: str | None = None
-    max_failures: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ def plan(settings: Settings) -> Plan:
     precision = resolve_precision(settings.precision, device)
     clip = load_clip(settings.clip, precision, str(device))
     masker = Masker(split, clip.grid, kmeans=settings.kmeans)
+    masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
     layout = Layout(len(dataset), VIEWS, clip.channels, clip.grid, settings.shard, settings.dense)
     job = Job(settings.clip, precision, str(device), dataset, masker, layout, settings.cache)
     attributes = {
@@ -147,7 +147,7 @@ def plan(settings: Settings) -> Plan:
     cache, pending = None, list(range(layout.shards))
     if settings.cache.exists():
         cache = Cache(settings.cache, mode="r+")
-        cache.require(attributes["fingerprint"], MASKS, masker.attributes(), settings.shard)
+        cache.require(attributes["fingerprint"], MASKS, masks, settings.shard)
         pending = cache.pending(MASKS)
     result = Plan(job, cache, attributes, pending)
     _check_disk(result)

@@ -48,6 +48,8 @@ class CLIPSource:
 
     def load(self) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
         """The model in float32 on the CPU and its tokenizer. Raises UsageError or UserError in one line."""
+        if self.image_size is not None and self.image_size < 1:
+            raise UsageError(f"--image-size {self.image_size}: must be a positive number of pixels")
         self._check_weights()
         size = self.image_size or (None if self._is_file else PAPER_IMAGE_SIZE)
         with tempfile.TemporaryDirectory() as folder, _quiet_logging(), torch.random.fork_rng(devices=[]):
@@ -55,7 +57,8 @@ class CLIPSource:
             name = self.clip
             if self._is_file:
                 # open_clip reads configs from a registry keyed by name, or from a folder: a folder cannot clash
-                Path(folder, "open_clip_config.json").write_text(json.dumps({"model_cfg": self._config}))
+                content = {"model_cfg": self._config, "preprocess_cfg": self._preprocess}
+                Path(folder, "open_clip_config.json").write_text(json.dumps(content))
                 name = f"local-dir:{folder}"
             tokenizer = open_clip.get_tokenizer(name)
             try:
@@ -96,6 +99,11 @@ class CLIPSource:
             raise UsageError(f"--clip {self.clip}: cannot be read as JSON ({error})") from None
         raise UsageError(f"--clip {self.clip}: an open_clip config has embed_dim, vision_cfg and text_cfg")
 
+    @property
+    def _preprocess(self) -> dict[str, Any]:
+        # A config as open_clip publishes it says what mean and standard deviation its weights were trained with
+        return json.loads(Path(self.clip).read_text()).get("preprocess_cfg", {})
+
     def _check_weights(self) -> None:
         config = self._config
         if self.weights == RANDOM:
@@ -117,7 +125,8 @@ class CLIPSource:
             raise UsageError(f"--clip {self.name} with --clip-weights {self.weights}: {_NEEDS_QUICKGELU}")
 
     def _failure(self, error: Exception) -> str:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # torch names the tensors that do not fit on further lines
+        reason = " ".join(str(error).split()) or type(error).__name__
         if self._tag:
             return (
                 f"--clip-weights {self.weights}: could not be fetched ({reason[:200]}); download them on a machine "

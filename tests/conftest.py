@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from command_line import CommandLine
+
+from examples.first_run import draw_folder
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,16 @@ def real_data() -> Path:
     if not Path(name).is_dir():
         pytest.skip(f"CLIPTEACHER_TEST_DATA: no such folder: {name}")
     return Path(name)
+
+
+@pytest.fixture
+def clipteacher(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """The command line, to be called with arguments."""
+    return CommandLine(capsys, monkeypatch)
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """A `folder` dataset of 6 training and 2 validation pictures."""
+    draw_folder(tmp_path / "drawn", {"train": 6, "val": 2})
+    return tmp_path / "drawn"

@@ -53,9 +53,7 @@ class Predictor:
         pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float().to(self.checkpoint.text.device)
         logits = self._slide(pixels, side) if self.sliding else self._whole(pixels)
         unseen = torch.from_numpy(self.checkpoint.split.unseen_index).to(logits.device)
-        return logits.index_add(
-            0, unseen, torch.full((len(unseen), *logits.shape[1:]), self.gamma, device=logits.device)
-        )
+        return logits.index_add(0, unseen, logits.new_full((len(unseen), *logits.shape[1:]), self.gamma))
 
     def _whole(self, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "class height width"]:
         config, segmenter = self.checkpoint.config, self.checkpoint.segmenter

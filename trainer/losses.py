@@ -113,8 +113,8 @@ class TeacherLoss(nn.Module):
             ce = F.cross_entropy(logits, target[None], ignore_index=IGNORE, reduction="sum")
         if config.nel:
             flat, scores = target.flatten(), logits[0, :seen].flatten(1)
-            positive = (flat == torch.arange(seen, device=flat.device)[:, None]).float()
-            has_seen = ((flat != IGNORE) & (flat < seen)).float()
+            positive = (flat == torch.arange(seen, device=flat.device)[:, None]).to(scores.dtype)
+            has_seen = ((flat != IGNORE) & (flat < seen)).to(scores.dtype)
             keep = torch.ones_like(has_seen) if config.nel_ignore == "negative" else has_seen
             focal, dice = focal_loss(scores, positive, keep), dice_loss(scores, positive, keep)
         return torch.stack([ce, focal, dice])

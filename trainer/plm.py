@@ -57,6 +57,7 @@ def prototypes(
     sums, totals, labels, owners = [], [], [], []
     for image, (cells, one) in enumerate(zip(features, target, strict=True)):
         found, counts = label_cell_counts(one, (cells.shape[1], cells.shape[2]))
+        counts = counts.to(cells.dtype)
         sums.append(counts @ cells.flatten(1).T)
         totals.append(counts.sum(dim=1))
         labels.append(found)
@@ -90,7 +91,9 @@ class Adapter(nn.Module):
         self, features: Float[Tensor, "prototype channel"], cls: Float[Tensor, "batch channel"]
     ) -> Float[Tensor, "prototype channel"]:
         """Generated features of the prototypes."""
-        if self.kind != "transformer" or not len(features):
+        if not len(features):
+            return features
+        if self.kind != "transformer":
             return self.net(features)
         return self.net(features[None], F.normalize(cls, dim=1)[None])[0]
 

@@ -44,7 +44,7 @@ def _root(name: str, given: Path | None) -> Path:
     if given is not None:
         if not given.expanduser().is_dir():
             problem = "is a file, not a folder" if given.expanduser().exists() else "no such folder"
-            raise UserError(f"{problem}: {given}: give the folder that holds {DATASETS[name].tree}")
+            raise UserError(f"{problem}: {given}: pass --root with the folder that holds {DATASETS[name].tree}")
         return given.expanduser().absolute()
     candidates = [Path("data") / name]
     if os.environ.get("CLIPTEACHER_DATA"):
@@ -56,5 +56,5 @@ def _root(name: str, given: Path | None) -> Path:
         f"{name} is not here: looked for {' and '.join(map(str, candidates))}\n"
         f"  it needs:  {DATASETS[name].tree}\n"
         f"  from:      {DATASETS[name].published}\n"
-        f"  put it at: {candidates[0]}, or at $CLIPTEACHER_DATA/{name}, or give its folder"
+        f"  put it at: {candidates[0]}, or at $CLIPTEACHER_DATA/{name}, or pass it with --root DIR"
     )

@@ -1,0 +1,68 @@
+"""Runs the command line in this process, as `python cli.py ...` would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import cli
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = ("--clip", str(REPOSITORY / "examples/tiny-vit.json"), "--clip-weights", "random", "--device", "cpu")
+STUDENT = ("--encoder-weights", "none", "--workers", "0", "--device", "cpu")
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line a mistake is answered with."""
+        assert self.status in (1, 2), self
+        assert "Traceback" not in self.err
+        last = self.err.strip().splitlines()[-1]
+        assert last.startswith("error: "), self.err
+        return last
+
+
+class CommandLine:
+    def __init__(self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys, self._monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *arguments: object) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
+        self._capsys.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        return Result(status, *self._capsys.readouterr())
+
+    def good(self, *arguments: object) -> Result:
+        result = self(*arguments)
+        assert result.status == 0, result
+        return result
+
+
+def in_a_process(*arguments: object, prelude: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """`python cli.py ...` in a process of its own, after some lines of Python."""
+    code = f"{prelude}\nimport cli, sys\nsys.argv = ['cli.py', *sys.argv[1:]]\ncli.main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

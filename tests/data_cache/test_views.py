@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from data_cache.views import View, replay_image, replay_label, whole
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_view_0_is_the_whole_image_unmirrored():
+    assert whole(30, 40) == View((0, 0, 30, 40), flip=False)
+
+
+def test_an_image_already_of_the_size_is_replayed_untouched():
+    image = picture(32, 32)
+    np.testing.assert_array_equal(replay_image(image, whole(32, 32), 32), image)
+
+
+def test_a_crop_shows_the_pixels_of_its_box():
+    image = picture(50, 60)
+    np.testing.assert_array_equal(replay_image(image, View((7, 9, 39, 41)), 32), image[7:39, 9:41])
+
+
+def test_a_flip_mirrors_image_and_label_left_to_right():
+    image, label = picture(32, 32), picture(32, 32)[..., 0]
+    view = View((0, 0, 32, 32), flip=True)
+    np.testing.assert_array_equal(replay_image(image, view, 32), image[:, ::-1])
+    np.testing.assert_array_equal(replay_label(label, view, 32), label[:, ::-1])
+
+
+def test_a_label_takes_the_nearest_pixel_and_invents_no_value():
+    label = np.random.default_rng(1).choice(np.array([0, 7, 255], np.uint8), (45, 33))
+    size = 20
+    rows = ((np.arange(size) + 0.5) * 45 / size).astype(int)
+    columns = ((np.arange(size) + 0.5) * 33 / size).astype(int)
+    np.testing.assert_array_equal(replay_label(label, whole(45, 33), size), label[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_image_and_label_stay_aligned_through_any_view(size):
+    # a bright square on dark: where the label says square, the image must be bright
+    image, label = np.zeros((80, 100, 3), np.uint8), np.zeros((80, 100), np.uint8)
+    image[20:60, 30:70], label[20:60, 30:70] = 255, 1
+    view = View((10, 20, 70, 90), flip=True)
+    bright = replay_image(image, view, size)[..., 0] > 127
+    agreement = (bright == (replay_label(label, view, size) == 1)).mean()
+    assert agreement > 1 - 8 / size  # at most the border of the square differs, by the filter's width
+
+
+def test_shrinking_averages_instead_of_skipping_pixels():
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    image = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
+    small = replay_image(image, whole(64, 64), 8)
+    assert abs(small.astype(int) - 127).max() <= 2

@@ -1,0 +1,218 @@
+"""The frozen teacher says what open_clip itself says."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from tiny_world import CONFIG, picture, tiny_clip
+
+from pipeline.clip import finite
+from pipeline.prompts import PROMPTS, prompts_for
+
+IMAGES = np.stack([picture(seed, 128, 128) for seed in range(3)])
+CLASSES, TEMPLATES = ["sky", "garden gnome"], ["a photo of a {}", "this is the {} in the scene."]
+INTERNAL = (np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711]))
+"""CLIP's mean and standard deviation, as open_clip publishes them (OPENAI_DATASET_MEAN and _STD)."""
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return tiny_clip()
+
+
+@pytest.fixture(scope="module")
+def reference(clip, tmp_path_factory):
+    """open_clip's own model of the same config and weights, as open_clip makes it."""
+    folder = tmp_path_factory.mktemp("reference")
+    content = {"model_cfg": json.loads(Path(CONFIG).read_text())}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    model = open_clip.create_model(f"local-dir:{folder}")
+    model.load_state_dict(clip.model.state_dict())
+    return model.eval()
+
+
+def preprocessed(images):
+    mean, std = INTERNAL
+    pixels = (images / 255.0 - mean) / std
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float()
+
+
+def equal_to_float16(found, expected):
+    """Equal up to one step of float16, with room for float32's own rounding near zero."""
+    assert found.dtype == np.float16
+    expected = expected.detach().numpy().astype(np.float64)
+    assert found.shape == expected.shape
+    step = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float64)
+    assert (np.abs(found - expected) <= step + 2e-6).all()
+
+
+# -- image features ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_cls_is_open_clip_s_own_image_embedding_rounded_to_float16(clip, reference):
+    equal_to_float16(clip.encode(IMAGES).cls, reference.encode_image(preprocessed(IMAGES)))
+
+
+def test_cls_is_not_normalised(clip):
+    assert np.ptp(np.linalg.norm(clip.encode(IMAGES).cls.astype(float), axis=1)) > 1e-3
+
+
+@torch.no_grad()
+def test_dense_tokens_are_the_last_block_s_patch_tokens_after_layer_norm_and_projection(clip, reference):
+    blocks = []
+    hook = reference.visual.transformer.resblocks[-1].register_forward_hook(lambda *call: blocks.append(call[-1]))
+    reference.encode_image(preprocessed(IMAGES))
+    hook.remove()
+    norm = reference.visual.ln_post
+    patches = blocks[0][:, 1:]
+    centred = patches - patches.mean(-1, keepdim=True)
+    scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+    equal_to_float16(clip.encode(IMAGES).dense, (scaled @ reference.visual.proj).reshape(3, 8, 8, 64))
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 5), (5, 2), (7, 7)])
+def test_dense_tokens_lie_row_by_row_on_the_grid(row, column):
+    clip = tiny_clip()
+    clip.model.visual.positional_embedding.zero_()  # all grey patches now give one and the same token
+    image = np.full((1, 128, 128, 3), 120, np.uint8)
+    image[0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = picture(1, 16, 16)
+    dense = clip.encode(image).dense[0].astype(float)
+    distance = np.linalg.norm(dense - np.median(dense, axis=(0, 1)), axis=-1)
+    assert np.unravel_index(distance.argmax(), (8, 8)) == (row, column)
+    assert np.sort(distance.ravel())[-2] < distance.max() / 10
+
+
+def test_an_image_s_features_do_not_depend_on_its_batch(clip):
+    alone, together = clip.encode(IMAGES[1:2]), clip.encode(IMAGES)
+    np.testing.assert_allclose(alone.cls[0].astype(float), together.cls[1].astype(float), atol=2e-3)
+    np.testing.assert_allclose(alone.dense[0].astype(float), together.dense[1].astype(float), atol=4e-3)
+
+
+def test_everything_is_frozen_and_in_evaluation_mode(clip):
+    assert not any(parameter.requires_grad for parameter in clip.model.parameters())
+    assert not any(module.training for module in clip.model.modules())
+
+
+def test_patch_dropout_of_a_config_is_off(tmp_path):
+    config = json.loads(Path(CONFIG).read_text())
+    config["vision_cfg"]["patch_dropout"] = 0.5
+    (tmp_path / "dropping.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(
+        tiny_clip(config=tmp_path / "dropping.json").encode(IMAGES).dense, tiny_clip().encode(IMAGES).dense
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close_to_single_and_still_gives_float16(clip, precision):
+    full, half = clip.encode(IMAGES), tiny_clip(precision=precision).encode(IMAGES)
+    for one, other in ((full.cls, half.cls), (full.dense, half.dense)):
+        assert other.dtype == np.float16
+        a, b = (x.reshape(-1, 64).astype(float) for x in (one, other))
+        cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosine.min() > 0.999
+    assert (full.dense != half.dense).any()
+
+
+def test_the_text_tower_stays_in_single_precision(clip):
+    texts = [model.encode_text(CLASSES, TEMPLATES) for model in (clip, tiny_clip(precision="bf16"))]
+    np.testing.assert_array_equal(*texts)
+
+
+def test_finite_names_the_images_with_an_infinity_or_a_nan_anywhere():
+    features = np.zeros((4, 2, 2, 3), np.float16)
+    features[1, 1, 0, 2], features[3, 0, 1, 1] = np.inf, np.nan
+    assert finite(features).tolist() == [True, False, True, False]
+    assert finite(features[:, 0, 0]).tolist() == [True] * 4
+
+
+def test_features_beyond_float16_come_back_as_not_finite_without_an_error():
+    clip = tiny_clip()
+    clip.model.visual.proj.mul_(1e6)
+    features = clip.encode(IMAGES)
+    assert not finite(features.cls).any()
+    assert not finite(features.dense).any()
+
+
+# -- text features -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_class_is_the_normalised_mean_of_its_normalised_prompts(clip, reference):
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    expected = []
+    for name in CLASSES:
+        features = [reference.encode_text(tokenizer([t.replace("{}", name)]))[0].double() for t in TEMPLATES]
+        mean = sum(feature / feature.norm() for feature in features) / len(features)
+        expected.append((mean / mean.norm()).numpy())
+    found = clip.encode_text(CLASSES, TEMPLATES)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_prompt_counts_by_its_direction_not_by_the_length_of_its_feature():
+    clip = tiny_clip()
+    with torch.inference_mode():
+        clip.model.text_projection.data[:, 0] *= 50  # else the features of random weights are all of one length
+        raw = clip.model.encode_text(clip.tokenizer([t.format("sky") for t in PROMPTS["zegclip15"]])).double()
+    by_direction = torch.nn.functional.normalize(raw, dim=-1).mean(0)
+    by_length = raw.mean(0)
+    by_direction, by_length = (mean / mean.norm() for mean in (by_direction, by_length))
+    assert (by_direction - by_length).norm() > 1e-3
+    found = clip.encode_text(["sky"], PROMPTS["zegclip15"])[0]
+    np.testing.assert_allclose(found, by_direction.numpy(), atol=1e-5)
+
+
+def test_default_prompts_are_single_for_voc_and_zegclip_s_fifteen_elsewhere():
+    assert prompts_for("voc") == ("single", ("a photo of a {}",))
+    for dataset in ("coco", "context", "folder"):
+        assert prompts_for(dataset) == ("zegclip15", PROMPTS["zegclip15"])
+    assert len(set(PROMPTS["zegclip15"])) == 15
+    assert all(template.count("{}") == 1 for template in PROMPTS["zegclip15"])
+
+
+# -- what the fingerprint says -------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_tells_what_changes_the_numbers(clip):
+    assert clip.fingerprint() == {
+        "model": "tiny-vit",
+        "weights_sha256": clip.weights_hash,
+        "quick_gelu": False,
+        "image_size": 128,
+        "mean": INTERNAL[0].tolist(),
+        "std": INTERNAL[1].tolist(),
+        "precision": "fp32",
+        "dense_recipe": "output",
+    }
+
+
+def test_quick_gelu_of_a_config_is_used_and_told(tmp_path, clip):
+    config = {**json.loads(Path(CONFIG).read_text()), "quick_gelu": True}
+    (tmp_path / "quick.json").write_text(json.dumps(config))
+    quick = tiny_clip(config=tmp_path / "quick.json")
+    assert quick.fingerprint()["quick_gelu"] is True
+    assert quick.weights_hash == clip.weights_hash
+    assert (quick.encode(IMAGES).cls != clip.encode(IMAGES).cls).any()
+
+
+def test_mean_and_std_of_an_open_clip_config_file_are_used_and_told(tmp_path, clip):
+    config = {
+        "model_cfg": json.loads(Path(CONFIG).read_text()),
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    }
+    (tmp_path / "own.json").write_text(json.dumps(config))
+    own = tiny_clip(config=tmp_path / "own.json")
+    assert (own.fingerprint()["mean"], own.fingerprint()["std"]) == ([0.5] * 3, [0.25] * 3)
+    assert (own.encode(IMAGES).cls != clip.encode(IMAGES).cls).any()
+
+
+def test_the_config_is_found_by_its_content_not_its_folder(tmp_path, clip):
+    shutil.copy(CONFIG, tmp_path / "ViT-B-16.json")  # the name of a model that open_clip knows
+    copy = tiny_clip(config=tmp_path / "ViT-B-16.json")
+    assert (copy.channels, copy.image_size, copy.grid) == (64, 128, (8, 8))
+    assert copy.weights_hash == clip.weights_hash

@@ -1,0 +1,186 @@
+"""A shard: every image ends as ok or as a failure with its reason, aligned with the dataset."""
+
+import hashlib
+import logging
+from dataclasses import replace
+
+import numpy as np
+import oracle_masks as oracle
+import pytest
+from PIL import Image
+from tiny_world import CLASSES, draw_folder, tiny_clip
+
+from data_cache.datasets import open_dataset
+from data_cache.schema import Layout
+from data_cache.splits import Split
+from pipeline.clip import Features
+from pipeline.encode import BATCH, Encoder
+from pipeline.masks import Masker
+
+IMAGES, SHARD = 9, 7
+TRUNCATED, MISFIT, UNLABELLED = 2, 4, 5
+GOOD = [0, 1, 3, 5, 6]
+SPLIT, GRID = Split(CLASSES, ("tree",)), (8, 8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return draw_folder(tmp_path_factory.mktemp("own"), IMAGES, {TRUNCATED}, {MISFIT}, {UNLABELLED})
+
+
+@pytest.fixture(scope="module")
+def encoder(root):
+    layout = Layout(IMAGES, 1, 64, GRID, SHARD, "float16")
+    return Encoder(tiny_clip(), open_dataset("folder", root, "train"), Masker(SPLIT, GRID), layout)
+
+
+@pytest.fixture(scope="module")
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def shard(encoder, told):
+    return encoder.shard(0, told.append)[0]
+
+
+def pixels(root, index):
+    return np.array(Image.open(root / f"images/{index:02}.png").resize((128, 128), Image.Resampling.BICUBIC))
+
+
+def nearest_label(root, index):
+    """Each output pixel copies the input pixel under its centre."""
+    label = np.array(Image.open(root / f"labels/{index:02}.png"))
+    rows, columns = (((np.arange(128) + 0.5) * side / 128).astype(int) for side in label.shape)
+    return label[rows][:, columns]
+
+
+def is_blank(shard, row):
+    empty = (shard.label[row] == 255).all() and not shard.count[row].any()
+    return empty and not shard.cls[row].any() and not shard.dense[row].any()
+
+
+# -- good images ---------------------------------------------------------------------------------------------------
+
+
+def test_the_statuses_of_a_shard_are_ok_or_a_reason_in_the_order_of_the_dataset(shard):
+    assert [index for index, status in enumerate(shard.status) if status == "ok"] == GOOD
+    assert all(shard.status)
+
+
+@pytest.mark.parametrize("index", GOOD)
+def test_features_are_those_of_the_image_on_its_own(encoder, root, shard, index):
+    alone = encoder.clip.encode(pixels(root, index)[None])
+    np.testing.assert_allclose(shard.cls[index].astype(float), alone.cls.astype(float), atol=4e-3)
+    np.testing.assert_allclose(shard.dense[index].astype(float), alone.dense.astype(float), atol=8e-3)
+
+
+@pytest.mark.parametrize("index", GOOD)
+def test_masks_are_the_clusters_of_the_stored_tokens_where_the_label_map_ignores(root, shard, index):
+    ignored = np.ones(GRID, bool)
+    if index != UNLABELLED:
+        ignored = oracle.ignored_tokens(nearest_label(root, index), {CLASSES.index("tree")}, GRID)
+    dense = shard.dense[index, 0]
+    expected = np.full(GRID, -1)
+    if ignored.any():
+        expected = oracle.fused(*oracle.clusters(dense, ignored), dense)
+    np.testing.assert_array_equal(shard.label[index, 0], np.where(expected < 0, 255, expected))
+    assert shard.count[index, 0] == expected.max() + 1
+
+
+def test_the_images_of_these_tests_are_partly_ignored(root):
+    shares = [
+        oracle.ignored_tokens(nearest_label(root, index), {2}, GRID).mean() for index in GOOD if index != UNLABELLED
+    ]
+    assert any(0 < share < 1 for share in shares)
+
+
+def test_an_unlabelled_image_is_ignored_everywhere(shard):
+    assert (shard.label[UNLABELLED] < 255).all()
+    assert shard.label_hash[UNLABELLED] == ""
+
+
+def test_size_view_and_hashes_are_those_of_the_files(root, shard):
+    for index in GOOD:
+        assert shard.size[index].tolist() == [90, 120]
+        assert shard.box[index].tolist() == [[0, 0, 90, 120]]
+        assert not shard.flip[index].any()
+        image = (root / f"images/{index:02}.png").read_bytes()
+        assert shard.content_hash[index] == hashlib.sha256(image).hexdigest()
+        if index != UNLABELLED:
+            label = (root / f"labels/{index:02}.png").read_bytes()
+            assert shard.label_hash[index] == hashlib.sha256(label).hexdigest()
+
+
+def test_the_last_shard_holds_the_images_that_remain(encoder, shard):
+    last, _ = encoder.shard(1)
+    assert last.status == ["ok", "ok"]
+    assert last.cls.shape == (2, 1, 64)
+    alone = encoder.clip.encode(np.stack([pixels(encoder.dataset.root, index) for index in (7, 8)]))
+    np.testing.assert_allclose(last.cls[:, 0].astype(float), alone.cls.astype(float), atol=4e-3)
+
+
+# -- bad images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("index", "words"), [(TRUNCATED, ["02.png"]), (MISFIT, ["04.png", "120 x 90", "120 x 40"])])
+def test_a_bad_image_is_a_failure_with_its_reason_and_leaves_nothing_behind(shard, index, words):
+    assert all(word in shard.status[index] for word in words)
+    assert "\n" not in shard.status[index]
+    assert is_blank(shard, index)
+
+
+def test_a_batch_of_nothing_but_bad_images_does_not_stop_the_shard(tmp_path, encoder):
+    count = BATCH["cpu"] + 1
+    draw_folder(tmp_path, count, truncated=range(BATCH["cpu"]))
+    dataset = open_dataset("folder", tmp_path, "train")
+    shard, _ = replace(encoder, dataset=dataset, layout=replace(encoder.layout, images=count)).shard(0)
+    assert [status == "ok" for status in shard.status] == [False] * BATCH["cpu"] + [True]
+    assert shard.cls[-1].any()
+
+
+@pytest.mark.parametrize("part", ["cls", "dense"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, monkeypatch, part, value):
+    overflowing, encode = pixels(root, 3), encoder.clip.encode
+
+    def burst(images):
+        features = encode(images)
+        bad = (images == overflowing).all(axis=(1, 2, 3))
+        spoilt = getattr(features, part).copy()
+        spoilt[bad, ..., -1] = value
+        return Features(**{"cls": features.cls, "dense": features.dense, part: spoilt})
+
+    monkeypatch.setattr(encoder.clip, "encode", burst)
+    other, _ = encoder.shard(0)
+    assert "finite" in other.status[3]
+    assert is_blank(other, 3)
+    rest = [index for index in range(SHARD) if index != 3]
+    for name in ("cls", "dense", "label", "count", "size", "box"):
+        np.testing.assert_array_equal(getattr(other, name)[rest], getattr(shard, name)[rest])
+    assert [other.status[index] for index in rest] == [shard.status[index] for index in rest]
+
+
+# -- what else a shard says ----------------------------------------------------------------------------------------
+
+
+def test_progress_adds_up_to_all_images_good_and_bad(shard, told):
+    assert sum(told) == SHARD
+    assert len(told) > 1
+
+
+def test_without_dense_tokens_the_rest_is_the_same(encoder, shard):
+    bare, _ = replace(encoder, layout=replace(encoder.layout, dense="none")).shard(0)
+    assert bare.dense is None
+    np.testing.assert_array_equal(bare.cls, shard.cls)
+    np.testing.assert_array_equal(bare.label, shard.label)
+
+
+def test_a_shard_is_the_same_each_time_and_tells_the_seconds_of_each_stage(encoder, shard, caplog):
+    with caplog.at_level(logging.WARNING):
+        again, seconds = encoder.shard(0)
+    for name in ("cls", "dense", "label", "count"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
+    assert set(seconds) == {"decode", "encode", "cluster"}
+    assert all(value > 0 for value in seconds.values())
+    assert not caplog.records

@@ -1,0 +1,255 @@
+"""Spherical k-means on the ignored tokens: window centres, Lloyd's updates, the scales, and FAISS."""
+
+import faiss
+import numpy as np
+import oracle_masks as oracle
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_world import random_dense, refused
+
+from data_cache.errors import UsageError
+from pipeline.kmeans import assign_faiss, backend, cluster, max_centres, normalised, spherical_kmeans, window_centres
+
+
+def case(seed, grid=(10, 8), share=0.6):
+    ignored = np.random.default_rng(seed).random(grid) < share
+    return random_dense(seed, grid), ignored
+
+
+def same(found, expected):
+    centres, masks, scales = expected
+    np.testing.assert_allclose(found.centres, centres, atol=1e-5)
+    np.testing.assert_array_equal(found.masks, masks)
+    np.testing.assert_array_equal(found.scale, scales)
+
+
+# -- initial centres (eq. 5) ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_a_centre_is_the_direction_of_the_mean_ignored_token_of_its_window_border_windows_partial(window, share):
+    dense, ignored = case(window, (10, 8), share)
+    centres = window_centres(normalised(dense), ignored, window)
+    np.testing.assert_allclose(centres, oracle.window_means(dense, ignored, window), atol=1e-6)
+
+
+def test_tokens_count_by_direction_not_by_length_in_the_window_mean():
+    dense = np.array([[[100.0, 0.0], [0.0, 1.0]]], np.float16)
+    found = cluster(dense, np.ones((1, 2), bool), assign_faiss, (3,))
+    np.testing.assert_allclose(found.centres, [[0.5**0.5, 0.5**0.5]], atol=1e-6)
+
+
+def test_windows_come_in_reading_order_and_those_without_ignored_tokens_give_no_centre():
+    tokens = np.eye(16, dtype=np.float32).reshape(4, 4, 16)
+    ignored = np.zeros((4, 4), bool)
+    ignored[0, 3] = ignored[3, 0] = ignored[2, 2] = True  # top right, bottom left, bottom right; none top left
+    assert window_centres(tokens, ignored, 2).argmax(axis=1).tolist() == [3, 12, 10]
+
+
+def test_a_window_mean_leaves_out_the_tokens_that_are_not_ignored():
+    tokens = np.eye(4, dtype=np.float32).reshape(2, 2, 4)
+    centres = window_centres(tokens, np.array([[True, False], [False, True]]), 2)
+    np.testing.assert_allclose(centres, [[0.5**0.5, 0, 0, 0.5**0.5]], atol=1e-6)
+
+
+# -- Lloyd's algorithm ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000), st.integers(1, 11), st.integers(1, 9), st.sampled_from([0.2, 0.7, 1.0]))
+def test_clusters_equal_a_plain_lloyd_loop_in_double_precision(seed, height, width, share):
+    dense, ignored = case(seed, (height, width), share)
+    if ignored.any():
+        same(cluster(dense, ignored, assign_faiss), oracle.clusters(dense, ignored))
+
+
+def test_there_are_ten_updates_and_one_last_assignment():
+    rng = np.random.default_rng(3)
+    points = oracle.unit(rng.normal(size=(600, 4))).astype(np.float32)
+    start = points[:12]
+    after = {updates: oracle.lloyd(points.astype(float), start.astype(float), updates) for updates in (9, 10, 11)}
+    for other in (9, 11):  # the case is only a test if one update more or less shows
+        assert np.abs(after[other][0] - after[10][0]).max() > 1e-3
+        assert (after[other][1] != after[10][1]).any()
+    centres, labels = spherical_kmeans(points, start, assign_faiss)
+    np.testing.assert_allclose(centres, after[10][0], atol=1e-5)
+    np.testing.assert_array_equal(labels, after[10][1])
+
+
+def test_centres_have_unit_length_after_the_updates():
+    dense, ignored = case(1)
+    np.testing.assert_allclose(np.linalg.norm(cluster(dense, ignored, assign_faiss).centres, axis=1), 1, atol=1e-6)
+
+
+def test_a_centre_empty_at_an_update_is_dropped():
+    points = oracle.unit([[1, 0, 0.1], [1, 0, -0.1], [0, 1, 0.1], [0, 1, -0.1]]).astype(np.float32)
+    start = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)
+    centres, labels = spherical_kmeans(points, start, assign_faiss)
+    np.testing.assert_allclose(centres, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
+    assert labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("seed", [310, 335, 820])
+def test_a_centre_that_only_a_later_update_empties_is_dropped_too(seed):
+    rng = np.random.default_rng(seed)
+    points, start = oracle.unit(rng.normal(size=(12, 3))), oracle.unit(rng.normal(size=(5, 3)))
+    assert len(oracle.lloyd(points, start, 1)[0]) == 5
+    centres, labels = spherical_kmeans(points.astype(np.float32), start.astype(np.float32), assign_faiss)
+    assert len(centres) == 4
+    np.testing.assert_array_equal(labels, oracle.lloyd(points, start)[1])
+
+
+def test_of_equal_centres_the_first_takes_all_and_the_others_are_dropped():
+    dense = np.tile(np.array([1, 2, 3], np.float16), (7, 7, 1))  # nine windows of side 3 give nine equal centres
+    found = cluster(dense, np.ones((7, 7), bool), assign_faiss, (3, 7))
+    assert found.scale.tolist() == [0, 1]
+    assert found.masks.all()
+
+
+def test_well_separated_planted_clusters_are_recovered():
+    rows, columns = np.indices((12, 12))
+    planted = 2 * (rows >= 7) + (columns >= 5)  # across the windows' borders
+    rng = np.random.default_rng(0)
+    dense = (3 * np.eye(8)[planted] + 0.2 * rng.normal(size=(12, 12, 8))).astype(np.float16)
+    found = cluster(dense, np.ones((12, 12), bool), assign_faiss, (6,))
+    np.testing.assert_array_equal(found.masks.argmax(axis=0), planted)
+
+
+# -- who takes part ------------------------------------------------------------------------------------------------
+
+
+def test_only_ignored_tokens_take_part():
+    dense, ignored = case(5)
+    other = np.where(ignored[..., None], dense, random_dense(99, ignored.shape))
+    assert (other != dense).any()
+    one, two = cluster(dense, ignored, assign_faiss), cluster(other, ignored, assign_faiss)
+    np.testing.assert_array_equal(one.centres, two.centres)
+    np.testing.assert_array_equal(one.masks, two.masks)
+    assert not one.masks[:, ~ignored].any()
+
+
+def test_each_ignored_token_is_in_one_mask_of_each_scale():
+    dense, ignored = case(6)
+    found = cluster(dense, ignored, assign_faiss)
+    for scale in (0, 1):
+        np.testing.assert_array_equal(found.masks[found.scale == scale].sum(axis=0), ignored)
+
+
+def test_each_scale_is_clustered_as_if_it_were_alone():
+    dense, ignored = case(7)
+    both = cluster(dense, ignored, assign_faiss, (3, 7))
+    for scale, window in enumerate((3, 7)):
+        alone = cluster(dense, ignored, assign_faiss, (window,))
+        np.testing.assert_array_equal(both.centres[both.scale == scale], alone.centres)
+        np.testing.assert_array_equal(both.masks[both.scale == scale], alone.masks)
+
+
+def test_where_nothing_is_ignored_there_are_no_centres():
+    found = cluster(random_dense(0), np.zeros((8, 8), bool), assign_faiss)
+    assert found.centres.shape == (0, 16)
+    assert found.masks.shape == (0, 8, 8)
+    assert found.scale.shape == (0,)
+
+
+def test_a_single_ignored_token_is_its_own_centre_at_each_scale():
+    dense, ignored = random_dense(0), np.zeros((8, 8), bool)
+    ignored[5, 2] = True
+    same(cluster(dense, ignored, assign_faiss), (oracle.unit(dense[5, 2])[None].repeat(2, 0), [ignored] * 2, [0, 1]))
+
+
+def test_one_window_over_everything_is_one_cluster_around_the_mean():
+    dense, ignored = case(8)
+    found = cluster(dense, ignored, assign_faiss, (10,))
+    np.testing.assert_array_equal(found.masks, ignored[None])
+    np.testing.assert_allclose(found.centres[0], oracle.unit(oracle.unit(dense)[ignored].mean(axis=0)), atol=1e-6)
+
+
+def test_an_image_does_not_depend_on_the_images_before_it_and_is_left_as_it_was():
+    dense, ignored = case(9)
+    copy = dense.copy()
+    first = cluster(dense, ignored, assign_faiss)
+    cluster(*case(10), assign_faiss)
+    again = cluster(dense, ignored, assign_faiss)
+    np.testing.assert_array_equal(first.centres, again.centres)
+    np.testing.assert_array_equal(first.masks, again.masks)
+    np.testing.assert_array_equal(dense, copy)
+
+
+@pytest.mark.parametrize(
+    ("grid", "windows", "most"), [((32, 32), (3, 7), 121 + 25), ((8, 9), (3,), 9), ((1, 1), (7,), 1)]
+)
+def test_max_centres_is_what_a_wholly_ignored_image_of_distinct_tokens_starts_with(grid, windows, most):
+    assert max_centres(grid, windows) == most
+    tokens = normalised(random_dense(0, grid))
+    assert sum(len(window_centres(tokens, np.ones(grid, bool), window)) for window in windows) == most
+
+
+# -- FAISS ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000), st.integers(1, 300), st.integers(1, 150), st.sampled_from([2, 16, 64]))
+def test_faiss_assigns_to_the_centre_of_greatest_inner_product(seed, points, centres, channels):
+    rng = np.random.default_rng(seed)
+    a, b = (normalised(rng.normal(size=(n, channels))) for n in (points, centres))
+    np.testing.assert_array_equal(assign_faiss(a, b), (a.astype(float) @ b.astype(float).T).argmax(axis=1))
+
+
+def test_faiss_goes_by_inner_product_not_by_distance():
+    assert assign_faiss(np.array([[1, 0]], np.float32), np.array([[1, 0], [3, 0]], np.float32)).tolist() == [1]
+
+
+@pytest.mark.parametrize("points", [1, 19, 20, 21, 64, 1024])
+@pytest.mark.parametrize("copies", [2, 3, 25])
+def test_faiss_gives_equal_similarities_to_the_lower_index(points, copies):
+    # 20 queries are where FAISS turns from plain loops to BLAS
+    rng = np.random.default_rng(points)
+    a, b = normalised(rng.normal(size=(points, 32))), normalised(rng.normal(size=(5, 32)))
+    expected = (a.astype(float) @ b.astype(float).T).argmax(axis=1)
+    np.testing.assert_array_equal(assign_faiss(a, np.concatenate([b] * copies)), expected)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_faiss_call_leaves_the_thread_counts_of_torch_and_faiss_alone(works):
+    # Depending on how the two were built they have one OpenMP runtime or two, hence both are set and read
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    points = np.eye(4, dtype=np.float32)
+    try:
+        torch.set_num_threads(3)
+        faiss.omp_set_num_threads(3)
+        if works:
+            assign_faiss(points, points)
+        else:
+            with pytest.raises(AssertionError):
+                assign_faiss(points, points[:, :2].copy())
+        assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == (3, 3)
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
+
+
+def test_faiss_searches_on_one_thread(monkeypatch):
+    seen, search = [], faiss.knn
+
+    def knn(*args, **options):
+        seen.append(faiss.omp_get_max_threads())
+        return search(*args, **options)
+
+    monkeypatch.setattr(faiss, "knn", knn)
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(2)
+        assign_faiss(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32))
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert seen == [1]
+
+
+def test_auto_and_faiss_are_faiss_and_other_backends_are_refused_by_name(monkeypatch):
+    assert backend("auto") == backend("faiss") == ("faiss", assign_faiss)
+    refused(lambda: backend("kmeans++"), "--kmeans kmeans++", "faiss", kind=UsageError)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    refused(lambda: backend("faiss-gpu"), "--kmeans faiss-gpu", "--kmeans faiss", kind=UsageError)

@@ -1,0 +1,138 @@
+"""Pseudo masks: which tokens are ignored, and what is stored of them."""
+
+import numpy as np
+import oracle_masks as oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_world import random_dense, refused
+
+from data_cache.errors import UsageError
+from data_cache.splits import Split
+from pipeline.masks import Masker, ignored_tokens
+
+SPLIT = Split(("sky", "road", "tree", "gnome"), ("tree",))
+VOID, SEEN, UNSEEN = 255, 1, 2
+
+
+def patch(*values):
+    """One 4 x 4 patch that holds these values, then seen ones."""
+    return np.array([*values, *[SEEN] * (16 - len(values))], np.uint8).reshape(4, 4)
+
+
+# -- ignored tokens ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ignored", "expected"), [(0, False), (7, False), (8, True), (9, True), (16, True)])
+@pytest.mark.parametrize("value", [VOID, UNSEEN])
+def test_a_token_is_ignored_from_exactly_half_of_its_patch_on(ignored, expected, value):
+    assert ignored_tokens(patch(*[value] * ignored), SPLIT, (1, 1)).tolist() == [[expected]]
+
+
+def test_void_and_unseen_pixels_count_together():
+    assert ignored_tokens(patch(*[VOID] * 4, *[UNSEEN] * 4), SPLIT, (1, 1)).all()
+    assert not ignored_tokens(patch(*[VOID] * 4, *[UNSEEN] * 3), SPLIT, (1, 1)).any()
+
+
+def test_without_a_label_map_every_token_is_ignored():
+    assert ignored_tokens(None, SPLIT, (3, 5)).all()
+    assert ignored_tokens(None, SPLIT, (3, 5)).shape == (3, 5)
+
+
+def test_a_patch_belongs_to_the_token_at_its_place():
+    label = np.full((8, 12), SEEN, np.uint8)
+    label[4:, 8:] = VOID
+    assert np.argwhere(ignored_tokens(label, SPLIT, (2, 3))).tolist() == [[1, 2]]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
+def test_ignored_tokens_equal_a_count_patch_by_patch(seed, rows, columns, height, width):
+    label = np.random.default_rng(seed).choice([0, 1, 2, 3, 255], (rows * height, columns * width)).astype(np.uint8)
+    expected = oracle.ignored_tokens(label, {UNSEEN}, (rows, columns))
+    np.testing.assert_array_equal(ignored_tokens(label, SPLIT, (rows, columns)), expected)
+
+
+# -- Masker --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("windows", [(3,), (3, 7), (2, 3, 5)])
+@pytest.mark.parametrize("threshold", [0.5, 0.8])
+def test_a_masker_is_ignored_tokens_then_clusters_then_votes(windows, threshold):
+    grid, rng = (9, 8), np.random.default_rng(5)
+    label = rng.choice([0, 1, 2, 255], (36, 32), p=[0.3, 0.2, 0.3, 0.2]).astype(np.uint8)
+    dense = random_dense(5, grid)
+    ignored = oracle.ignored_tokens(label, {UNSEEN}, grid)
+    assert 0 < ignored.sum() < ignored.size
+    expected = oracle.fused(*oracle.clusters(dense, ignored, windows), dense, threshold)
+    stored, count = Masker(SPLIT, grid, windows, threshold)(dense, label)
+    assert stored.dtype == np.uint8
+    np.testing.assert_array_equal(np.where(expected < 0, 255, expected), stored)
+    assert count == len(np.unique(expected[ignored]))
+
+
+def test_the_number_of_updates_reaches_the_clustering():
+    dense = random_dense(2, (12, 12))
+    maps = []
+    for updates in (1, 10):
+        clusters = oracle.clusters(dense, np.ones((12, 12), bool), (3, 7), updates)
+        maps.append(oracle.fused(*clusters, dense))
+        np.testing.assert_array_equal(Masker(SPLIT, (12, 12), updates=updates)(dense, None)[0], maps[-1])
+    assert (maps[0] != maps[1]).any()
+
+
+def test_an_image_without_ignored_tokens_has_no_labels_and_the_reserved_value_everywhere():
+    stored, count = Masker(SPLIT, (8, 8))(random_dense(0), np.full((32, 32), SEEN, np.uint8))
+    assert (stored == 255).all()
+    assert stored.dtype == np.uint8
+    assert count == 0
+
+
+def distinct(count):
+    """Tokens on an arc of the circle: every one is its own cluster."""
+    angles = np.linspace(0, 5, count)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)[None].astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "reserved"), [(253, "uint8", 255), (254, "uint8", 255), (255, "uint16", 65535)]
+)
+def test_labels_take_two_bytes_from_255_possible_ones_on(tokens, dtype, reserved):
+    masker = Masker(SPLIT, (1, tokens), windows=(1,), threshold=1.0)
+    stored, count = masker(distinct(tokens), None)
+    assert masker.dtype == stored.dtype.name == dtype
+    assert masker.attributes()["dtype"] == dtype
+    assert stored.ravel().tolist() == list(range(tokens))
+    assert count == tokens
+    assert (masker(distinct(tokens), np.zeros((2, 2 * tokens), np.uint8))[0] == reserved).all()
+
+
+def test_the_paper_s_grid_fits_into_one_byte():
+    assert Masker(SPLIT, (32, 32)).dtype == "uint8"  # 121 + 25 centres
+
+
+def test_attributes_tell_how_the_masks_are_made_with_the_paper_s_values_as_defaults():
+    assert Masker(SPLIT, (8, 8)).attributes() == {
+        "unseen": ["tree"],
+        "windows": [3, 7],
+        "threshold": 0.8,
+        "updates": 10,
+        "backend": "faiss",
+        "dtype": "uint8",
+    }
+    changed = Masker(SPLIT, (8, 8), (2,), 0.5, 3, "faiss").attributes()
+    assert (changed["windows"], changed["threshold"], changed["updates"]) == ([2], 0.5, 3)
+
+
+def test_an_unknown_backend_is_refused_before_any_image():
+    refused(lambda: Masker(SPLIT, (8, 8), kmeans="magic").attributes(), "--kmeans magic", kind=UsageError)
+
+
+def test_the_same_image_gives_the_same_masks_whatever_came_before():
+    masker, dense = Masker(SPLIT, (8, 8)), random_dense(1)
+    first, count = masker(dense, None)
+    masker(random_dense(2), None)
+    again, count_again = Masker(SPLIT, (8, 8))(dense, None)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, masker(dense, None)[0])
+    assert count == count_again > 1

@@ -1,0 +1,291 @@
+"""Stage 1 as a whole: planned without a trace, resumed without a difference."""
+
+from collections import namedtuple
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from tiny_world import CLASSES, CONFIG, draw_folder, refused, tiny_clip
+
+from data_cache.datasets import open_dataset
+from data_cache.errors import UsageError
+from data_cache.journal import Journal
+from data_cache.schema import Layout
+from data_cache.splits import Split
+from data_cache.store import Cache
+from pipeline import precompute
+from pipeline.encode import Encoder
+from pipeline.masks import Masker
+from pipeline.precompute import MASKS, Job, Settings, execute, plan
+from pipeline.prompts import PROMPTS
+from pipeline.weights import CLIPSource
+
+IMAGES, SHARD, SHARDS, TRUNCATED = 10, 3, 4, 4
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return draw_folder(tmp_path_factory.mktemp("own"), IMAGES, truncated={TRUNCATED})
+
+
+@pytest.fixture
+def settings(root, tmp_path):
+    return Settings(
+        "folder",
+        tmp_path / "out/new.zarr",
+        root,
+        clip=CLIPSource(CONFIG, "random"),
+        device="cpu",
+        shard=SHARD,
+        unseen="tree",
+    )
+
+
+@pytest.fixture(scope="module")
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def done(root, tmp_path_factory, told):
+    """Settings and summary of a run that nothing disturbed."""
+    cache = tmp_path_factory.mktemp("done") / "own.zarr"
+    clip = CLIPSource(CONFIG, "random")
+    settings = Settings("folder", cache, root, clip=clip, device="cpu", shard=SHARD, unseen="tree")
+    return settings, execute(plan(settings), told.append)
+
+
+def tree(folder):
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in sorted(folder.rglob("*"))}
+
+
+def arrays(cache):
+    nodes = zarr.open_group(cache, mode="r").members(max_depth=None)
+    return {name: node[:] for name, node in nodes if isinstance(node, zarr.Array)}
+
+
+def same_arrays(one, other):
+    a, b = arrays(one), arrays(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def shards_run(monkeypatch):
+    """Keeps count of the shards that are worked on."""
+    numbers, run = [], Job.run
+
+    def counted(job, shard, tell):
+        numbers.append(shard)
+        return run(job, shard, tell)
+
+    monkeypatch.setattr(Job, "run", counted)
+    return numbers
+
+
+# -- a run that nothing disturbs -----------------------------------------------------------------------------------
+
+
+def test_a_plan_writes_nothing_and_tells_what_will_be_done(settings, root, tmp_path):
+    before = tree(tmp_path), tree(root)
+    work = plan(settings)
+    assert (tree(tmp_path), tree(root)) == before
+    assert work.pending == list(range(SHARDS))
+    assert work.images == IMAGES
+    assert work.bytes == {"cls": IMAGES * 64 * 2, "dense": IMAGES * 64 * 64 * 2, "masks": IMAGES * 64}
+
+
+def test_the_cache_holds_what_an_encoder_gives_shard_by_shard(done, root):
+    layout = Layout(IMAGES, 1, 64, (8, 8), SHARD, "float16")
+    masker = Masker(Split(CLASSES, ("tree",)), (8, 8))
+    encoder = Encoder(tiny_clip(), open_dataset("folder", root, "train"), masker, layout)
+    stored = arrays(done[0].cache)
+    for number in range(SHARDS):
+        expected, _ = encoder.shard(number)
+        span = slice(number * SHARD, (number + 1) * SHARD)
+        names = {"image/size": "size", "view/box": "box", "view/flip": "flip", "cls": "cls", "dense": "dense"}
+        names |= {f"image/{name}": name for name in ("status", "content_hash", "label_hash")}
+        names |= {f"masks/{MASKS}/{name}": name for name in ("label", "count")}
+        for array, field in names.items():
+            np.testing.assert_array_equal(stored[array][span], getattr(expected, field), err_msg=array)
+    assert stored["image/id"].tolist() == [f"images/{index:02}.png" for index in range(IMAGES)]
+    assert stored["image/path"].tolist() == stored["image/id"].tolist()
+
+
+def test_the_cache_holds_the_text_features_of_all_classes(done):
+    texts = Cache(done[0].cache).texts()
+    assert (texts.name, texts.classes, texts.templates) == ("zegclip15", CLASSES, PROMPTS["zegclip15"])
+    np.testing.assert_array_equal(texts.features, tiny_clip().encode_text(CLASSES, PROMPTS["zegclip15"]))
+
+
+def test_the_summary_names_the_images_that_failed_and_why(done):
+    _, summary = done
+    assert (summary.images, summary.encoded) == (IMAGES, IMAGES)
+    ((name, reason),) = summary.failures
+    assert name == f"images/{TRUNCATED:02}.png"
+    assert name in reason
+    assert {"decode", "encode", "cluster", "write"} <= summary.stages.keys()
+
+
+def test_progress_adds_up_to_all_images(done, told):
+    assert sum(told) == IMAGES
+
+
+def test_a_second_run_finds_nothing_to_do_and_changes_nothing(done, monkeypatch):
+    settings, summary = done
+    before, ran = tree(settings.cache), shards_run(monkeypatch)
+    work = plan(settings)
+    assert (work.pending, work.images, sum(work.bytes.values())) == ([], 0, 0)
+    again = execute(work)
+    assert (again.encoded, again.images, again.failures) == (0, IMAGES, summary.failures)
+    assert (tree(settings.cache), ran) == (before, [])
+
+
+# -- runs that are disturbed ---------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_is_finished_by_the_next_and_ends_the_same(done, settings, monkeypatch):
+    ran, run = shards_run(monkeypatch), Job.run
+    broken = {2: RuntimeError("power cut"), 3: RuntimeError("power cut")}
+
+    def dying(job, shard, tell):
+        if shard in broken:
+            raise broken[shard]
+        return run(job, shard, tell)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", dying)
+        with pytest.raises(RuntimeError, match="power cut"):
+            execute(plan(settings))
+    assert sorted(ran) == [0, 1]
+    ran.clear()
+    work = plan(settings)
+    assert (work.pending, work.images) == ([2, 3], 4)
+    assert execute(work).encoded == 4
+    assert sorted(ran) == [2, 3]
+    same_arrays(settings.cache, done[0].cache)
+
+
+def test_a_shard_written_but_not_declared_done_is_done_again(done, settings, monkeypatch):
+    commit = Journal.commit
+
+    def torn(journal, shard, *rest):
+        if shard == 1:
+            array = journal._root / "cls/c/1/0/0"
+            assert array.is_file()  # its numbers are all there
+            array.write_bytes(array.read_bytes()[:50])  # or half of them
+            (array.parent / "new.partial").write_bytes(b"half")
+            raise RuntimeError("power cut")
+        return commit(journal, shard, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "commit", torn)
+        with pytest.raises(RuntimeError, match="power cut"):
+            execute(plan(settings))
+    ran = shards_run(monkeypatch)
+    pending = plan(settings).pending
+    assert 1 in pending
+    assert 0 not in pending
+    execute(plan(settings))
+    assert sorted(ran) == pending
+    same_arrays(settings.cache, done[0].cache)
+    assert not list(settings.cache.rglob("*.partial"))
+
+
+# -- options -------------------------------------------------------------------------------------------------------
+
+
+def test_without_dense_tokens_no_dense_array_is_stored_and_the_rest_is_the_same(done, settings):
+    bare = replace(settings, dense="none")
+    work = plan(bare)
+    assert work.bytes["dense"] == 0
+    execute(work)
+    there, full = arrays(bare.cache), arrays(done[0].cache)
+    assert there.keys() == full.keys() - {"dense"}
+    assert not (bare.cache / "dense").exists()
+    for name in there.keys() - {"journal"}:  # whose records list the files of dense
+        np.testing.assert_array_equal(there[name], full[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"clip": CLIPSource(CONFIG, "random", 64)}, ["clip.image_size: 128 there, 64 here"]),
+        ({"precision": "bf16"}, ["clip.precision: fp32 there, bf16 here"]),
+        ({"dense": "none"}, ["dense: float16 there, none here"]),
+        ({"shard": 5}, ["shard: 3 there, 5 here"]),
+        ({"limit": 6}, ["dataset.images: 10 there, 6 here"]),
+        ({"unseen": "sky"}, ["masks.unseen: ['tree'] there, ['sky'] here"]),
+        ({"unseen": "sky", "shard": 5}, ["masks.unseen", "shard: 3 there, 5 here"]),
+    ],
+)
+def test_a_cache_of_other_settings_is_refused_with_the_difference_and_left_alone(done, change, words):
+    settings, _ = done
+    before = tree(settings.cache)
+    refused(lambda: plan(replace(settings, **change)), settings.cache, "--cache", *words)
+    assert tree(settings.cache) == before
+
+
+def test_other_weights_of_the_same_name_are_refused(done, tmp_path):
+    state = tiny_clip().model.state_dict()
+    state["visual.proj"][0, 0] += 1
+    torch.save(state, tmp_path / "w.pt")
+    other = replace(done[0], clip=CLIPSource(CONFIG, str(tmp_path / "w.pt")))
+    refused(lambda: plan(other), "clip.weights_sha256")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shard": 0}, ["--shard 0"]),
+        ({"dense": "float8"}, ["--dense float8", "none"]),
+        ({"kmeans": "magic"}, ["--kmeans magic"]),
+        ({"precision": "fp8"}, ["--precision fp8"]),
+        ({"device": "abacus"}, ["--device abacus"]),
+        ({"unseen": "unicorn"}, ["--unseen", "unicorn"]),
+        ({"unseen": None}, ["--unseen"]),
+        ({"clip": CLIPSource(CONFIG, "random", 100)}, ["--image-size 100"]),
+    ],
+)
+def test_an_impossible_option_is_refused_before_anything_is_written(settings, tmp_path, change, words):
+    refused(lambda: plan(replace(settings, **change)), *words, kind=UsageError)
+    assert tree(tmp_path) == {}
+
+
+# -- disks and pictures --------------------------------------------------------------------------------------------
+
+
+def full_disk(monkeypatch, free):
+    usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr(precompute.shutil, "disk_usage", lambda _: usage(10**12, 10**12 - free, free))
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written_naming_dense_none(settings, tmp_path, monkeypatch):
+    need = sum(plan(settings).bytes.values())
+    full_disk(monkeypatch, need - 1)
+    refused(lambda: plan(settings), settings.cache, "GiB", "--dense none", "--cache")
+    assert "--dense" not in refused(lambda: full_disk(monkeypatch, 100) or plan(replace(settings, dense="none")))
+    assert tree(tmp_path) == {}
+    full_disk(monkeypatch, need)
+    assert plan(settings).images == IMAGES
+
+
+def test_a_full_disk_does_not_matter_when_nothing_is_left_to_write(done, monkeypatch):
+    full_disk(monkeypatch, 0)
+    assert plan(done[0]).pending == []
+
+
+def test_a_dataset_of_nothing_but_bad_images_is_refused_before_anything_is_written(settings, tmp_path):
+    bad = draw_folder(tmp_path / "bad", 6, truncated=range(6))
+    before = tree(tmp_path)
+    refused(lambda: plan(replace(settings, root=bad)), "00.png")
+    assert tree(tmp_path) == before
+
+
+def test_something_else_at_the_cache_s_place_is_refused_and_left_alone(settings):
+    settings.cache.mkdir(parents=True)
+    (settings.cache / "thesis.txt").write_text("precious")
+    refused(lambda: plan(settings), settings.cache)
+    assert (settings.cache / "thesis.txt").read_text() == "precious"

@@ -1,0 +1,209 @@
+"""Where a CLIP's weights come from, and what is said, in one line, when they cannot be had."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_world import CONFIG, CPU, picture, refused, tiny_clip
+
+from data_cache.errors import UsageError
+from pipeline.clip import FrozenCLIP, resolve_precision
+from pipeline.weights import CLIPSource
+
+IMAGES = picture(0, 128, 128)[None]
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Weights that are not those of `random`."""
+    generator = torch.Generator().manual_seed(7)
+    weights = tiny_clip().model.state_dict()
+    return {
+        name: value + 0.02 * torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+
+
+@pytest.fixture(params=["safetensors", "pt"])
+def checkpoint(request, state, tmp_path):
+    path = tmp_path / f"weights.{request.param}"
+    if request.param == "pt":
+        torch.save(state, path)
+    else:
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    return path
+
+
+# -- random and local weights --------------------------------------------------------------------------------------
+
+
+def test_random_weights_are_the_same_each_time_and_leave_torch_s_generator_alone():
+    torch.manual_seed(1)
+    first = tiny_clip().weights_hash
+    after = torch.rand(1)
+    torch.manual_seed(2)
+    assert tiny_clip().weights_hash == first
+    torch.manual_seed(1)
+    assert torch.rand(1) == after
+
+
+def test_a_local_checkpoint_is_loaded_whole(checkpoint, state):
+    loaded = tiny_clip(checkpoint)
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    other = tiny_clip()
+    other.model.load_state_dict(state)
+    np.testing.assert_array_equal(loaded.encode(IMAGES).dense, other.encode(IMAGES).dense)
+    assert (loaded.encode(IMAGES).dense != tiny_clip().encode(IMAGES).dense).any()
+
+
+def test_other_weights_have_another_hash_and_equal_ones_the_same_in_any_file_and_precision(tmp_path, state):
+    torch.save(state, tmp_path / "a.pt")
+    save_file(state, tmp_path / "b.safetensors")
+    name = "visual.transformer.resblocks.2.mlp.c_proj.bias"
+    nudged = {**state, name: state[name].clone()}
+    nudged[name][5] = torch.nextafter(nudged[name][5], torch.tensor(9.0))  # a single bit
+    torch.save(nudged, tmp_path / "c.pt")
+    a, b, c = (tiny_clip(tmp_path / file).weights_hash for file in ("a.pt", "b.safetensors", "c.pt"))
+    assert a == b == tiny_clip(tmp_path / "a.pt", precision="bf16").weights_hash
+    assert len({a, c, tiny_clip().weights_hash}) == 3
+
+
+def test_position_embeddings_are_resized_bicubically_to_another_image_size(tmp_path, state):
+    torch.save(state, tmp_path / "w.pt")
+    clip = tiny_clip(tmp_path / "w.pt", image_size=192)
+    assert (clip.image_size, clip.grid) == (192, (12, 12))
+    stored = state["visual.positional_embedding"]
+    grid = stored[1:].reshape(1, 8, 8, -1).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, (12, 12), mode="bicubic", antialias=True, align_corners=False)
+    expected = torch.cat([stored[:1], grid[0].flatten(1).T])
+    torch.testing.assert_close(clip.model.visual.positional_embedding, expected)
+    assert clip.encode(picture(0, 192, 192)[None]).dense.shape == (1, 12, 12, 64)
+
+
+def test_a_config_file_brings_its_own_image_size_and_an_option_overrides_it():
+    assert (tiny_clip().image_size, tiny_clip().grid) == (128, (8, 8))
+    assert (tiny_clip(image_size=64).image_size, tiny_clip(image_size=64).grid) == (64, (4, 4))
+
+
+def test_a_named_model_runs_at_the_paper_s_512_pixels_unless_told_otherwise(monkeypatch):
+    sizes = []
+
+    def create_model(name, pretrained, force_image_size):
+        sizes.append(force_image_size)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    refused(CLIPSource("ViT-B-16", "random").load, "enough")
+    refused(CLIPSource("ViT-B-16", "random", 224).load, "enough")
+    assert sizes == [512, 224]
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def clip(name, weights="random", image_size=None):
+    return lambda: FrozenCLIP(CLIPSource(str(name), str(weights), image_size), "fp32", CPU)
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Refusals that need no model must not build one, or fetch anything."""
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("a model was built"))
+
+
+@pytest.mark.usefixtures("no_model")
+class TestBeforeAModelIsBuilt:
+    def test_an_unknown_name_is_refused_with_near_ones(self):
+        refused(clip("ViT-B-61"), "--clip", "'ViT-B-61'", "did you mean", "ViT-B-16", kind=UsageError)
+        refused(clip("zzzzzz"), "--clip", "'zzzzzz'", kind=UsageError)
+
+    @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14", "RN50"])
+    def test_openai_weights_without_quickgelu_are_refused_and_the_right_name_told(self, name):
+        refused(clip(name, "openai"), f"--clip {name}", "openai", "-quickgelu", kind=UsageError)
+
+    def test_weights_without_quickgelu_in_a_quickgelu_model_are_refused_too(self):
+        refused(clip("ViT-B-16-quickgelu", "laion2b_s34b_b88k"), "--clip-weights laion2b_s34b_b88k", kind=UsageError)
+
+    def test_a_local_file_named_after_openai_is_held_to_the_same(self, tmp_path):
+        (tmp_path / "vit_b_16-openai.pt").write_bytes(b"")
+        refused(clip("ViT-B-16", tmp_path / "vit_b_16-openai.pt"), "--clip ViT-B-16", "-quickgelu", kind=UsageError)
+
+    def test_an_unknown_tag_is_refused_with_the_known_ones(self):
+        refused(clip("ViT-B-16", "laion3b"), "--clip-weights laion3b", "openai", "laion400m_e31", kind=UsageError)
+
+    @pytest.mark.parametrize("name", ["ViT-B-16", CONFIG])
+    def test_a_missing_checkpoint_is_refused(self, name, tmp_path):
+        refused(clip(name, tmp_path / "gone.pt"), "--clip-weights", tmp_path / "gone.pt", kind=UsageError)
+
+    @pytest.mark.parametrize("text", ["{broken", "[1, 2]", '"text"', '{"embed_dim": 64}', '{"model_cfg": 3}', ""])
+    def test_a_broken_config_is_refused(self, text, tmp_path):
+        (tmp_path / "own.json").write_text(text)
+        refused(clip(tmp_path / "own.json"), "--clip", tmp_path / "own.json", kind=UsageError)
+
+    def test_a_missing_config_is_refused(self, tmp_path):
+        refused(clip(tmp_path / "gone.json"), "--clip", tmp_path / "gone.json", kind=UsageError)
+
+
+def test_a_resnet_is_refused():
+    refused(clip("RN50", image_size=224), "--clip RN50", "ViT", kind=UsageError)
+
+
+def test_a_config_with_a_resnet_is_refused(tmp_path):
+    config = json.loads(Path(CONFIG).read_text())
+    config["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    (tmp_path / "resnet.json").write_text(json.dumps(config))
+    refused(clip(tmp_path / "resnet.json"), "--clip resnet", "vision transformer", kind=UsageError)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {"attentional_pool": True, "attn_pooler_heads": 4},  # CoCa's
+        {"pool_type": "avg"},
+        {"final_ln_after_pool": True},
+    ],
+)
+def test_a_pooled_image_embedding_is_refused(tmp_path, pooling):
+    config = json.loads(Path(CONFIG).read_text())
+    config["vision_cfg"].update(pooling)
+    (tmp_path / "pooled.json").write_text(json.dumps(config))
+    refused(clip(tmp_path / "pooled.json"), "--clip pooled", "pooled, not a CLS token", kind=UsageError)
+
+
+@pytest.mark.parametrize("size", [100, 129, 8])
+def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(size):
+    refused(clip(CONFIG, image_size=size), f"--image-size {size}", "16", kind=UsageError)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(tmp_path, state):
+    name = "visual.class_embedding"
+    for file, change in {"short.pt": {name: torch.zeros(7)}, "strange.pt": {"visual.stranger": torch.zeros(1)}}.items():
+        torch.save({**state, **change}, tmp_path / file)
+        refused(clip(CONFIG, tmp_path / file), "--clip-weights", tmp_path / file, *change)
+    torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "hollow.pt")
+    refused(clip(CONFIG, tmp_path / "hollow.pt"), "--clip-weights", tmp_path / "hollow.pt", name)
+
+
+@pytest.mark.parametrize("file", ["junk.pt", "junk.safetensors"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, file):
+    (tmp_path / file).write_bytes(b"not weights at all")
+    refused(clip(CONFIG, tmp_path / file), "--clip-weights", tmp_path / file)
+
+
+def test_weights_that_cannot_be_fetched_are_refused_with_the_way_round(monkeypatch):
+    def create_model(*_, **__):
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    refused(clip("ViT-B-16-quickgelu", "openai"), "--clip-weights openai", "no route to host", "random")
+
+
+def test_precision_is_single_on_a_cpu_unless_named_and_unknown_ones_are_refused():
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert [resolve_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+    refused(lambda: resolve_precision("fp8", CPU), "--precision fp8", "bf16", kind=UsageError)

@@ -1,0 +1,68 @@
+"""A tiny CLIP and small picture folders for the tests of this room."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_cache.errors import UserError
+from pipeline.clip import FrozenCLIP
+from pipeline.weights import CLIPSource
+
+CONFIG = str(Path(__file__).parents[2] / "examples/tiny-vit.json")
+"""128 px, 16 px patches, 64 channels."""
+CLASSES = ("sky", "road", "tree", "garden gnome")
+CPU = torch.device("cpu")
+
+
+def tiny_clip(weights="random", precision="fp32", image_size=None, config=CONFIG):
+    return FrozenCLIP(CLIPSource(str(config), str(weights), image_size), precision, CPU)
+
+
+def random_dense(seed, grid=(8, 8), channels=16, spread=1.0):
+    """Tokens that vary slowly over the grid, as CLIP's do, already rounded to float16."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(-(-grid[0] // 3), -(-grid[1] // 3), channels))
+    smooth = coarse.repeat(3, 0).repeat(3, 1)[: grid[0], : grid[1]]
+    return (smooth + spread * rng.normal(size=(*grid, channels))).astype(np.float16)
+
+
+def picture(seed, height=90, width=120):
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (4, 5, 3)).repeat(-(-height // 4), 0).repeat(-(-width // 5), 1)[:height, :width]
+    return np.clip(blocks + rng.normal(0, 12, blocks.shape), 0, 255).astype(np.uint8)
+
+
+def label_map(seed, height=90, width=120):
+    rng = np.random.default_rng(1000 + seed)
+    coarse = rng.choice([0, 1, 2, 3, 255], (3, 4))
+    return coarse.repeat(-(-height // 3), 0).repeat(-(-width // 4), 1)[:height, :width].astype(np.uint8)
+
+
+def draw_folder(root, images, truncated=(), misfit=(), unlabelled=()):
+    """`images` pictures 00.png, 01.png, ... with label maps; some of them spoilt as named."""
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    for index in range(images):
+        file = root / f"images/{index:02}.png"
+        Image.fromarray(picture(index)).save(file)
+        if index in truncated:
+            file.write_bytes(file.read_bytes()[:200])
+        if index not in unlabelled:
+            label = label_map(index)[: 40 if index in misfit else None]
+            Image.fromarray(label).save(root / f"labels/{index:02}.png")
+    return root
+
+
+def refused(action, *words, kind=UserError):
+    """The error of an action, after checking that it is of this kind, one line, and has these words."""
+    with pytest.raises(UserError) as error:
+        action()
+    assert type(error.value) is kind
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert str(word) in str(error.value)
+    return str(error.value)

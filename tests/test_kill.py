@@ -1,0 +1,78 @@
+"""Killed at the worst instants and run again, a cache ends as if nothing had happened."""
+
+import pytest
+from command_line import TINY, in_a_process
+
+from data_cache.store import Cache
+
+KILL = """
+import os, signal
+from data_cache.store import Cache
+from data_cache.journal import Journal
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+"""
+CHUNKS_WITHOUT_RECORD = (
+    KILL
+    + """
+commits = []
+commit = Journal.commit
+def dying(self, *a):
+    commits.append(a)
+    return kill() if len(commits) == 3 else commit(self, *a)
+Journal.commit = dying
+"""
+)
+BETWEEN_THE_TWO_RECORDS = CHUNKS_WITHOUT_RECORD.replace("== 3", "== 4")
+HALF_THE_ARRAYS = (
+    KILL
+    + """
+import zarr
+writes = []
+write = zarr.Array.__setitem__
+def dying(self, *a):
+    write(self, *a)
+    if self.path == "cls":
+        writes.append(a)
+        if len(writes) == 2: kill()
+zarr.Array.__setitem__ = dying
+"""
+)
+HALF_A_FILE = (
+    KILL
+    + """
+import zarr.storage._local as local
+put = local._put
+def dying(path, value, exclusive=False):
+    if "/cls/c/1" in path.as_posix():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".0123.partial").write_bytes(value.to_bytes()[:20])
+        kill()
+    return put(path, value, exclusive)
+local._put = dying
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        pytest.param(CHUNKS_WITHOUT_RECORD, id="chunks-without-record"),
+        pytest.param(BETWEEN_THE_TWO_RECORDS, id="between-the-two-records"),
+        pytest.param(HALF_THE_ARRAYS, id="half-the-arrays"),
+        pytest.param(HALF_A_FILE, id="half-a-file"),
+    ],
+)
+def test_killed_in_mid_shard_and_rerun_every_file_equals_an_uninterrupted_run(clipteacher, drawn, tmp_path, instant):
+    def arguments(cache):
+        data = ("--dataset", "folder", "--root", drawn, "--unseen", "disc", "--shard", 2)
+        return ("precompute", *data, *TINY, "--cache", cache, "--json")
+
+    killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
+    assert in_a_process(*arguments(killed), prelude=instant).returncode == -9
+    pending = Cache(killed).pending("default")
+    assert pending == [1, 2]
+
+    assert clipteacher.good(*arguments(killed)).json["encoded"] == 4
+    clipteacher.good(*arguments(whole))
+    files = [{f.relative_to(c): f.read_bytes() for f in c.rglob("*") if f.is_file()} for c in (killed, whole)]
+    assert files[0] == files[1]

@@ -1,0 +1,72 @@
+"""A dataset and a cache of it, made once by the real pipeline with a tiny untrained CLIP."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from scenery import UNSEEN, draw_folder
+
+from pipeline.precompute import Settings, execute, plan
+from pipeline.weights import CLIPSource
+from trainer.config import TrainConfig
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class World(NamedTuple):
+    """Where the drawn dataset and its cache are."""
+
+    root: Path
+    cache: Path
+
+
+def make_cache(root: Path, cache: Path) -> None:
+    """Precompute a `folder` dataset."""
+    source = CLIPSource(str(REPOSITORY / "examples/tiny-vit.json"), "random")
+    settings = Settings("folder", cache, root, clip=source, device="cpu", precision="fp32", shard=4, unseen=UNSEEN)
+    execute(plan(settings))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # tensors are tiny here: a second thread only waits, for long where others use the machine too
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    root, cache = draw_folder(folder / "photographs"), folder / "folder.zarr"
+    make_cache(root, cache)
+    return World(root, cache)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(world: World) -> Callable[..., TrainConfig]:
+    """A config for the drawn dataset: a small student at 64 px on the CPU; keywords override it."""
+
+    def build(**given: object) -> TrainConfig:
+        defaults = {
+            "cache": str(world.cache),
+            "arch": "segformer",
+            "encoder": "mit_b0",
+            "encoder_weights": "none",
+            "size": 64,
+            "batch_size": 4,
+            "device": "cpu",
+            "workers": 0,
+            "log_every": 1,
+        }
+        return TrainConfig(**(defaults | given))
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_left_to_chance() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,164 @@
+"""What a training step reads: targets, order, replayed views, the cached teacher."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scenery import UNSEEN, draw_folder
+
+from data_cache.datasets import open_dataset
+from data_cache.errors import UserError
+from data_cache.splits import make_split
+from data_cache.store import Cache, Loaded
+from trainer.data import Batch, CachedTeacher, Stream, ViewSet, batches, joint_target
+
+SEEN = 3
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+@settings(max_examples=50, deadline=None)
+def test_a_pixel_has_its_seen_label_else_the_pseudo_label_of_its_token_else_none(seed, size, grid):
+    rng = np.random.default_rng(seed)
+    seen, pseudo = rng.integers(-1, SEEN, (2, *size)), rng.integers(-1, 4, (2, *grid))
+    found = joint_target(torch.tensor(seen), torch.tensor(pseudo), SEEN).numpy()
+    for b, y, x in np.ndindex(seen.shape):
+        token = pseudo[b, y * grid[0] // size[0], x * grid[1] // size[1]]
+        expected = seen[b, y, x] if seen[b, y, x] >= 0 else (SEEN + token if token >= 0 else -1)
+        assert found[b, y, x] == expected
+
+
+@given(items=st.integers(1, 20), batch=st.integers(1, 7), seed=st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_each_item_comes_once_an_epoch(items, batch, seed):
+    stream = Stream(items, batch, seed)
+    order = [item for step in range(items * 3) for item in stream.batch(step)]
+    assert all(len(stream.batch(step)) == batch for step in range(3))
+    for epoch in range(len(order) // items):
+        assert sorted(order[epoch * items : (epoch + 1) * items]) == list(range(items))
+
+
+def test_order_depends_on_seed_and_step_alone():
+    stream = Stream(50, 8, 3)
+    late = stream.batch(17)
+    assert [stream.batch(step) for step in (3, 17, 0)][1] == late == Stream(50, 8, 3).batch(17)
+    assert Stream(50, 8, 4).batch(17) != late
+    assert stream.batch(0) != Stream(50, 50, 3).batch(1)[:8]
+
+
+def test_epochs_have_orders_of_their_own():
+    stream = Stream(30, 30, 0)
+    assert stream.batch(0) != stream.batch(1)
+
+
+@pytest.fixture(scope="module")
+def material(world):
+    dataset = open_dataset("folder", world.root, "train")
+    return dataset, make_split("folder", dataset.classes, UNSEEN), Cache(world.cache).load("default")
+
+
+def failing(loaded: Loaded, *indices: int) -> Loaded:
+    ok = loaded.ok.copy()
+    ok[list(indices)] = False
+    return Loaded(**(vars(loaded) | {"ok": ok}))
+
+
+def test_batches_resumed_at_a_step_are_the_tail_of_the_whole(material):
+    views = ViewSet(*material, 32)
+    stream = Stream(len(views), 3, 1)
+    whole, tail = list(batches(views, stream, 0, 6, 0)), list(batches(views, stream, 4, 6, 0))
+    assert (len(whole), len(tail)) == (6, 2)
+    for one, other in zip(whole[4:], tail, strict=True):
+        for name in ("images", "seen", "image", "view"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_worker_processes_give_the_same_batches(material):
+    views = ViewSet(*material, 32)
+    stream = Stream(len(views), 4, 1)
+    for one, other in zip(batches(views, stream, 0, 3, 0), batches(views, stream, 0, 3, 2), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.image, other.image)
+
+
+def test_failed_images_are_skipped_and_indices_stay_aligned(material):
+    dataset, split, loaded = material
+    views = ViewSet(dataset, split, failing(loaded, 0, 3), 32)
+    assert [views[item][2] for item in range(len(views))] == [1, 2, 4, 5, 6, 7]
+    pixels, _, index, view = views[1]
+    expected = Image.fromarray(dataset.image(2)).resize((32, 32), Image.Resampling.BICUBIC)
+    assert (index, view) == (2, 0)
+    np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), np.array(expected))
+
+
+def test_seen_labels_are_ranks_among_seen_classes_and_all_else_is_unlabelled(material):
+    dataset, split, loaded = material
+    # cow and house are hidden; sky, grass and road keep their order
+    rank = {0: 0, 1: 1, 2: 2, 3: -1, 4: -1, 255: -1}
+    views = ViewSet(dataset, split, loaded, 64)
+    label = dataset.label(0)
+    assert label.shape == (64, 64)
+    np.testing.assert_array_equal(views[0][1].numpy(), np.vectorize(rank.get)(label))
+
+
+def test_hiding_the_first_class_shifts_the_ranks_of_the_others(material):
+    dataset, _, loaded = material
+    views = ViewSet(dataset, make_split("folder", dataset.classes, "sky,road"), loaded, 64)
+    rank = {0: -1, 1: 0, 2: -1, 3: 1, 4: 2, 255: -1}
+    np.testing.assert_array_equal(views[0][1].numpy(), np.vectorize(rank.get)(dataset.label(0)))
+
+
+def test_an_image_without_a_label_map_is_unlabelled_everywhere(tmp_path, material):
+    root = draw_folder(tmp_path / "photographs")
+    (root / "labels/1.png").unlink()
+    views = ViewSet(open_dataset("folder", root, "train"), *material[1:], 32)
+    assert (views[1][1] == -1).all()
+    assert (views[0][1] >= 0).any()
+
+
+def test_a_flipped_crop_is_replayed_on_image_and_label_alike(material):
+    dataset, split, loaded = material
+    box, flip = loaded.box.copy(), loaded.flip.copy()
+    box[0, 0], flip[0, 0] = (8, 16, 40, 48), True
+    pixels, seen, _, _ = ViewSet(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[0]
+    image, label = dataset.load(0)
+    np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image[8:40, 16:48][:, ::-1])
+    np.testing.assert_array_equal(seen.numpy(), np.where(label < 3, label.astype(int), -1)[8:40, 16:48][:, ::-1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_vanished_is_told_in_one_line(tmp_path, material, workers):
+    root = draw_folder(tmp_path / "photographs")
+    dataset = open_dataset("folder", root, "train")
+    (root / "images/2.png").write_bytes(b"no picture")
+    views = ViewSet(dataset, *material[1:], 32)
+    with pytest.raises(UserError, match=r"2\.png") as error:
+        list(batches(views, Stream(8, 8, 0), 0, 1, workers))
+    assert "\n" not in str(error.value)
+
+
+def test_cached_teacher_returns_the_stored_cls_tokens_exactly(world, material):
+    loaded = material[2]
+    stored = Cache(world.cache).group["cls"][:]
+    image = torch.tensor([5, 0, 5])
+    batch = Batch(torch.zeros(3, 3, 64, 64), torch.full((3, 64, 64), -1), image, torch.zeros(3, dtype=torch.long))
+    taught = CachedTeacher(loaded, SEEN)(batch)
+    assert taught.cls.dtype == torch.float32
+    np.testing.assert_array_equal(taught.cls.numpy(), stored[[5, 0, 5], 0].astype(np.float32))
+    assert torch.equal(taught.image, image)
+
+
+@pytest.mark.parametrize(("dtype", "reserved"), [("uint8", 255), ("uint16", 65535)])
+def test_cached_teacher_reads_pseudo_labels_of_either_width(dtype, reserved):
+    label = np.array([[[[0, 254], [reserved, 1]]]], dtype)
+    loaded = SimpleNamespace(cls=np.zeros((1, 1, 2), np.float16), label=label)
+    batch = Batch(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), -1), torch.tensor([0]), torch.tensor([0]))
+    target = CachedTeacher(loaded, SEEN)(batch).target
+    assert target.tolist() == [[[SEEN, SEEN + 254], [-1, SEEN + 1]]]

@@ -1,0 +1,221 @@
+"""The loop: resume bit for bit, logs, checkpoints, schedule, refusals."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import make_cache
+from safetensors.torch import load_file
+from scenery import draw_folder
+
+from data_cache.datasets import open_dataset
+from data_cache.errors import UsageError, UserError
+from trainer import checkpoint
+from trainer.config import TrainConfig
+from trainer.evaluate import Predictor, evaluate
+from trainer.loop import schedule, train
+
+STEPS = 20
+
+
+class KilledError(Exception):
+    """What the tests raise to end a run in mid-air."""
+
+
+def kill_after(step: int):
+    def tell(line: dict[str, float]) -> None:
+        if line["step"] == step:
+            raise KilledError
+
+    return tell
+
+
+def refused(action, *words: str, kind: type[UserError] = UsageError) -> None:
+    with pytest.raises(UserError) as error:
+        action()
+    assert type(error.value) is kind
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def logged(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def without_time(lines: list[dict]) -> list[dict]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config) -> TrainConfig:
+    return tiny_config(iterations=STEPS, checkpoint_every=10, lr=1e-3, bank=3, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    train(config, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped(config, tmp_path_factory):
+    """A run that died at update 13, three after its checkpoint."""
+    out = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(KilledError):
+        train(config, out, tell=kill_after(13))
+    return out
+
+
+@pytest.fixture(scope="module")
+def resumed(config, stopped, tmp_path_factory):
+    out = tmp_path_factory.mktemp("resumed") / "run"
+    shutil.copytree(stopped, out)
+    # where the global generator stands must not matter
+    torch.manual_seed(12345)
+    train(config, out, resume=True)
+    return out
+
+
+@pytest.mark.parametrize("file", [checkpoint.MODEL, checkpoint.RESUME])
+def test_10_and_10_resumed_updates_are_20_bit_for_bit(whole, resumed, file):
+    one, other = (load_file(checkpoint.latest(out) / file) for out in (whole, resumed))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_a_checkpoint_holds_weights_text_bank_adapter_and_optimiser_state(whole):
+    model = load_file(checkpoint.latest(whole) / checkpoint.MODEL)
+    resume = load_file(checkpoint.latest(whole) / checkpoint.RESUME)
+    assert model["text"].shape == (5, 64)
+    assert resume["loss.bank.cls"].shape == (12, 64)
+    assert (resume["loss.bank.image"] >= 0).all()
+    assert any(name.startswith("loss.adapter.") for name in resume)
+    assert any(name.endswith(".exp_avg_sq") for name in resume)
+    assert "rng.cpu" in resume
+
+
+def test_training_moves_the_weights(whole, stopped):
+    early, late = (load_file(checkpoint.latest(out) / checkpoint.MODEL) for out in (stopped, whole))
+    unmoved = {name for name, value in early.items() if torch.equal(value, late[name])}
+    assert unmoved == {"text", "segmenter.mean", "segmenter.std"}
+
+
+def test_a_resumed_log_has_each_update_once_and_the_same_losses(whole, stopped, resumed):
+    assert [line["step"] for line in logged(stopped)] == list(range(1, 13))
+    assert [line["step"] for line in logged(resumed)] == list(range(1, STEPS + 1))
+    assert without_time(logged(resumed)) == without_time(logged(whole))
+
+
+def test_the_same_seed_gives_the_same_first_losses_and_another_seed_others(config, stopped, tmp_path, tiny_config):
+    other = tiny_config(iterations=STEPS, lr=1e-3, bank=3, warmup=2, seed=1)
+    with pytest.raises(KilledError):
+        train(config, tmp_path / "same", tell=kill_after(2))
+    with pytest.raises(KilledError):
+        train(other, tmp_path / "other", tell=kill_after(2))
+    first = [without_time(logged(out))[0] for out in (stopped, tmp_path / "same", tmp_path / "other")]
+    assert first[0] == first[1] != first[2]
+
+
+def test_only_the_newest_checkpoint_is_kept_and_nothing_half_written(whole, stopped):
+    for out, step in ((whole, 20), (stopped, 10)):
+        assert sorted(p.name for p in out.iterdir()) == ["config.json", "log.jsonl", f"step_{step:08d}"]
+        names = [checkpoint.CARD, checkpoint.MODEL, checkpoint.RESUME]
+        assert sorted(p.name for p in checkpoint.latest(out).iterdir()) == sorted(names)
+
+
+def test_a_checkpoint_that_fails_in_writing_leaves_the_older_one(stopped, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    before = checkpoint.load(out, torch.device("cpu"))
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint.json, "dumps", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(out, 20, before.segmenter, before.text, {}, {})
+    monkeypatch.undo()
+    assert checkpoint.load(out, torch.device("cpu")).step == 10
+    checkpoint.save(out, 20, before.segmenter, before.text, before.card, {})
+    assert [p.name for p in out.glob("step_*")] == ["step_00000020"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", 2e-3), ("seed", 1), ("glm", "max"), ("iterations", 30), ("size", 96)]
+)
+def test_resuming_with_changed_settings_is_refused(config, stopped, name, value):
+    changed = TrainConfig(**(vars(config) | {name: value}))
+    refused(lambda: train(changed, stopped, resume=True), "--resume", f"--{name}")
+
+
+def test_a_folder_with_a_run_is_refused_without_resume(config, whole):
+    refused(lambda: train(config, whole), "--out", "--resume")
+
+
+def test_resuming_nothing_is_refused(config, tmp_path):
+    refused(lambda: train(config, tmp_path, resume=True), "no checkpoint", kind=UserError)
+
+
+def test_a_size_the_encoder_cannot_halve_is_refused(tiny_config, tmp_path):
+    refused(lambda: train(tiny_config(size=72), tmp_path), "--size 72", "32")
+
+
+def test_photographs_of_another_dataset_are_refused(tiny_config, tmp_path):
+    root = draw_folder(tmp_path / "photographs")
+    for folder in ("images", "labels"):
+        (root / folder / "7.png").rename(root / folder / "9.png")
+    refused(lambda: train(tiny_config(root=str(root)), tmp_path / "run"), str(root), "--root", kind=UserError)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_config, tmp_path):
+    config = tiny_config(iterations=STEPS, lr=1e30, warmup=0)
+    refused(lambda: train(config, tmp_path), "not finite", "--lr", kind=UserError)
+
+
+def test_schedule_is_a_linear_warm_up_times_polynomial_decay():
+    config = TrainConfig(iterations=100, warmup=5, poly_power=0.9)
+    for step in range(100):
+        decay = (1 - step / 100) ** 0.9
+        assert schedule(step, config) == pytest.approx(decay * min(1.0, (step + 1) / 5))
+
+
+def test_warm_up_is_a_tenth_of_a_short_run_and_may_be_none():
+    assert TrainConfig(iterations=100, warmup=1500).warmup_updates == 10
+    assert TrainConfig(iterations=20000).warmup_updates == 1500
+    assert schedule(0, TrainConfig(iterations=100, warmup=0)) == 1.0
+    assert schedule(0, TrainConfig(iterations=5)) == 1.0
+
+
+def test_the_logged_rate_is_the_schedules(whole, config):
+    for line in logged(whole):
+        step = line["step"] - 1
+        assert line["lr"] == pytest.approx(1e-3 * (1 - step / STEPS) * min(1, (step + 1) / 2))
+
+
+def test_a_checkpoint_is_evaluated_without_cache_or_config(config, tmp_path):
+    root, cache, out = draw_folder(tmp_path / "photographs"), tmp_path / "gone.zarr", tmp_path / "run"
+    make_cache(root, cache)
+    short = TrainConfig(**(vars(config) | {"cache": str(cache), "iterations": 2}))
+    train(short, out)
+    shutil.rmtree(cache)
+    (out / "config.json").unlink()
+    loaded = checkpoint.load(out, torch.device("cpu"))
+    assert (loaded.step, loaded.size, loaded.config) == (2, 64, short)
+    assert loaded.split.unseen == ("cow", "house")
+    assert not loaded.segmenter.training
+    found = evaluate(Predictor(loaded), open_dataset("folder", root, "train"))
+    assert 0 <= found.pixel_accuracy <= 1
+
+
+@pytest.mark.parametrize("damage", [checkpoint.MODEL, checkpoint.CARD])
+def test_a_damaged_checkpoint_is_told_in_one_line(stopped, tmp_path, damage):
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    file = checkpoint.latest(out) / damage
+    file.write_bytes(file.read_bytes()[:100])
+    refused(lambda: checkpoint.load(out, torch.device("cpu")), "damaged", kind=UserError)
