@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -28,7 +29,7 @@ class Record:
 
 
 class Journal:
-    """The records of one part of the cache (the features, or one mask set): a string per shard, "" if not done.
+    """The records of one part of the cache (features, a mask set, texts): a string per shard, "" if not done.
 
     It is an ordinary Zarr array named `journal` inside the group it speaks for, so it moves, dies and is
     checksummed with the data, and no reader of the group trips over an unknown file.
@@ -36,7 +37,7 @@ class Journal:
 
     def __init__(self, root: Path, group: zarr.Group) -> None:
         self._root = root
-        self._array = group["journal"]
+        self._array: Any = group["journal"]
 
     def records(self) -> list[Record | None]:
         """All records, None where a shard is not done. Raises UserError for a damaged record."""

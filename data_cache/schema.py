@@ -116,15 +116,19 @@ def create_text_arrays(root: zarr.Group, name: str, classes: int, templates: int
     _array(group, "features", (classes, channels), (classes, channels), "class channel", "float32", 0)
     _array(group, "name", (classes,), (classes,), "class", "string", "")
     _array(group, "template", (templates,), (templates,), "template", "string", "")
+    _array(group, "journal", (1,), (1,), "record", "string", "")
 
 
-def build(path: Path, fill: Callable[[zarr.Group], None], attributes: Mapping[str, Any]) -> None:
-    """Create a cache at `path`, all or nothing: it appears under its name only once `fill` is through."""
+def build(path: Path, fill: Callable[[zarr.Group, Path], None], attributes: Mapping[str, Any]) -> None:
+    """Create a cache at `path`, all or nothing: it appears under its name only once `fill` is through.
+
+    `fill` gets the group and the folder in which it is being built.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         group = zarr.create_group(draft, attributes={"format": FORMAT, "version": VERSION, **attributes})
-        fill(group)
+        fill(group, draft)
         seal(draft)
         draft.rename(path)
     except BaseException:

@@ -1,10 +1,10 @@
 """The cache: open it, write a shard, read what training needs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -58,13 +58,14 @@ class Cache:
     Raises UserError if `path` is no cache, has another version, or its metadata was altered.
     """
 
-    def __init__(self, path: Path, mode: str = "r") -> None:
+    def __init__(self, path: Path, mode: Literal["r", "r+"] = "r") -> None:
         if not path.is_dir():
             problem = "a file, not a cache" if path.exists() else "no such cache"
             raise UserError(f"{path}: {problem}; run `precompute` first or pass --cache PATH")
         check_seal(path)
         self.path = path
-        self.group = zarr.open_group(path, mode=mode)
+        # Any: zarr types every member as array or group
+        self.group: Any = zarr.open_group(path, mode=mode)
         self.attributes: Mapping[str, Any] = self.group.attrs.asdict()
 
     @classmethod
@@ -79,7 +80,7 @@ class Cache:
     ) -> "Cache":
         """Create an empty cache, all or nothing, with the ids and paths of its images and its text features."""
 
-        def fill(root: zarr.Group) -> None:
+        def fill(root: Any, draft: Path) -> None:
             create_feature_arrays(root, layout)
             create_mask_arrays(root, masks[0], layout, masks[1])
             create_text_arrays(root, texts.name, len(texts.classes), len(texts.templates), layout.channels)
@@ -89,6 +90,8 @@ class Cache:
             group["features"][:] = texts.features
             group["name"][:] = np.array(texts.classes, dtype=object)
             group["template"][:] = np.array(texts.templates, dtype=object)
+            chunks = ("features/c/0/0", "name/c/0", "template/c/0")
+            Journal(draft, group).commit(0, len(texts.classes), 0, [f"text/{texts.name}/{key}" for key in chunks])
 
         build(path, fill, attributes)
         return cls(path, mode="r+")
@@ -142,6 +145,7 @@ class Cache:
     def texts(self) -> Texts:
         """The text features (the only set there is yet)."""
         name, group = next(iter(self.group["text"].groups()))
+        self._check_files(self._journal(f"text/{name}").records())
         strings = {key: tuple(str(s) for s in group[key][:]) for key in ("name", "template")}
         return Texts(name, strings["name"], strings["template"], self._read(f"text/{name}/features"))
 
@@ -196,11 +200,7 @@ class Cache:
                 f"{self.path}: {len(pending)} of {self.layout.shards} shards are not done; run the same "
                 "`precompute` command again to finish them"
             )
-        records = [*self._journal("").records(), *self._journal(f"masks/{masks}").records()]
-        if lost := missing_files(self.path, records):
-            raise UserError(
-                f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
-            )
+        self._check_files([*self._journal("").records(), *self._journal(f"masks/{masks}").records()])
         return Loaded(
             ids=[str(name) for name in self._read("image/id")],
             ok=np.array([status == OK for status in self._read("image/status")]),
@@ -229,6 +229,12 @@ class Cache:
             raise UserError(
                 f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
             ) from None
+
+    def _check_files(self, records: Sequence[Record | None]) -> None:
+        if lost := missing_files(self.path, records):
+            raise UserError(
+                f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
+            )
 
     def _journal(self, part: str) -> Journal:
         return Journal(self.path, self.group[part] if part else self.group)

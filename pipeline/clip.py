@@ -45,15 +45,16 @@ class FrozenCLIP:
     def __init__(self, source: CLIPSource, precision: Precision, device: torch.device) -> None:
         self.model, self.tokenizer = source.load()
         self.source, self.precision, self.device = source, precision, device
-        visual = self.model.visual
-        if reason := _unfit(visual):
+        if reason := _unfit(self.model.visual):
             raise UsageError(f"--clip {source.name}: {reason}; choose a ViT such as ViT-B-16-quickgelu")
+        visual: VisionTransformer = self.model.visual
+        self.visual = visual
         self.image_size, self.patch = int(visual.image_size[0]), int(visual.patch_size[0])
         if self.image_size % self.patch:
             raise UsageError(
                 f"--image-size {self.image_size}: not a multiple of the {self.patch} px patches of {source.name}"
             )
-        self.grid: tuple[int, int] = visual.grid_size
+        self.grid: tuple[int, int] = (visual.grid_size[0], visual.grid_size[1])
         self.channels = int(visual.output_dim)
         self.weights_hash = _hash_weights(self.model)
         preprocess = open_clip.get_model_preprocess_cfg(self.model)
@@ -70,8 +71,8 @@ class FrozenCLIP:
         """
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
-        cls, tokens = self.model.visual(((pixels - mean) / std).to(DTYPES[self.precision]))
-        dense = (tokens @ self.model.visual.proj).unflatten(1, self.grid)
+        cls, tokens = self.visual(((pixels - mean) / std).to(DTYPES[self.precision]))
+        dense = (tokens @ self.visual.proj).unflatten(1, self.grid)
         return Features(_rounded(cls), _rounded(dense))
 
     @torch.inference_mode()
@@ -122,7 +123,7 @@ def _unfit(visual: torch.nn.Module) -> str | None:
     return None
 
 
-def _encode_prompts(model: torch.nn.Module, tokens: Int[Tensor, "prompt token"]) -> Float[Tensor, "prompt channel"]:
+def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Tensor, "prompt channel"]:
     """L2-normalised features of tokenised prompts."""
     # CLIP's text tower is causal and reads its answer at the end token (the greatest id): what pads a prompt to 77
     # tokens cannot change it. Cutting the padding off makes 2565 COCO prompts several times cheaper.

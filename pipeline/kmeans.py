@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import faiss
 import numpy as np
@@ -117,7 +118,7 @@ def assign_faiss(points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
         return faiss.knn(points, centres, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
 
 
-def _assign_faiss_gpu(resources: object, points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
+def _assign_faiss_gpu(resources: Any, points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
     return faiss.knn_gpu(resources, points, centres, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
 
 

@@ -46,7 +46,7 @@ class CLIPSource:
         """Whether the towers use QuickGELU; loading the same weights without it gives other features."""
         return bool(self._config.get("quick_gelu", False))
 
-    def load(self) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
+    def load(self) -> tuple[Any, Callable[..., torch.Tensor]]:
         """The model in float32 on the CPU and its tokenizer. Raises UsageError or UserError in one line."""
         if self.image_size is not None and self.image_size < 1:
             raise UsageError(f"--image-size {self.image_size}: must be a positive number of pixels")

@@ -18,11 +18,11 @@ commits = []
 commit = Journal.commit
 def dying(self, *a):
     commits.append(a)
-    return kill() if len(commits) == 3 else commit(self, *a)
+    return kill() if len(commits) == 4 else commit(self, *a)
 Journal.commit = dying
 """
 )
-BETWEEN_THE_TWO_RECORDS = CHUNKS_WITHOUT_RECORD.replace("== 3", "== 4")
+BETWEEN_THE_TWO_RECORDS = CHUNKS_WITHOUT_RECORD.replace("== 4", "== 5")
 HALF_THE_ARRAYS = (
     KILL
     + """
@@ -70,9 +70,9 @@ def test_killed_in_mid_shard_and_rerun_every_file_equals_an_uninterrupted_run(cl
     killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
     assert in_a_process(*arguments(killed), prelude=instant).returncode == -9
     pending = Cache(killed).pending("default")
-    assert pending == [1, 2]
+    assert 0 < len(pending) < 3, "killed neither before the first shard nor after the last"
 
-    assert clipteacher.good(*arguments(killed)).json["encoded"] == 4
+    assert clipteacher.good(*arguments(killed)).json["encoded"] == 2 * len(pending)
     clipteacher.good(*arguments(whole))
     files = [{f.relative_to(c): f.read_bytes() for f in c.rglob("*") if f.is_file()} for c in (killed, whole)]
     assert files[0] == files[1]

@@ -101,24 +101,3 @@ def card_of(config: TrainConfig, split: Split, size: int, about: Mapping[str, An
         "size": size,
         **about,
     }
-
-
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as named tensors (no pickle): `optimizer.INDEX.NAME`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{name}": torch.as_tensor(value)
-        for index, entry in state.items()
-        for name, value in entry.items()
-    }
-
-
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `pack_optimizer` took apart."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == "optimizer":
-            index, name = rest.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

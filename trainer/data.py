@@ -87,7 +87,8 @@ class ViewSet(TorchDataset):
             image, label = self.dataset.load(index)
         except UserError as error:
             return error
-        geometry = View(tuple(int(edge) for edge in self.box[index, view]), bool(self.flip[index, view]))
+        top, left, bottom, right = (int(edge) for edge in self.box[index, view])
+        geometry = View((top, left, bottom, right), bool(self.flip[index, view]))
         pixels = torch.from_numpy(replay_image(image, geometry, self.size)).permute(2, 0, 1)
         if label is None:
             return pixels, torch.full((self.size, self.size), IGNORE), index, view

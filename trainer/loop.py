@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_cache.datasets import open_dataset
@@ -22,6 +21,7 @@ from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches
 from trainer.losses import TeacherLoss
+from trainer.resume import reopen_log, restore, resume_state
 from trainer.segmenter import Segmenter, parameter_groups
 
 LOG = "log.jsonl"
@@ -110,17 +110,17 @@ def train(
         learner, config.lr, config.head_lr, config.weight_decay, slow=learner.segmenter.network.encoder
     )
     peaks = [group["lr"] for group in groups]
+    card = checkpoint.card_of(config, material.split, material.size, material.about)
     learner, optimizer = fabric.setup(learner, torch.optim.AdamW(groups))
-    step = _restore(out, learner, optimizer, config) if resume else 0
+    step = restore(out, learner.module, optimizer, card) if resume else 0
     teacher = teacher or CachedTeacher(material.loaded, len(material.split.seen))
     views = ViewSet(material.dataset, material.split, material.loaded, material.size)
     stream = Stream(len(views), config.batch_size, config.seed)
-    card = checkpoint.card_of(config, material.split, material.size, material.about)
     text = torch.from_numpy(material.texts.features)
 
     out.mkdir(parents=True, exist_ok=True)
     config.save(out / "config.json")
-    log = _reopen_log(out / LOG, step)
+    log = reopen_log(out / LOG, step)
     start, line = time.perf_counter(), {}
     learner.train()
     with log:
@@ -142,7 +142,8 @@ def train(
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             if step % config.checkpoint_every == 0 or step == config.iterations:
-                checkpoint.save(out, step, learner.module.segmenter, text, card, _resume_state(learner, optimizer))
+                state = resume_state(learner.module, optimizer)
+                checkpoint.save(out, step, learner.module.segmenter, text, card, state)
     return line
 
 
@@ -168,45 +169,3 @@ def _check_finite(terms: Mapping[str, Tensor], step: int) -> None:
         raise UserError(
             f"update {step + 1}: the loss is not finite (term: {bad[-1]}); lower --lr in the config, or use 32-true"
         )
-
-
-def _resume_state(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = {f"loss.{name}": value for name, value in learner.module.loss.state_dict().items()}
-    state |= checkpoint.pack_optimizer(getattr(optimizer, "optimizer", optimizer))
-    state["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        state["rng.cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
-    folder = checkpoint.latest(out)
-    card = json.loads((folder / checkpoint.CARD).read_text())
-    free = {"device", "workers", "log_every", "checkpoint_every", "root"}
-    changed = [name for name, value in card["config"].items() if name not in free and getattr(config, name) != value]
-    if changed:
-        raise UsageError(
-            f"--resume: --{changed[0].replace('_', '-')} differs from the run in {out}; keep it, or pass another --out"
-        )
-    tensors = load_file(folder / checkpoint.RESUME)
-    weights = load_file(folder / checkpoint.MODEL)
-    learner.module.segmenter.load_state_dict(
-        {name.removeprefix("segmenter."): v for name, v in weights.items() if name.startswith("segmenter.")}
-    )
-    learner.module.loss.load_state_dict(
-        {name.removeprefix("loss."): v for name, v in tensors.items() if name.startswith("loss.")}
-    )
-    checkpoint.unpack_optimizer(getattr(optimizer, "optimizer", optimizer), tensors)
-    torch.set_rng_state(tensors["rng.cpu"])
-    if torch.cuda.is_available() and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
-    return int(card["step"])
-
-
-def _reopen_log(path: Path, step: int) -> Any:
-    # lines after the checkpoint belong to updates that are about to be made again
-    kept = []
-    if step and path.exists():
-        kept = [text for text in path.read_text().splitlines() if json.loads(text)["step"] <= step]
-    path.write_text("".join(text + "\n" for text in kept))
-    return path.open("a")

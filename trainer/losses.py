@@ -48,6 +48,8 @@ def dice_loss(
 class TeacherLoss(nn.Module):
     """All terms of eq. 11 with what they need: the CLS bank, the adapter, the text features of seen classes."""
 
+    text: Float[Tensor, "seen channel"]
+
     def __init__(self, config: TrainConfig, text: Float[Tensor, "seen channel"]) -> None:
         super().__init__()
         self.config = config

@@ -117,6 +117,13 @@ def test_a_lost_or_truncated_chunk_is_an_error_and_never_zeros(path, cut):
         Cache(path).load("default")
 
 
+def test_lost_text_features_are_an_error_and_never_zeros(path):
+    cache = complete(path)
+    (path / "text/single/features/c/0/0").unlink()
+    with pytest.raises(UserError, match="text/single/features/c/0/0: missing or truncated"):
+        cache.texts()
+
+
 def test_a_chunk_of_nothing_but_fill_values_is_no_loss(path):
     cache = create(path)
     for number in range(LAYOUT.shards):

@@ -79,7 +79,7 @@ def assert_terms(terms: dict[str, torch.Tensor], expected: dict[str, float]) -> 
 
 
 @pytest.mark.parametrize(
-    ("ignore", "scope", "logits"), product(("negative", "masked"), ("image", "batch"), ("cosine", "dot"))
+    ("ignore", "scope", "logits"), list(product(("negative", "masked"), ("image", "batch"), ("cosine", "dot")))
 )
 def test_pixel_terms_are_the_formulas_summed_over_the_batch(ignore, scope, logits):
     config = config_of(glm="off", nel_ignore=ignore, pseudo_scope=scope, logits=logits)
