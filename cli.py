@@ -311,7 +311,7 @@ def _progress(verb: str, total: int, unit: str) -> Iterator[Callable[..., None]]
         task = bar.add_task(verb, total=total, rate="-", note="")
 
         def advance(amount: int, absolute: bool = False, note: str = "") -> None:
-            bar.update(task, note=note, **({"completed": amount} if absolute else {"advance": amount}))
+            bar.update(task, completed=amount if absolute else bar.tasks[0].completed + amount, note=note)
             speed = bar.tasks[0].speed
             bar.update(task, rate=f"{speed:.2f}" if speed else "-")
 

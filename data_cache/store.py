@@ -14,6 +14,7 @@ from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
 from data_cache.journal import Journal, Record, missing_files
 from data_cache.schema import (
+    Dense,
     Layout,
     build,
     check_seal,
@@ -101,7 +102,7 @@ class Cache:
         """The sizes of the arrays."""
         n, v, c = self.group["cls"].shape
         grid = next(iter(self.group["masks"].groups()))[1]["label"].shape[2:]
-        dense = "float16" if "dense" in self.group else "none"
+        dense: Dense = "float16" if "dense" in self.group else "none"
         return Layout(n, v, c, grid, self.group["cls"].chunks[0], dense)
 
     @property
@@ -175,7 +176,7 @@ class Cache:
         }
         for key, value in values.items():
             self.group[key][span] = value
-        if self.layout.dense != "none":
+        if data.dense is not None:
             for view in range(self.layout.views):
                 self.group["dense"][span, view : view + 1] = data.dense[:, view : view + 1]
         label, count = f"masks/{masks}/label", f"masks/{masks}/count"

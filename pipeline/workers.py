@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from dask.distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
 
@@ -57,4 +57,5 @@ def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]
 
 def _run(shard: int) -> dict[str, float]:
     worker = get_worker()
-    return worker.plugins[JobPlugin.name].job.run(shard, lambda images: worker.log_event(PROGRESS, images))
+    plugin: Any = worker.plugins[JobPlugin.name]
+    return plugin.job.run(shard, lambda images: worker.log_event(PROGRESS, images))

@@ -1,15 +1,23 @@
 """The settings of a training run: one dataclass, the source of the command line's help and of config.json."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data_cache.errors import UsageError, UserError
 
+Pooling = Literal["attention", "max", "mean", "off"]
+Adapters = Literal["transformer", "mlp", "identity"]
+Logits = Literal["cosine", "dot"]
+Scope = Literal["image", "batch"]
+NELIgnore = Literal["negative", "masked"]
+StudentPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
-def _option(default: Any, help: str, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
+
+def _option(default: Any, help: str, minimum: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "minimum": minimum})
 
 
 @dataclass(frozen=True)
@@ -34,17 +42,13 @@ class TrainConfig:
     weight_decay: float = _option(0.01, "AdamW's weight decay; none on norms and position parameters.", minimum=0)
     warmup: int = _option(1500, "Linear warm-up in updates, at most a tenth of the run.", minimum=0)
     poly_power: float = _option(1.0, "Exponent of the polynomial decay to zero.", minimum=0)
-    glm: str = _option("attention", "Pooling of global learning.", ("attention", "max", "mean", "off"))
+    glm: Pooling = _option("attention", "Pooling of global learning.")
     bank: int = _option(24, "Earlier batches whose CLS tokens are negatives (n).", minimum=0)
     tau: float = _option(0.07, "Temperature of InfoNCE and of cosine logits.", minimum=1e-6)
-    vla: str = _option("transformer", "Vision-language adapter.", ("transformer", "mlp", "identity"))
-    logits: str = _option("cosine", "Pixel logits: cosine / tau, or the plain product of eq. 9.", ("cosine", "dot"))
-    pseudo_scope: str = _option(
-        "image", "A pixel competes with pseudo labels of its own image or of the batch.", ("image", "batch")
-    )
-    nel_ignore: str = _option(
-        "negative", "Pixels without a seen label are negatives in NEL, or masked.", ("negative", "masked")
-    )
+    vla: Adapters = _option("transformer", "Vision-language adapter.")
+    logits: Logits = _option("cosine", "Pixel logits: cosine / tau, or the plain product of eq. 9.")
+    pseudo_scope: Scope = _option("image", "A pixel competes with pseudo labels of its own image or of the batch.")
+    nel_ignore: NELIgnore = _option("negative", "Pixels without a seen label are negatives in NEL, or masked.")
     ce: bool = _option(True, "Cross-entropy over seen and pseudo labels (eq. 10).")
     nel: bool = _option(True, "Focal and dice loss on seen classes (NEL).")
     generate: bool = _option(True, "Generate loss (eq. 8).")
@@ -56,7 +60,7 @@ class TrainConfig:
     loss_stride: int = _option(1, "Pixel losses see every n-th pixel: 1 is the paper's, 4 is faster.", minimum=1)
     seed: int = _option(0, "Seed of initial weights and sampling order.", minimum=0)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = _option("auto", "Student's precision.", ("auto", "32-true", "bf16-mixed", "16-mixed"))
+    precision: StudentPrecision = _option("auto", "Student's precision.")
     workers: int = _option(2, "Processes that decode images; 0 decodes in the training process.", minimum=0)
     log_every: int = _option(10, "Updates between log lines.", minimum=1)
     checkpoint_every: int = _option(2000, "Updates between checkpoints.", minimum=1)
@@ -66,17 +70,10 @@ class TrainConfig:
         hints = get_type_hints(type(self))
         for entry in fields(self):
             value, flag = getattr(self, entry.name), "--" + entry.name.replace("_", "-")
-            if value is None:
-                if "None" not in str(hints[entry.name]):
-                    raise UsageError(f"{flag}: a value is missing")
-                continue
             _check_type(flag, value, hints[entry.name])
-            choices, minimum = entry.metadata["choices"], entry.metadata["minimum"]
-            if choices and value not in choices:
-                raise UsageError(f"{flag} {value}: choose {', '.join(choices)}")
-            if minimum is not None and value < minimum:
+            minimum = entry.metadata["minimum"]
+            if minimum is not None and value is not None and not value >= minimum:
                 raise UsageError(f"{flag} {value}: must be at least {minimum}")
-
         if self.glm == "off" and not (self.ce or self.nel or self.generate):
             raise UsageError("--glm off with --no-ce --no-nel --no-generate: nothing is left to train on")
 
@@ -106,18 +103,32 @@ def read_config(path: Path | None, **given: Any) -> TrainConfig:
 
 def help_of(name: str) -> str:
     """The help of one setting, with its choices."""
-    entry = next(entry for entry in fields(TrainConfig) if entry.name == name)
-    choices = entry.metadata["choices"]
-    return entry.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+    choices = _choices(get_type_hints(TrainConfig)[name])
+    return _field(name).metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
 
 
 def default_of(name: str) -> Any:
     """The default of one setting."""
-    return next(entry for entry in fields(TrainConfig) if entry.name == name).default
+    return _field(name).default
+
+
+def _field(name: str) -> Field:
+    return next(entry for entry in fields(TrainConfig) if entry.name == name)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _check_type(flag: str, value: Any, hint: Any) -> None:
-    accepted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-    name = str(getattr(hint, "__name__", hint)).split(" |")[0]
-    if not isinstance(value, accepted[name]) or (name != "bool" and isinstance(value, bool)):
+    if value is None and not isinstance(hint, UnionType):
+        raise UsageError(f"{flag}: a value is missing")
+    if choices := _choices(hint):
+        if value not in choices:
+            raise UsageError(f"{flag} {value}: choose {', '.join(choices)}")
+        return
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        name = next(kind for kind in kinds if kind is not NoneType).__name__
         raise UsageError(f"{flag} {value!r}: must be {name}")

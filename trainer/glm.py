@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Pooling = Literal["attention", "max", "mean"]
 EMPTY = -1
 
 
@@ -20,7 +19,9 @@ def attention_weights(
 
 
 def pool(
-    cls: Float[Tensor, "batch channel"], features: Float[Tensor, "batch channel y x"], how: Pooling
+    cls: Float[Tensor, "batch channel"],
+    features: Float[Tensor, "batch channel y x"],
+    how: Literal["attention", "max", "mean"],
 ) -> tuple[Float[Tensor, "batch channel"], Float[Tensor, ""]]:
     """One vector an image: eq. 2, or the maximum or mean over cells (Table 4); and the attention's entropy.
 

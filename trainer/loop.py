@@ -62,6 +62,8 @@ def gather(config: TrainConfig) -> Material:
         UserError, UsageError: no or an unfinished cache, photographs that are not those it was made from.
 
     """
+    if config.cache is None:
+        raise UsageError("--cache: a value is missing")
     cache = Cache(Path(config.cache))
     masks = cache.mask_name(config.masks)
     loaded = cache.load(masks)
@@ -103,7 +105,7 @@ def train(
     material = gather(config)
     torch.manual_seed(config.seed)
     fabric = _fabric(config)
-    learner = Learner(config, material)
+    learner: Any = Learner(config, material)
     if material.size % learner.segmenter.multiple:
         raise UsageError(f"--size {material.size}: must be a multiple of {learner.segmenter.multiple} for this encoder")
     groups = parameter_groups(

@@ -1,7 +1,6 @@
 """Pixel learning: prototypes of labels, the vision-language adapter, and the classifier they make (eq. 6-9)."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_cache.errors import UsageError
+from trainer.config import Adapters, Logits, Scope
 
 IGNORE = -1
 """Target of a pixel without any label. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image."""
@@ -76,7 +76,7 @@ class Adapter(nn.Module):
     L2-normalised CLS tokens as memory. `mlp`: Linear-ReLU-Linear. `identity`: the prototypes themselves.
     """
 
-    def __init__(self, kind: Literal["transformer", "mlp", "identity"], channels: int) -> None:
+    def __init__(self, kind: Adapters, channels: int) -> None:
         super().__init__()
         self.kind = kind
         self.net: nn.Module = nn.Identity()
@@ -114,7 +114,7 @@ def classifiers(
     found: Prototypes,
     text: Float[Tensor, "seen channel"],
     target: Int[Tensor, "batch height width"],
-    scope: Literal["image", "batch"],
+    scope: Scope,
 ) -> list[tuple[Float[Tensor, "row channel"], Int[Tensor, "height width"]]]:
     """For each image the rows its pixels choose between (eq. 9) and its targets as row numbers.
 
@@ -140,7 +140,7 @@ def classifiers(
 def pixel_logits(
     features: Float[Tensor, "channel y x"],
     rows: Float[Tensor, "row channel"],
-    kind: Literal["cosine", "dot"],
+    kind: Logits,
     tau: float,
 ) -> Float[Tensor, "row y x"]:
     """Eq. 9: each cell against L2-normalised classifier rows; as cosine over tau, or the plain product."""

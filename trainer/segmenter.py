@@ -1,6 +1,7 @@
 """The student: any segmentation_models_pytorch network whose head speaks CLIP's joint space."""
 
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -32,6 +33,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, arch: str, encoder: str, weights: str, channels: int) -> None:
         super().__init__()
+        self.network: Any
         tag = None if weights == "none" or Path(weights).is_file() else weights
         self.network = _create(arch, encoder, tag)
         if tag is None and weights != "none":
