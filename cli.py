@@ -133,8 +133,8 @@ def _setting(name: str, panel: str, flag: str | None = None, **extra: Any) -> An
     default = default_of(name)
     return typer.Option(
         *([flag] if flag else []),
-        help=help_of(name),
-        show_default=str(default) if default is not None else False,
+        help=help_of(name) + (f" [dim](default: {default})[/]" if default is not None else ""),
+        show_default=False,
         rich_help_panel=panel,
         **extra,
     )
