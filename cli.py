@@ -103,7 +103,7 @@ def precompute(
     )
     work = plan(settings)
     _say_plan(work)
-    with _progress("encoding", work.images, "images") as advance:
+    with _progress("encoding", work.images, "images", "finished shards are kept, the same command goes on") as advance:
         summary = execute(work, advance)
     done = summary.images - len(summary.failures)
     rate = summary.encoded / summary.seconds
@@ -210,7 +210,9 @@ def train(
     out = _run_folder(out, Path(settings.cache))
     _say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     _say(f"run {out}, warm-up {settings.warmup_updates} updates")
-    with _progress("training", settings.iterations, "updates") as advance:
+    with _progress(
+        "training", settings.iterations, "updates", "--resume goes on from the last checkpoint, if any"
+    ) as advance:
 
         def tell(line: dict[str, float]) -> None:
             shown = ("total", "global", "pixel", "generate")
@@ -244,7 +246,7 @@ def evaluate(
 
     images = open_dataset(dataset, root, split, limit)
     predictor = Predictor(load(checkpoint, resolve_device(device)), gamma, sliding)
-    with _progress("evaluating", len(images), "images") as advance:
+    with _progress("evaluating", len(images), "images", "nothing was written") as advance:
         result = run(predictor, images, advance)
     classes = predictor.checkpoint.split.classes
     _print(_metrics_json(result, gamma, classes) if as_json else _metrics_text(result, gamma))
@@ -274,9 +276,6 @@ def main() -> None:
     except UserError as error:
         _say(str(error), "error: ", "red")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted; what is finished is kept, the same command goes on")
-        sys.exit(1)
 
 
 # -- what is printed -------------------------------------------------------------------------------------------
@@ -295,7 +294,7 @@ def _print(value: Any) -> None:
 
 
 @contextmanager
-def _progress(verb: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+def _progress(verb: str, total: int, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -315,7 +314,10 @@ def _progress(verb: str, total: int, unit: str) -> Iterator[Callable[..., None]]
             speed = bar.tasks[0].speed
             bar.update(task, rate=f"{speed:.2f}" if speed else "-")
 
-        yield advance
+        try:
+            yield advance
+        except KeyboardInterrupt:
+            raise UserError(f"interrupted; {interrupted}") from None
 
 
 def _say_plan(work: "Plan") -> None:
