@@ -42,7 +42,7 @@ Root = Annotated[
 def precompute(
     dataset: Annotated[str, typer.Option(help="coco, camvid or folder.", rich_help_panel=DATA)],
     root: Root = None,
-    split: Annotated[str, typer.Option(help="train or val.", rich_help_panel=DATA)] = "train",
+    split: Annotated[str, typer.Option(help="train, val, or another the dataset has.", rich_help_panel=DATA)] = "train",
     limit: Limit = None,
     unseen: Annotated[
         str | None,
@@ -200,6 +200,8 @@ def train(
     }
     if resume and config is None:
         config = _run_folder(out, cache) / "config.json"
+        if not config.is_file():
+            raise UserError(f"--resume: no run in {config.parent}; pass its folder with --out, or leave --resume out")
     settings = read_config(config, **given)
     if settings.cache is None:
         settings = read_config(config, **given | {"cache": str(_only_cache())})
@@ -210,13 +212,10 @@ def train(
     out = _run_folder(out, Path(settings.cache))
     _say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     _say(f"run {out}, warm-up {settings.warmup_updates} updates")
-    with _progress(
-        "training", settings.iterations, "updates", "--resume goes on from the last checkpoint, if any"
-    ) as advance:
+    with _progress("training", settings.iterations, "updates", "nothing was trained") as advance:
 
         def tell(line: dict[str, float]) -> None:
-            shown = ("total", "global", "pixel", "generate")
-            advance(line["step"], absolute=True, note=" ".join(f"{k} {line[k]:.3f}" for k in shown))
+            advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
 
         last = run(settings, out, resume, tell)
     _print({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates")
@@ -227,7 +226,7 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or a file in it.")],
     dataset: Annotated[str, typer.Option(help="coco, camvid or folder.", rich_help_panel=DATA)],
     root: Root = None,
-    split: Annotated[str, typer.Option(help="train or val.", rich_help_panel=DATA)] = "val",
+    split: Annotated[str, typer.Option(help="train, val, or another the dataset has.", rich_help_panel=DATA)] = "val",
     limit: Limit = None,
     gamma: Annotated[float, typer.Option(help="Added to the logits of unseen classes.", rich_help_panel=RUN)] = 1.5,
     sliding: Annotated[
@@ -276,6 +275,10 @@ def main() -> None:
     except UserError as error:
         _say(str(error), "error: ", "red")
         sys.exit(error.exit_code)
+    except OSError as error:
+        # a full or read-only disk, a file where a folder should be: the system's words name the path
+        _say(str(error), "error: ", "red")
+        sys.exit(1)
 
 
 # -- what is printed -------------------------------------------------------------------------------------------
@@ -297,14 +300,15 @@ def _print(value: Any) -> None:
 def _progress(verb: str, total: int, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     columns = (
-        TextColumn(verb),
-        BarColumn(bar_width=20),
+        TextColumn(verb, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA"),
+        TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(verb, total=total, rate="-", note="")

@@ -87,6 +87,7 @@ def create_feature_arrays(root: zarr.Group, layout: Layout) -> None:
     _array(root, "view/flip", (n, v), (s, v), "image view", "bool", False)
     _array(root, "cls", (n, v, c), (s, v, c), "image view channel", "float16", 0)
     _array(root, "journal", (layout.shards,), (1,), "shard", "string", "")
+    _array(root, "image/journal", (1,), (1,), "record", "string", "")
     if layout.dense == "float16":
         h, w = layout.grid
         root.create_array(
@@ -162,10 +163,13 @@ def metadata_hash(path: Path) -> str:
 
 def check_seal(path: Path) -> None:
     """Raise UserError unless `path` is a cache of this version whose metadata is as it was written."""
+    foreign = f"{path}: not a clipteacher cache; pass --cache PATH of one, or of a path that does not exist yet"
+    if not (path / "zarr.json").is_file():
+        raise UserError(foreign)
     try:
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
         if attributes.get("format") != FORMAT:
-            raise UserError(f"{path}: not a clipteacher cache; pass --cache PATH of one, or run `precompute`")
+            raise UserError(foreign)
         if attributes.get("version") != VERSION:
             raise UserError(
                 f"{path}: cache version {attributes.get('version')}, this program reads {VERSION}; "

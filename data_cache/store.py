@@ -24,6 +24,7 @@ from data_cache.schema import (
 )
 
 FEATURES = ("image/size", "image/content_hash", "image/label_hash", "image/status", "view/box", "view/flip")
+HASHES = ("image/content_hash", "image/label_hash")
 OK = "ok"
 
 
@@ -87,6 +88,10 @@ class Cache:
             create_text_arrays(root, texts.name, len(texts.classes), len(texts.templates), layout.channels)
             for name, values in zip(("id", "path"), images, strict=True):
                 root[f"image/{name}"][:] = np.array(values, dtype=object)
+            starts = range(-(-layout.images // layout.shard))
+            Journal(draft, root["image"]).commit(
+                0, layout.images, 0, [f"image/{name}/c/{i}" for name in ("id", "path") for i in starts]
+            )
             group = root[f"text/{texts.name}"]
             group["features"][:] = texts.features
             group["name"][:] = np.array(texts.classes, dtype=object)
@@ -201,9 +206,11 @@ class Cache:
                 f"{self.path}: {len(pending)} of {self.layout.shards} shards are not done; run the same "
                 "`precompute` command again to finish them"
             )
-        self._check_files([*self._journal("").records(), *self._journal(f"masks/{masks}").records()])
+        self._check_files(self._journal(f"masks/{masks}").records())
+        self._check_images()
         return Loaded(
             ids=[str(name) for name in self._read("image/id")],
+            digest=[(str(a), str(b)) for a, b in zip(*map(self._read, HASHES), strict=True)],
             ok=np.array([status == OK for status in self._read("image/status")]),
             box=self._read("view/box"),
             flip=self._read("view/flip"),
@@ -214,6 +221,7 @@ class Cache:
 
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
+        self._check_images()
         return [(str(i), str(s)) for i, s in zip(self._read("image/id"), self._read("image/status"), strict=True)]
 
     def bytes(self) -> dict[str, int]:
@@ -230,6 +238,9 @@ class Cache:
             raise UserError(
                 f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
             ) from None
+
+    def _check_images(self) -> None:
+        self._check_files([*self._journal("image").records(), *self._journal("").records()])
 
     def _check_files(self, records: Sequence[Record | None]) -> None:
         if lost := missing_files(self.path, records):
@@ -254,6 +265,7 @@ class Loaded:
     """The part of a cache that training keeps in memory (about 2 KiB a view)."""
 
     ids: list[str]
+    digest: list[tuple[str, str]]
     ok: Bool[np.ndarray, "image"]
     box: Int[np.ndarray, "image view 4"]
     flip: Bool[np.ndarray, "image view"]

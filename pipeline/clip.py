@@ -120,6 +120,8 @@ def _unfit(visual: torch.nn.Module) -> str | None:
         return "its image embedding is pooled, not a CLS token"
     if visual.proj is None:
         return "it has no visual projection"
+    if visual.image_size[0] != visual.image_size[1] or visual.patch_size[0] != visual.patch_size[1]:
+        return "its input or its patches are not square"
     return None
 
 

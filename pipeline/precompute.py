@@ -17,6 +17,7 @@ from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, hash_names
+from data_cache.lock import writer_lock
 from data_cache.schema import Dense, Layout
 from data_cache.splits import make_split
 from data_cache.store import OK, Cache, Texts
@@ -135,7 +136,8 @@ def plan(settings: Settings) -> Plan:
     clip = load_clip(settings.clip, precision, str(device))
     masker = Masker(split, clip.grid, kmeans=settings.kmeans)
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
-    layout = Layout(len(dataset), VIEWS, clip.channels, clip.grid, settings.shard, settings.dense)
+    shard = min(settings.shard, len(dataset))
+    layout = Layout(len(dataset), VIEWS, clip.channels, clip.grid, shard, settings.dense)
     job = Job(settings.clip, precision, str(device), dataset, masker, layout, settings.cache)
     attributes = {
         "fingerprint": _fingerprint(clip, dataset, settings),
@@ -147,7 +149,7 @@ def plan(settings: Settings) -> Plan:
     cache, pending = None, list(range(layout.shards))
     if settings.cache.exists():
         cache = Cache(settings.cache, mode="r+")
-        cache.require(attributes["fingerprint"], MASKS, masks, settings.shard)
+        cache.require(attributes["fingerprint"], MASKS, masks, shard)
         pending = cache.pending(MASKS)
     result = Plan(job, cache, attributes, pending)
     _check_disk(result)
@@ -161,12 +163,14 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary
     """
     start = time.perf_counter()
     job, images = work.job, work.images
-    cache = work.cache or _create(work)
-    cache.sweep()
     stages: Counter[str] = Counter()
-    for clock in run_shards(job, work.pending, tell):
-        stages.update(clock)
-    cache.sweep()
+    with writer_lock(job.cache):
+        if not work.cache and job.cache.exists():
+            raise UserError(f"{job.cache}: appeared while this run was being planned; run the command again")
+        cache = work.cache or _create(work)
+        for clock in run_shards(job, work.pending, tell):
+            stages.update(clock)
+        cache.sweep()
     failures = [(name, status) for name, status in cache.statuses() if status != OK]
     return Summary(job.cache, job.layout.images, failures, images, time.perf_counter() - start, dict(stages))
 

@@ -60,8 +60,8 @@ class CLIPSource:
                 content = {"model_cfg": self._config, "preprocess_cfg": self._preprocess}
                 Path(folder, "open_clip_config.json").write_text(json.dumps(content))
                 name = f"local-dir:{folder}"
-            tokenizer = open_clip.get_tokenizer(name)
             try:
+                tokenizer = open_clip.get_tokenizer(name)
                 model = open_clip.create_model(name, pretrained=self._tag, force_image_size=size)
                 if self._checkpoint:
                     open_clip.load_checkpoint(model, str(self._checkpoint), weights_only=True)
@@ -127,6 +127,10 @@ class CLIPSource:
     def _failure(self, error: Exception) -> str:
         # torch names the tensors that do not fit on further lines
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "TorchScript" in reason:
+            reason = "a TorchScript archive; for OpenAI's own weights pass --clip-weights openai, or save a state dict"
+        elif "weights_only" in reason:
+            reason = "not a plain state dict"
         if self._tag:
             return (
                 f"--clip-weights {self.weights}: could not be fetched ({reason[:200]}); download them on a machine "

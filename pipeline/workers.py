@@ -1,12 +1,15 @@
 """Who works the shards off: Dask. Today one worker inside this process; the same code serves a cluster."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from dask.distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
+import dask
+from dask.distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
 
 PROGRESS = "clipteacher-progress"
+_STOP = threading.Event()
 
 
 class ShardJob(Protocol):
@@ -17,15 +20,15 @@ class ShardJob(Protocol):
 
 
 class JobPlugin(WorkerPlugin):
-    """Carries the job to each worker once, so that tasks are nothing but shard numbers."""
+    """Carries the job to each worker once, so that tasks are nothing but shard numbers.
+
+    The job builds its model in the first task, off the worker's event loop.
+    """
 
     name = "clipteacher-job"
 
     def __init__(self, job: ShardJob) -> None:
         self.job = job
-
-    def setup(self, worker: Worker) -> None:
-        """Nothing yet: the model is built by the first task, off the worker's event loop."""
 
 
 def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]) -> Iterator[dict[str, float]]:
@@ -36,12 +39,16 @@ def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]
     shards = list(shards)
     if not shards:
         return
+    _STOP.clear()
     with (
+        # Dask would serve HTTP to the whole network: keep what it insists on to this machine, and empty
+        dask.config.set({f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")}),
         LocalCluster(
             n_workers=1,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
             memory_limit=0,
             silence_logs=logging.CRITICAL,
         ) as cluster,
@@ -51,11 +58,23 @@ def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]
         client.subscribe_topic(PROGRESS, lambda event: tell(event[1]))
         # pure=False: a shard number must run again even if a scheduler remembers an equal task
         futures = client.map(_run, shards, pure=False, retries=0)
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            # closing the cluster waits for the running task: let it end at its next batch, its shard undone
+            _STOP.set()
+            client.cancel(futures)
+            raise
 
 
 def _run(shard: int) -> dict[str, float]:
     worker = get_worker()
     plugin: Any = worker.plugins[JobPlugin.name]
-    return plugin.job.run(shard, lambda images: worker.log_event(PROGRESS, images))
+
+    def tell(images: int) -> None:
+        if _STOP.is_set():
+            raise RuntimeError("stopped")
+        worker.log_event(PROGRESS, images)
+
+    return plugin.job.run(shard, tell)

@@ -64,7 +64,7 @@ def test_resume_needs_no_more_than_the_run(clipteacher, cached, tmp_path):
     assert clipteacher.good("train", "--out", run, "--resume", "--json").json["out"] == str(run)
     assert (run / "config.json").read_text() == before
     assert "--iterations differs" in clipteacher("train", "--out", run, "--resume", "--iterations", 4).error
-    assert "no such file" in clipteacher("train", "--out", tmp_path / "nothing", "--resume").error.lower()
+    assert "no run in" in clipteacher("train", "--out", tmp_path / "nothing", "--resume").error
 
 
 def test_progress_and_advice_go_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
@@ -257,9 +257,57 @@ def test_train_on_other_photographs(clipteacher, cached, drawn, tmp_path):
     assert "not the images" in clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT).error
 
 
+def test_train_on_photographs_or_labels_that_changed_since(clipteacher, cached, drawn, tmp_path):
+    def error():
+        return clipteacher("train", "--cache", cached, "--out", tmp_path / "run", "--size", 64, *STUDENT).error
+
+    label = drawn / "labels/train/001.png"
+    content = label.read_bytes()
+    label.unlink()
+    assert "images/train/001.png: the image or its label map changed" in error()
+    label.write_bytes(content)
+    shutil.copy(drawn / "images/train/003.png", drawn / "images/train/001.png")
+    assert "images/train/001.png: the image or its label map changed" in error()
+
+
+@pytest.mark.parametrize("change", [list.reverse, lambda names: names.append("moon")])
+def test_train_on_other_class_names(clipteacher, cached, drawn, tmp_path, change):
+    names = (drawn / "classes.txt").read_text().split()
+    change(names)
+    (drawn / "classes.txt").write_text("\n".join(names))
+    error = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT).error
+    assert "class names or their order" in error
+
+
+def test_a_log_without_attention_is_plain_json(clipteacher, cached, tmp_path):
+    run = ("--iterations", 1, "--batch-size", 2, "--size", 64, "--out", tmp_path / "run", "--glm", "max")
+    told = clipteacher.good("train", "--cache", cached, *run, *STUDENT, "--json")
+    assert "NaN" not in told.out + (tmp_path / "run/log.jsonl").read_text()
+    assert "entropy" not in told.json
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+def test_a_file_where_a_folder_should_be(clipteacher, cached, drawn, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    if option == "--out":
+        run = ("--iterations", 1, "--batch-size", 2, "--size", 64)
+        told = clipteacher("train", "--cache", cached, *run, "--out", tmp_path / "file", *STUDENT)
+    else:
+        data = ("--dataset", "folder", "--root", drawn, "--unseen", "disc")
+        told = clipteacher("precompute", *data, *TINY, "--cache", tmp_path / "file/c.zarr")
+    assert str(tmp_path / "file") in told.error
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [("--size", 100), ("--arch", "segnet"), ("--encoder", "resnet7"), ("--glm", "median"), ("--masks", "fine")],
+    [
+        ("--size", 100),
+        ("--arch", "segnet"),
+        ("--encoder", "resnet7"),
+        ("--glm", "median"),
+        ("--masks", "fine"),
+        ("--loss-stride", 300),
+    ],
 )
 def test_an_impossible_training_option_is_named(clipteacher, cached, tmp_path, arguments):
     told = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT, *arguments)

@@ -14,15 +14,13 @@ def kill(): os.kill(os.getpid(), signal.SIGKILL)
 CHUNKS_WITHOUT_RECORD = (
     KILL
     + """
-commits = []
 commit = Journal.commit
-def dying(self, *a):
-    commits.append(a)
-    return kill() if len(commits) == 4 else commit(self, *a)
+def dying(self, shard, *a):
+    return kill() if shard == 1 and self._array.path == "masks/default/journal" else commit(self, shard, *a)
 Journal.commit = dying
 """
 )
-BETWEEN_THE_TWO_RECORDS = CHUNKS_WITHOUT_RECORD.replace("== 4", "== 5")
+BETWEEN_THE_TWO_RECORDS = CHUNKS_WITHOUT_RECORD.replace("masks/default/journal", "journal")
 HALF_THE_ARRAYS = (
     KILL
     + """

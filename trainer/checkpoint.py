@@ -45,7 +45,7 @@ def save(
 ) -> Path:
     """Write `run`/step_N and remove older ones; a run killed in between keeps the previous checkpoint."""
     final = run / f"step_{step:08d}"
-    draft = run / f"{final.name}.partial"
+    draft = run / f"draft_{step:08d}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     weights = {f"segmenter.{name}": value for name, value in segmenter.state_dict().items()}

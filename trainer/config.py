@@ -74,6 +74,8 @@ class TrainConfig:
             minimum = entry.metadata["minimum"]
             if minimum is not None and value is not None and not value >= minimum:
                 raise UsageError(f"{flag} {value}: must be at least {minimum}")
+        if self.seed >= 2**63:
+            raise UsageError(f"--seed {self.seed}: must be below 2**63")
         if self.glm == "off" and not (self.ce or self.nel or self.generate):
             raise UsageError("--glm off with --no-ce --no-nel --no-generate: nothing is left to train on")
 

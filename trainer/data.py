@@ -17,6 +17,7 @@ from data_cache.schema import reserved_label
 from data_cache.splits import Split
 from data_cache.store import Loaded
 from data_cache.views import View, replay_image, replay_label
+from trainer.interrupt import ignore_interrupts
 from trainer.losses import Taught
 from trainer.plm import IGNORE
 
@@ -74,7 +75,8 @@ class ViewSet(TorchDataset):
     def __init__(self, dataset: Dataset, split: Split, loaded: Loaded, size: int) -> None:
         self.dataset, self.size = dataset, size
         self.rank = split.seen_rank()
-        self.box, self.flip = loaded.box, loaded.flip
+        self.box, self.flip, self.digest = loaded.box, loaded.flip, loaded.digest
+        self._unchanged: set[int] = set()
         self.images: Int[np.ndarray, "ok"] = np.flatnonzero(loaded.ok)
 
     def __len__(self) -> int:
@@ -84,6 +86,7 @@ class ViewSet(TorchDataset):
         """One view; an unreadable image comes back as the error, to be raised where it can be told in one line."""
         index, view = int(self.images[item]), 0
         try:
+            self._check_unchanged(index)
             image, label = self.dataset.load(index)
         except UserError as error:
             return error
@@ -94,6 +97,17 @@ class ViewSet(TorchDataset):
             return pixels, torch.full((self.size, self.size), IGNORE), index, view
         ranks = self.rank[replay_label(label, geometry, self.size)].astype(np.int64)
         return pixels, torch.from_numpy(np.where(ranks == VOID, IGNORE, ranks)), index, view
+
+    def _check_unchanged(self, index: int) -> None:
+        # once a process and image: the cache speaks of the files it was made from and of no others
+        if index in self._unchanged:
+            return
+        if self.dataset.digest(index) != self.digest[index]:
+            raise UserError(
+                f"{self.dataset.path(index)}: the image or its label map changed since it was cached; restore them, "
+                "or precompute again into another --cache"
+            )
+        self._unchanged.add(index)
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,7 @@ def batches(views: ViewSet, stream: Stream, first: int, last: int, workers: int)
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=ignore_interrupts,
         # its own generator: the global one belongs to the model and must resume bit for bit
         generator=torch.Generator().manual_seed(0),
     )

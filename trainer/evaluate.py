@@ -17,6 +17,7 @@ from trainer.metrics import ConfusionMatrix, Metrics, metrics
 from trainer.plm import pixel_logits
 
 GAMMA = 1.5
+CLASSES_AT_ONCE = 16
 STRIDE = 426 / 512
 """Stride of the sliding window as a share of its side (512 and 426 in ZegCLIP's protocol)."""
 
@@ -40,8 +41,15 @@ class Predictor:
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Int[np.ndarray, "height width"]:
         """Class ids at the image's own size."""
         logits = self.logits(image)
-        full = F.interpolate(logits[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
-        return full.argmax(dim=0).cpu().numpy()
+        best = torch.full(image.shape[:2], -torch.inf, device=logits.device)
+        winner = torch.zeros(image.shape[:2], dtype=torch.long, device=logits.device)
+        # a few classes at a time: all of COCO's at a photograph's own size would be gigabytes
+        for start in range(0, len(logits), CLASSES_AT_ONCE):
+            some = logits[None, start : start + CLASSES_AT_ONCE]
+            value, index = F.interpolate(some, image.shape[:2], mode="bilinear", align_corners=False)[0].max(dim=0)
+            better = value > best
+            best, winner = torch.where(better, value, best), torch.where(better, index + start, winner)
+        return winner.cpu().numpy()
 
     @torch.inference_mode()
     def logits(self, image: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "class y x"]:

@@ -20,6 +20,7 @@ from data_cache.store import Cache, Loaded, Texts
 from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches
+from trainer.interrupt import interruptible
 from trainer.losses import TeacherLoss
 from trainer.resume import reopen_log, restore, resume_state
 from trainer.segmenter import Segmenter, parameter_groups
@@ -74,10 +75,15 @@ def gather(config: TrainConfig) -> Material:
         raise UserError(
             f"{root}: not the images {cache.path} was made from; pass --root with the same dataset, or precompute again"
         )
+    texts = cache.texts()
+    if dataset.classes != texts.classes:
+        raise UserError(
+            f"{root}: its class names or their order are not those {cache.path} was made with; restore them, or "
+            "precompute again into another --cache"
+        )
     if not loaded.ok.any():
         raise UserError(f"{cache.path}: every image failed; see `info` and run `precompute` again")
     split = Split(dataset.classes, tuple(cache.mask_attributes(masks)["unseen"]))
-    texts = cache.texts()
     size = config.size or int(cache.fingerprint["clip"]["image_size"])
     origin = {
         "dataset": about,
@@ -108,6 +114,8 @@ def train(
     learner: Any = Learner(config, material)
     if material.size % learner.segmenter.multiple:
         raise UsageError(f"--size {material.size}: must be a multiple of {learner.segmenter.multiple} for this encoder")
+    if config.loss_stride // 2 >= material.size:
+        raise UsageError(f"--loss-stride {config.loss_stride}: too great for {material.size} pixels")
     groups = parameter_groups(
         learner, config.lr, config.head_lr, config.weight_decay, slow=learner.segmenter.network.encoder
     )
@@ -125,7 +133,7 @@ def train(
     log = reopen_log(out / LOG, step)
     start, line = time.perf_counter(), {}
     learner.train()
-    with log:
+    with log, interruptible() as interrupted:
         for batch in batches(views, stream, step, config.iterations, config.workers):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(step, config)
@@ -143,9 +151,11 @@ def train(
             if step % config.log_every == 0 or step in (1, config.iterations):
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-            if step % config.checkpoint_every == 0 or step == config.iterations:
+            if step % config.checkpoint_every == 0 or step == config.iterations or interrupted():
                 state = resume_state(learner.module, optimizer)
                 checkpoint.save(out, step, learner.module.segmenter, text, card, state)
+            if interrupted() and step < config.iterations:
+                raise UserError(f"interrupted after update {step}, now saved; `train --out {out} --resume` goes on")
     return line
 
 

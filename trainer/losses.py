@@ -64,9 +64,10 @@ class TeacherLoss(nn.Module):
         """The weighted `total` and each unweighted term; `entropy` is the attention's (not a loss)."""
         config, zero = self.config, features.new_zeros(())
         terms = {"global": zero, "ce": zero, "focal": zero, "dice": zero, "generate": zero}
-        extra = {}
+        extra: dict[str, Tensor] = {}
         if config.glm != "off":
-            pooled, extra["entropy"] = pool(taught.cls, features, config.glm)
+            pooled, entropy = pool(taught.cls, features, config.glm)
+            extra = {"entropy": entropy} if config.glm == "attention" else {}
             terms["global"] = info_nce(pooled, taught.cls, taught.image, self.bank, config.tau)
             self.bank.push(taught.cls, taught.image)
         if config.ce or config.nel or config.generate:

@@ -107,7 +107,7 @@ def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
         return smp.create_model(arch, encoder_name=encoder, encoder_weights=tag, classes=1)
     except KeyError:
         raise UsageError(
-            f"--encoder {encoder}: smp has no such encoder, or not with --encoder-weights {tag}; "
+            f"--encoder {encoder}: smp has no such encoder, or not with --encoder-weights {tag or 'none'}; "
             "timm's are named tu-NAME"
         ) from None
     except Exception as error:
@@ -128,6 +128,7 @@ def _load_encoder(encoder: nn.Module, path: Path) -> None:
         encoder.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=True)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = "not a plain tensor file" if "weights_only" in reason or "Weights only" in reason else reason
         raise UserError(f"--encoder-weights {path}: no state dict of this encoder ({reason})") from None
 
 

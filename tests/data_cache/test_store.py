@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,15 @@ def test_lost_text_features_are_an_error_and_never_zeros(path):
         cache.texts()
 
 
+@pytest.mark.parametrize("lost", ["image/status", "image/id"])
+def test_lost_statuses_or_names_are_an_error_and_never_empty(path, lost):
+    cache = complete(path)
+    (path / lost / "c/1").unlink()
+    for read in (cache.statuses, lambda: cache.load("default")):
+        with pytest.raises(UserError, match=f"{lost}/c/1: missing or truncated"):
+            read()
+
+
 def test_a_chunk_of_nothing_but_fill_values_is_no_loss(path):
     cache = create(path)
     for number in range(LAYOUT.shards):
@@ -192,7 +202,7 @@ def test_other_settings_are_refused_with_a_diff(path):
 def test_a_folder_that_is_no_cache_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no such cache"):
         Cache(tmp_path / "nothing")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="not a clipteacher cache"):
         Cache(tmp_path)
     zarr.create_group(tmp_path / "foreign.zarr")
     with pytest.raises(UserError, match="not a clipteacher cache"):
@@ -218,7 +228,7 @@ def test_info_counts_images_not_shards(path):
 def test_a_cache_without_dense_tokens_has_no_dense_array(path):
     layout = Layout(5, 2, 8, (2, 3), 2, "none")
     cache = create(path, layout)
-    cache.write_shard(0, shard(0), "default")
+    cache.write_shard(0, replace(shard(0), dense=None), "default")
     assert "dense" not in cache.group
     assert describe(cache)["bytes"]["dense"] == 0
 

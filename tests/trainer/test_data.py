@@ -118,7 +118,9 @@ def test_hiding_the_first_class_shifts_the_ranks_of_the_others(material):
 def test_an_image_without_a_label_map_is_unlabelled_everywhere(tmp_path, material):
     root = draw_folder(tmp_path / "photographs")
     (root / "labels/1.png").unlink()
-    views = ViewSet(open_dataset("folder", root, "train"), *material[1:], 32)
+    dataset, (_, split, loaded) = open_dataset("folder", root, "train"), material
+    digest = [dataset.digest(index) for index in range(len(dataset))]
+    views = ViewSet(dataset, split, Loaded(**(vars(loaded) | {"digest": digest})), 32)
     assert (views[1][1] == -1).all()
     assert (views[0][1] >= 0).any()
 

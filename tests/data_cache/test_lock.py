@@ -1,0 +1,38 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from data_cache.errors import UserError
+from data_cache.lock import writer_lock
+
+
+def test_a_second_writer_is_refused_with_who_holds_it(tmp_path):
+    cache = tmp_path / "coco.zarr"
+    with (
+        writer_lock(cache),
+        pytest.raises(UserError, match=f"another precompute is writing it \\(process {os.getpid()} on"),
+        writer_lock(cache),
+    ):
+        pass
+
+
+def test_nothing_is_left_when_the_writer_is_done_or_fails(tmp_path):
+    with pytest.raises(ValueError, match="failed"), writer_lock(tmp_path / "coco.zarr"):
+        raise ValueError("failed")
+    assert list(tmp_path.iterdir()) == []
+    with writer_lock(tmp_path / "coco.zarr"):
+        pass
+
+
+def test_the_lock_of_a_killed_writer_is_free(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from data_cache.lock import writer_lock\n"
+        "with writer_lock(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "coco.zarr")], check=False)
+    assert killed.returncode == -9
+    assert (tmp_path / "coco.zarr.lock").exists()
+    with writer_lock(tmp_path / "coco.zarr"):
+        pass

@@ -1,0 +1,56 @@
+import threading
+import time
+
+import psutil
+import pytest
+
+from pipeline.workers import run_shards
+
+
+class Counting:
+    """A job that tells of three images a shard; shard `bad` fails, shard `endless` never ends by itself."""
+
+    def __init__(self, bad=None, endless=None):
+        self.bad, self.endless = bad, endless
+
+    def run(self, shard, tell):
+        if shard == self.bad:
+            raise ValueError("shard failed")
+        tell(3)
+        while shard == self.endless:
+            time.sleep(0.05)
+            tell(0)
+        return {"work": float(shard)}
+
+
+def test_every_shard_runs_once_and_its_images_are_told():
+    told = []
+    assert sorted(clock["work"] for clock in run_shards(Counting(), range(5), told.append)) == [0, 1, 2, 3, 4]
+    assert sum(told) == 15
+
+
+def test_no_shards_need_no_cluster():
+    before = threading.active_count()
+    assert list(run_shards(Counting(), [], print)) == []
+    assert threading.active_count() == before
+
+
+def test_the_failure_of_a_shard_is_raised_here():
+    with pytest.raises(ValueError, match="shard failed"):
+        list(run_shards(Counting(bad=1), range(3), lambda _: None))
+
+
+def test_whoever_stops_listening_does_not_wait_for_a_running_shard():
+    shards = run_shards(Counting(endless=1), range(3), lambda _: None)
+    next(shards)
+    start = time.perf_counter()
+    shards.close()
+    assert time.perf_counter() - start < 20, "the running shard was waited for"
+
+
+def test_nothing_listens_beyond_this_machine():
+    shards = run_shards(Counting(), range(2), lambda _: None)
+    next(shards)
+    listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
+    shards.close()
+    assert set(listening) <= {"127.0.0.1", "::1"}

@@ -1,0 +1,36 @@
+"""Ctrl-C in training: asked for at any instant, granted between two updates."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yield a question: was an interrupt asked for? A second Ctrl-C stops the hard way.
+
+    An exception thrown into the middle of a backward pass can take the process down with it. Outside the main thread,
+    where no signal arrives, the answer is always no.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def ignore_interrupts(_worker: int) -> None:
+    """Let a decoding process outlive a Ctrl-C, which reaches it too: the training process ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
