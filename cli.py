@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_cache.errors import UsageError, UserError
-from trainer.config import default_of, help_of, read_config
+from trainer.config import default_of, help_of, is_setting, read_config
 
 if TYPE_CHECKING:
     from pipeline.precompute import Plan
@@ -122,11 +122,7 @@ def precompute(
     _print(report if as_json else f"{summary.cache}: {done} of {summary.images} images cached")
     for name, reason in summary.failures:
         _say(f"{name}: {reason}", "failed ", "red")
-    if len(summary.failures) > max_failures * summary.images:
-        raise UserError(
-            f"{len(summary.failures)} of {summary.images} images failed, more than --max-failures {max_failures:g}; "
-            f"mend them, delete {summary.cache} and run again, or accept them with a higher --max-failures"
-        )
+    summary.check(max_failures)
 
 
 def _setting(name: str, panel: str, flag: str | None = None, **extra: Any) -> Any:
@@ -177,27 +173,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a student from a cache. All settings are printed and saved; config.json holds the rest of them."""
-    given = {
-        "cache": str(cache) if cache else None,
-        "root": str(root) if root else None,
-        "masks": masks,
-        "arch": arch,
-        "encoder": encoder,
-        "encoder_weights": encoder_weights,
-        "size": size,
-        "iterations": iterations,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "device": device,
-        "workers": workers,
-        "glm": glm,
-        "vla": vla,
-        "ce": False if no_ce else None,
-        "nel": False if no_nel else None,
-        "generate": False if no_generate else None,
-        "loss_stride": loss_stride,
-    }
+    given = {name: value for name, value in locals().items() if is_setting(name)}
+    given |= {"ce": False if no_ce else None, "nel": False if no_nel else None}
+    given |= {"generate": False if no_generate else None}
     if resume and config is None:
         config = _run_folder(out, cache) / "config.json"
         if not config.is_file():

@@ -110,6 +110,15 @@ class Summary:
     seconds: float
     stages: dict[str, float]
 
+    def check(self, max_failures: float) -> None:
+        """Raise UserError if more than this share of the images failed; the cache is complete all the same."""
+        failed = len(self.failures)
+        if failed > max_failures * self.images:
+            raise UserError(
+                f"{failed} of {self.images} images failed, more than --max-failures {max_failures:g}; mend them, "
+                f"delete {self.cache} and run again, or accept them with a higher --max-failures"
+            )
+
 
 @lru_cache(maxsize=1)
 def load_clip(source: CLIPSource, precision: Precision, device: str) -> FrozenCLIP:

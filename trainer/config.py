@@ -95,12 +95,17 @@ def read_config(path: Path | None, **given: Any) -> TrainConfig:
     if path:
         try:
             stored = json.loads(path.read_text())
-            known = {entry.name for entry in fields(TrainConfig)}
-            if unknown := sorted(stored.keys() - known):
+            if unknown := sorted(name for name, _ in stored.items() if not is_setting(name)):
                 raise UsageError(f"--config {path}: unknown setting {unknown[0]!r}")
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"--config {path}: cannot be read as JSON ({error})") from None
-    return TrainConfig(**(stored | {name: value for name, value in given.items() if value is not None}))
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return TrainConfig(**(stored | {name: value for name, value in plain.items() if value is not None}))
+
+
+def is_setting(name: str) -> bool:
+    """Whether a setting of this name exists."""
+    return name in {entry.name for entry in fields(TrainConfig)}
 
 
 def help_of(name: str) -> str:
