@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from data_cache.datasets import open_dataset
-from data_cache.errors import UserError
 
 HEIGHT, WIDTH = 6, 8
 
@@ -54,15 +52,3 @@ def own_tree(root: Path) -> Path:
 
 def the_only_pair(root: Path):
     return open_dataset("folder", root, "train").load(0)
-
-
-def refusal(action, *words: str, kind: type[UserError] = UserError) -> str:
-    """Return the error of an action, after checking that it is one line with these words."""
-    with pytest.raises(UserError) as error:
-        action()
-    assert type(error.value) is kind
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
-    return message

@@ -15,9 +15,9 @@ from drawing import (
     draw_label,
     folder_tree,
     own_tree,
-    refusal,
     the_only_pair,
 )
+from refusals import refused
 
 from data_cache.datasets import DATASETS, open_dataset
 from data_cache.datasets.coco import raw_table
@@ -177,7 +177,7 @@ def test_coco_images_without_label_maps_are_counted_and_the_first_is_named(tmp_p
     coco_tree(tmp_path)
     missing = tmp_path / "stuffthingmaps_trainval2017/train2017/000000000025.png"
     missing.unlink()
-    refusal(lambda: open_dataset("coco", tmp_path, "train"), "1 of 2 images", missing)
+    refused(lambda: open_dataset("coco", tmp_path, "train"), "1 of 2 images", missing)
 
 
 def test_coco_raw_table_leads_171_raw_ids_to_171_classes():
@@ -197,7 +197,7 @@ def test_folder_without_splits_is_whole_under_every_split_name(tmp_path):
 
 def test_folder_with_a_train_split_never_serves_it_as_another(own):
     draw_image(own / "images/train/b.png")
-    refusal(lambda: open_dataset("folder", own, "val"), "no images in", own / "images/val", "*.jpg")
+    refused(lambda: open_dataset("folder", own, "val"), "no images in", own / "images/val", "*.jpg")
 
 
 def test_folder_image_without_label_map_is_unlabelled(own):
@@ -212,12 +212,12 @@ def test_folder_image_without_label_map_is_unlabelled(own):
 def test_folder_label_maps_that_match_no_image_are_not_silently_ignored(own, place):
     (own / "labels/a.png").unlink()
     draw_label(own / place, [0])
-    refusal(lambda: open_dataset("folder", own, "train"), "no image has a label map", Path(place).name)
+    refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", Path(place).name)
 
 
 def test_folder_label_maps_outside_the_split_are_not_silently_ignored(own):
     draw_image(own / "images/train/a.png")
-    refusal(lambda: open_dataset("folder", own, "train"), "no image has a label map", own / "labels/train")
+    refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", own / "labels/train")
 
 
 def test_folder_leaves_out_hidden_files_and_other_kinds(own):
@@ -248,12 +248,12 @@ def test_folder_follows_linked_folders_once(own, tmp_path_factory):
 )
 def test_folder_refuses_an_unusable_class_list(own, content, words):
     (own / "classes.txt").write_bytes(content)
-    refusal(lambda: the_only_pair(own), own / "classes.txt", *words)
+    refused(lambda: the_only_pair(own), own / "classes.txt", *words)
 
 
 def test_folder_without_class_list_says_how_to_write_one(own):
     (own / "classes.txt").unlink()
-    refusal(lambda: the_only_pair(own), own / "classes.txt", "one class name a line")
+    refused(lambda: the_only_pair(own), own / "classes.txt", "one class name a line")
 
 
 def test_folder_class_list_may_come_from_windows_and_hold_254_names(own):
@@ -268,7 +268,7 @@ def test_folder_class_list_may_come_from_windows_and_hold_254_names(own):
 def test_folder_label_value_254_is_illegal_however_many_classes(own):
     (own / "classes.txt").write_text("\n".join(f"c{i}" for i in range(254)))
     draw_label(own / "labels/a.png", [254])
-    refusal(lambda: the_only_pair(own), "label value 254", "0-253, 255")
+    refused(lambda: the_only_pair(own), "label value 254", "0-253, 255")
 
 
 # Opening
@@ -276,7 +276,7 @@ def test_folder_label_value_254_is_illegal_however_many_classes(own):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_an_empty_folder_names_what_is_missing(tmp_path, name):
-    refusal(lambda: open_dataset(name, tmp_path, "train"), tmp_path)
+    refused(lambda: open_dataset(name, tmp_path, "train"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_an_empty_split_names_folder_and_pattern(tmp_path, name, pattern):
     {"coco": coco_tree, "camvid": camvid_tree}[name](tmp_path)
     for image in [*tmp_path.glob("images/val2017/*"), *tmp_path.glob("val/*")]:
         image.unlink()
-    refusal(lambda: open_dataset(name, tmp_path, "val"), "no images in", pattern)
+    refused(lambda: open_dataset(name, tmp_path, "val"), "no images in", pattern)
 
 
 @pytest.mark.parametrize(
@@ -300,11 +300,11 @@ def test_an_empty_split_names_folder_and_pattern(tmp_path, name, pattern):
     ],
 )
 def test_impossible_requests_are_usage_errors(own, name, split, limit, word):
-    refusal(lambda: open_dataset(name, own, split, limit), word, kind=UsageError)
+    refused(lambda: open_dataset(name, own, split, limit), word, kind=UsageError)
 
 
 def test_a_root_that_does_not_exist_is_named_with_what_it_should_hold(tmp_path):
-    refusal(
+    refused(
         lambda: open_dataset("camvid", tmp_path / "nowhere", "train"),
         f"no such folder: {tmp_path / 'nowhere'}",
         "trainannot",

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from drawing import HEIGHT, WIDTH, coco_tree, draw_image, draw_label, own_tree, refusal, the_only_pair
+from drawing import HEIGHT, WIDTH, coco_tree, draw_image, draw_label, own_tree, the_only_pair
 from PIL import Image, ImageFile
+from refusals import refused
 
 from data_cache.datasets import open_dataset
 
@@ -19,14 +20,14 @@ def own(tmp_path):
 
 def test_label_value_outside_the_class_list_names_file_and_value(own):
     draw_label(own / "labels/a.png", [0, 1, 7])
-    refusal(lambda: the_only_pair(own), own / "labels/a.png", "label value 7", "allowed are 0-1, 255")
+    refused(lambda: the_only_pair(own), own / "labels/a.png", "label value 7", "allowed are 0-1, 255")
 
 
 def test_coco_raw_ids_that_do_not_exist_are_refused(tmp_path):
     coco_tree(tmp_path)
     file = tmp_path / "stuffthingmaps_trainval2017/val2017/000000000139.png"
     draw_label(file, [0, 11])
-    refusal(lambda: open_dataset("coco", tmp_path, "val").label(0), file, "label value 11", "0-10, 12-24", "255")
+    refused(lambda: open_dataset("coco", tmp_path, "val").label(0), file, "label value 11", "0-10, 12-24", "255")
 
 
 def test_palette_label_maps_are_read_by_index_not_by_colour(own):
@@ -43,12 +44,12 @@ def test_16_bit_label_maps_are_read_if_their_values_fit(own):
     assert label.dtype == np.uint8
     assert set(np.unique(label)) == {0, 1, 255}
     draw_label(own / "labels/a.png", [0, 1, 256], dtype=np.uint16)
-    refusal(lambda: the_only_pair(own), own / "labels/a.png", "label value 256")
+    refused(lambda: the_only_pair(own), own / "labels/a.png", "label value 256")
 
 
 def test_colour_label_maps_are_refused(own):
     draw_image(own / "labels/a.png")
-    refusal(lambda: the_only_pair(own), own / "labels/a.png", "RGB", "index maps")
+    refused(lambda: the_only_pair(own), own / "labels/a.png", "RGB", "index maps")
 
 
 def test_one_bit_label_maps_are_0_and_255(own):
@@ -58,12 +59,12 @@ def test_one_bit_label_maps_are_0_and_255(own):
 
 def test_label_of_another_size_names_both_files_and_both_sizes(own):
     draw_label(own / "labels/a.png", [0], size=(5, 4))
-    refusal(lambda: the_only_pair(own), own / "images/a.png", "8 x 6", own / "labels/a.png", "5 x 4")
+    refused(lambda: the_only_pair(own), own / "images/a.png", "8 x 6", own / "labels/a.png", "5 x 4")
 
 
 def test_damaged_label_map_is_named(own):
     (own / "labels/a.png").write_bytes(b"not a picture")
-    refusal(lambda: the_only_pair(own), "cannot read the label map", own / "labels/a.png")
+    refused(lambda: the_only_pair(own), "cannot read the label map", own / "labels/a.png")
 
 
 # Images
@@ -105,19 +106,19 @@ def test_truncated_pictures_are_named_and_never_half_read(own, ending, kept):
     file = own / f"images/a{ending}"
     draw_image(file, size=(64, 48))
     file.write_bytes(file.read_bytes()[:kept])
-    refusal(lambda: the_only_pair(own), "cannot read the image", file)
+    refused(lambda: the_only_pair(own), "cannot read the image", file)
 
 
 def test_huge_pictures_are_refused_before_they_are_decoded(own, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    refusal(lambda: the_only_pair(own), own / "images/a.png", "decompression bomb")
+    refused(lambda: the_only_pair(own), own / "images/a.png", "decompression bomb")
 
 
 def test_a_file_removed_later_is_named(own):
     dataset = open_dataset("folder", own, "train")
     (own / "images/a.png").unlink()
-    refusal(lambda: dataset.image(0), own / "images/a.png", "No such file")
-    refusal(lambda: dataset.digest(0), own / "images/a.png", "No such file")
+    refused(lambda: dataset.image(0), own / "images/a.png", "No such file")
+    refused(lambda: dataset.digest(0), own / "images/a.png", "No such file")
 
 
 def test_pillow_safety_limits_stay_as_they_are():

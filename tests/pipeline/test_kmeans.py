@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_world import random_dense, refused
+from refusals import refused
+from tiny_world import random_dense
 
 from data_cache.errors import UsageError
 from pipeline.kmeans import assign_faiss, backend, cluster, max_centres, normalised, spherical_kmeans, window_centres

@@ -5,7 +5,8 @@ import oracle_masks as oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_world import random_dense, refused
+from refusals import refused
+from tiny_world import random_dense
 
 from data_cache.errors import UsageError
 from data_cache.splits import Split

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from tiny_world import CLASSES, CONFIG, draw_folder, refused, tiny_clip
+from refusals import refused
+from tiny_world import CLASSES, CONFIG, draw_folder, tiny_clip
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError

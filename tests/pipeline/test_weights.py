@@ -7,8 +7,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from refusals import refused
 from safetensors.torch import save_file
-from tiny_world import CONFIG, CPU, picture, refused, tiny_clip
+from tiny_world import CONFIG, CPU, picture, tiny_clip
 
 from data_cache.errors import UsageError
 from pipeline.clip import FrozenCLIP, resolve_precision

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from data_cache.errors import UserError
 from pipeline.clip import FrozenCLIP
 from pipeline.weights import CLIPSource
 
@@ -55,14 +53,3 @@ def draw_folder(root, images, truncated=(), misfit=(), unlabelled=()):
             label = label_map(index)[: 40 if index in misfit else None]
             Image.fromarray(label).save(root / f"labels/{index:02}.png")
     return root
-
-
-def refused(action, *words, kind=UserError):
-    """The error of an action, after checking that it is of this kind, one line, and has these words."""
-    with pytest.raises(UserError) as error:
-        action()
-    assert type(error.value) is kind
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert str(word) in str(error.value)
-    return str(error.value)

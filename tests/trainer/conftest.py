@@ -6,13 +6,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from scenery import UNSEEN, draw_folder
+from scenery import draw_folder, make_cache
 
-from pipeline.precompute import Settings, execute, plan
-from pipeline.weights import CLIPSource
 from trainer.config import TrainConfig
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 class World(NamedTuple):
@@ -20,13 +16,6 @@ class World(NamedTuple):
 
     root: Path
     cache: Path
-
-
-def make_cache(root: Path, cache: Path) -> None:
-    """Precompute a `folder` dataset."""
-    source = CLIPSource(str(REPOSITORY / "examples/tiny-vit.json"), "random")
-    settings = Settings("folder", cache, root, clip=source, device="cpu", precision="fp32", shard=4, unseen=UNSEEN)
-    execute(plan(settings))
 
 
 @pytest.fixture(scope="session", autouse=True)

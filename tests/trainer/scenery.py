@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.precompute import Settings, execute, plan
+from pipeline.weights import CLIPSource
+
 CLASSES = ("sky", "grass", "road", "cow", "house")
 UNSEEN = "cow,house"
 VOID = 255
@@ -51,3 +54,10 @@ def draw_folder(root: Path) -> Path:
         Image.fromarray(label).save(root / f"labels/{index}.png")
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     return root
+
+
+def make_cache(root: Path, cache: Path) -> None:
+    """Precompute a `folder` dataset."""
+    source = CLIPSource(str(Path(__file__).parents[2] / "examples/tiny-vit.json"), "random")
+    settings = Settings("folder", cache, root, clip=source, device="cpu", precision="fp32", shard=4, unseen=UNSEEN)
+    execute(plan(settings))

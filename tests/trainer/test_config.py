@@ -4,19 +4,10 @@ import json
 from dataclasses import asdict, fields
 
 import pytest
+from refusals import refused
 
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError
 from trainer.config import TrainConfig, default_of, help_of, read_config
-
-
-def refused(action, *words: str, kind: type[UserError] = UsageError) -> None:
-    with pytest.raises(UserError) as error:
-        action()
-    assert type(error.value) is kind
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def test_a_config_survives_the_round_trip(tmp_path):
@@ -52,17 +43,17 @@ def test_given_values_override_the_file_and_none_does_not(tmp_path):
 )
 def test_a_bad_setting_in_a_file_is_told_in_one_line(tmp_path, stored, words):
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    refused(lambda: read_config(tmp_path / "config.json"), *words)
+    refused(lambda: read_config(tmp_path / "config.json"), *words, kind=UsageError)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_a_file_that_is_no_json_object_is_told_in_one_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    refused(lambda: read_config(tmp_path / "config.json"), "--config", kind=UserError)
+    refused(lambda: read_config(tmp_path / "config.json"), "--config")
 
 
 def test_a_missing_file_is_told_in_one_line(tmp_path):
-    refused(lambda: read_config(tmp_path / "none.json"), "--config", "none.json", kind=UserError)
+    refused(lambda: read_config(tmp_path / "none.json"), "--config", "none.json")
 
 
 def test_defaults_are_the_papers():

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-from conftest import make_cache
+from refusals import refused
 from safetensors.torch import load_file
-from scenery import draw_folder
+from scenery import draw_folder, make_cache
 
 from data_cache.datasets import open_dataset
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError
 from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.evaluate import Predictor, evaluate
@@ -29,16 +29,6 @@ def kill_after(step: int):
             raise KilledError
 
     return tell
-
-
-def refused(action, *words: str, kind: type[UserError] = UsageError) -> None:
-    with pytest.raises(UserError) as error:
-        action()
-    assert type(error.value) is kind
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def logged(out) -> list[dict]:
@@ -150,31 +140,31 @@ def test_a_checkpoint_that_fails_in_writing_leaves_the_older_one(stopped, tmp_pa
 )
 def test_resuming_with_changed_settings_is_refused(config, stopped, name, value):
     changed = TrainConfig(**(vars(config) | {name: value}))
-    refused(lambda: train(changed, stopped, resume=True), "--resume", f"--{name}")
+    refused(lambda: train(changed, stopped, resume=True), "--resume", f"--{name}", kind=UsageError)
 
 
 def test_a_folder_with_a_run_is_refused_without_resume(config, whole):
-    refused(lambda: train(config, whole), "--out", "--resume")
+    refused(lambda: train(config, whole), "--out", "--resume", kind=UsageError)
 
 
 def test_resuming_nothing_is_refused(config, tmp_path):
-    refused(lambda: train(config, tmp_path, resume=True), "no checkpoint", kind=UserError)
+    refused(lambda: train(config, tmp_path, resume=True), "no checkpoint")
 
 
 def test_a_size_the_encoder_cannot_halve_is_refused(tiny_config, tmp_path):
-    refused(lambda: train(tiny_config(size=72), tmp_path), "--size 72", "32")
+    refused(lambda: train(tiny_config(size=72), tmp_path), "--size 72", "32", kind=UsageError)
 
 
 def test_photographs_of_another_dataset_are_refused(tiny_config, tmp_path):
     root = draw_folder(tmp_path / "photographs")
     for folder in ("images", "labels"):
         (root / folder / "7.png").rename(root / folder / "9.png")
-    refused(lambda: train(tiny_config(root=str(root)), tmp_path / "run"), str(root), "--root", kind=UserError)
+    refused(lambda: train(tiny_config(root=str(root)), tmp_path / "run"), str(root), "--root")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_config, tmp_path):
     config = tiny_config(iterations=STEPS, lr=1e30, warmup=0)
-    refused(lambda: train(config, tmp_path), "not finite", "--lr", kind=UserError)
+    refused(lambda: train(config, tmp_path), "not finite", "--lr")
 
 
 def test_schedule_is_a_linear_warm_up_times_polynomial_decay():
@@ -218,4 +208,4 @@ def test_a_damaged_checkpoint_is_told_in_one_line(stopped, tmp_path, damage):
     shutil.copytree(stopped, out)
     file = checkpoint.latest(out) / damage
     file.write_bytes(file.read_bytes()[:100])
-    refused(lambda: checkpoint.load(out, torch.device("cpu")), "damaged", kind=UserError)
+    refused(lambda: checkpoint.load(out, torch.device("cpu")), "damaged")
