@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, prints. `python cli.py --help`, or `clipteacher --help`."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -190,7 +191,7 @@ def train(
     out = _run_folder(out, Path(settings.cache))
     _say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     _say(f"run {out}, warm-up {settings.warmup_updates} updates")
-    with _progress("training", settings.iterations, "updates", "nothing was trained") as advance:
+    with _progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
 
         def tell(line: dict[str, float]) -> None:
             advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
@@ -221,6 +222,8 @@ def evaluate(
     from trainer.evaluate import Predictor
     from trainer.evaluate import evaluate as run
 
+    if not math.isfinite(gamma):
+        raise UsageError(f"--gamma {gamma}: must be a number")
     images = open_dataset(dataset, root, split, limit)
     predictor = Predictor(load(checkpoint, resolve_device(device)), gamma, sliding)
     with _progress("evaluating", len(images), "images", "nothing was written") as advance:

@@ -14,7 +14,8 @@ from data_cache.errors import UserError
 @contextmanager
 def writer_lock(cache: Path) -> Iterator[None]:
     """Hold the right to write `cache`. Raises UserError, naming the holder, if another process has it."""
-    path = cache.with_name(f"{cache.name}.lock")
+    whole = cache.resolve()  # one lock, by whatever link or name a cache is reached
+    path = whole.with_name(f"{whole.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         if not _locked(file, path):

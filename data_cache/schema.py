@@ -6,7 +6,7 @@ import math
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,10 @@ class Layout:
     def span(self, shard: int) -> slice:
         """The images of one shard."""
         return slice(shard * self.shard, min((shard + 1) * self.shard, self.images))
+
+    def images_in(self, shards: Iterable[int]) -> int:
+        """How many images some shards hold."""
+        return sum(span.stop - span.start for span in map(self.span, shards))
 
     def bytes_per_image(self, label_bytes: int) -> dict[str, int]:
         """Uncompressed size of what is stored for an image; `label_bytes` is the width of a mask label."""

@@ -89,8 +89,7 @@ class Plan:
     @property
     def images(self) -> int:
         """Images still to encode."""
-        spans = [self.job.layout.span(shard) for shard in self.pending]
-        return sum(span.stop - span.start for span in spans)
+        return self.job.layout.images_in(self.pending)
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -113,7 +112,7 @@ class Summary:
     def check(self, max_failures: float) -> None:
         """Raise UserError if more than this share of the images failed; the cache is complete all the same."""
         failed = len(self.failures)
-        if failed > max_failures * self.images:
+        if not failed <= max_failures * self.images:
             raise UserError(
                 f"{failed} of {self.images} images failed, more than --max-failures {max_failures:g}; mend them, "
                 f"delete {self.cache} and run again, or accept them with a higher --max-failures"
@@ -171,17 +170,19 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary
     Can be killed at any instant and planned again; only unfinished shards are then redone.
     """
     start = time.perf_counter()
-    job, images = work.job, work.images
+    job = work.job
     stages: Counter[str] = Counter()
     with writer_lock(job.cache):
         if not work.cache and job.cache.exists():
             raise UserError(f"{job.cache}: appeared while this run was being planned; run the command again")
         cache = work.cache or _create(work)
-        for clock in run_shards(job, work.pending, tell):
+        pending = cache.pending(MASKS)  # asked under the lock: another run may have finished some since the plan
+        for clock in run_shards(job, pending, tell):
             stages.update(clock)
         cache.sweep()
     failures = [(name, status) for name, status in cache.statuses() if status != OK]
-    return Summary(job.cache, job.layout.images, failures, images, time.perf_counter() - start, dict(stages))
+    encoded, seconds = job.layout.images_in(pending), time.perf_counter() - start
+    return Summary(job.cache, job.layout.images, failures, encoded, seconds, dict(stages))
 
 
 def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fingerprint:

@@ -316,6 +316,11 @@ def test_an_impossible_training_option_is_named(clipteacher, cached, tmp_path, a
     assert not (tmp_path / "run").exists()
 
 
+def test_a_gamma_that_is_no_number_is_refused(clipteacher, drawn, tmp_path):
+    told = clipteacher("evaluate", tmp_path, "--dataset", "folder", "--root", drawn, "--gamma", "nan")
+    assert "--gamma nan" in told.error
+
+
 def test_evaluate_names_a_missing_checkpoint(clipteacher, drawn, tmp_path):
     error = clipteacher("evaluate", tmp_path / "nothing", "--dataset", "folder", "--root", drawn).error
     assert "no such checkpoint" in error

@@ -12,13 +12,14 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     """Yield a question: was an interrupt asked for? A second Ctrl-C stops the hard way.
 
     An exception thrown into the middle of a backward pass can take the process down with it. Outside the main thread,
-    where no signal arrives, the answer is always no.
+    where no signal arrives, and where interrupts are ignored, the answer is always no.
     """
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    # a background job inherits SIGINT ignored, and is to be left alone
+    if threading.current_thread() is not threading.main_thread() or previous in (None, signal.SIG_IGN):
         yield lambda: False
         return
     asked = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         asked.set()

@@ -151,10 +151,11 @@ def train(
             if step % config.log_every == 0 or step in (1, config.iterations):
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-            if step % config.checkpoint_every == 0 or step == config.iterations or interrupted():
+            stop = interrupted()
+            if step % config.checkpoint_every == 0 or step == config.iterations or stop:
                 state = resume_state(learner.module, optimizer)
                 checkpoint.save(out, step, learner.module.segmenter, text, card, state)
-            if interrupted() and step < config.iterations:
+            if stop and step < config.iterations:
                 raise UserError(f"interrupted after update {step}, now saved; `train --out {out} --resume` goes on")
     return line
 

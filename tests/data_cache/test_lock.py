@@ -18,6 +18,14 @@ def test_a_second_writer_is_refused_with_who_holds_it(tmp_path):
         pass
 
 
+def test_a_link_to_a_cache_is_the_same_cache(tmp_path):
+    cache = tmp_path / "coco.zarr"
+    cache.mkdir()
+    (tmp_path / "link.zarr").symlink_to(cache)
+    with writer_lock(cache), pytest.raises(UserError, match="another precompute"), writer_lock(tmp_path / "link.zarr"):
+        pass
+
+
 def test_nothing_is_left_when_the_writer_is_done_or_fails(tmp_path):
     with pytest.raises(ValueError, match="failed"), writer_lock(tmp_path / "coco.zarr"):
         raise ValueError("failed")

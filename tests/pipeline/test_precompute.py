@@ -290,3 +290,15 @@ def test_something_else_at_the_cache_s_place_is_refused_and_left_alone(settings)
     (settings.cache / "thesis.txt").write_text("precious")
     refused(lambda: plan(settings), settings.cache)
     assert (settings.cache / "thesis.txt").read_text() == "precious"
+
+
+def test_a_plan_overtaken_by_another_run_writes_no_finished_shard_again(tmp_path, monkeypatch):
+    root = draw_folder(tmp_path / "data", 4)
+    settings = Settings("folder", tmp_path / "c.zarr", root, clip=CLIPSource(CONFIG, "random"), shard=2, unseen="tree")
+    execute(plan(settings))
+    (tmp_path / "c.zarr/journal/c/1").unlink()
+    first, second = plan(settings), plan(settings)
+    assert first.pending == second.pending == [1]
+    execute(first)
+    monkeypatch.setattr(Job, "run", lambda *_: pytest.fail("a finished shard was written again"))
+    execute(second)
