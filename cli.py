@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,14 +127,12 @@ def precompute(
     summary.check(max_failures)
 
 
-def _setting(name: str, panel: str, flag: str | None = None, **extra: Any) -> Any:
+def _setting(name: str, panel: str) -> Any:
     default = default_of(name)
     return typer.Option(
-        *([flag] if flag else []),
         help=help_of(name) + (f" [dim](default: {default})[/]" if default is not None else ""),
         show_default=False,
         rich_help_panel=panel,
-        **extra,
     )
 
 
@@ -183,9 +182,7 @@ def train(
             raise UserError(f"--resume: no run in {config.parent}; pass its folder with --out, or leave --resume out")
     settings = read_config(config, **given)
     if settings.cache is None:
-        settings = read_config(config, **given | {"cache": str(_only_cache())})
-    from dataclasses import asdict
-
+        settings = replace(settings, cache=str(_only_cache()))
     from trainer.loop import train as run
 
     out = _run_folder(out, Path(settings.cache))

@@ -11,3 +11,10 @@ class UsageError(UserError):
     """The command itself asks for something that does not exist. The command line exits with 2."""
 
     exit_code = 2
+
+
+def one_line(error: Exception, limit: int = 200) -> str:
+    """What a library's exception says, on one line of at most `limit` characters, for use in an error of ours."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    # torch answers a file it will not unpickle with the advice to do so all the same
+    return "not a plain file of tensors" if "weights_only" in reason else reason[:limit]

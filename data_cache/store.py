@@ -88,9 +88,8 @@ class Cache:
             create_text_arrays(root, texts.name, len(texts.classes), len(texts.templates), layout.channels)
             for name, values in zip(("id", "path"), images, strict=True):
                 root[f"image/{name}"][:] = np.array(values, dtype=object)
-            starts = range(-(-layout.images // layout.shard))
             Journal(draft, root["image"]).commit(
-                0, layout.images, 0, [f"image/{name}/c/{i}" for name in ("id", "path") for i in starts]
+                0, layout.images, 0, [f"image/{name}/c/{i}" for name in ("id", "path") for i in range(layout.shards)]
             )
             group = root[f"text/{texts.name}"]
             group["features"][:] = texts.features
@@ -159,8 +158,7 @@ class Cache:
 
     def pending(self, masks: str) -> list[int]:
         """The shards whose features or whose masks are not done."""
-        parts = (self._journal("").records(), self._journal(f"masks/{masks}").records())
-        return [shard for shard, records in enumerate(zip(*parts, strict=True)) if None in records]
+        return _unfinished(*self._both_records(masks))
 
     def records(self) -> list[Record]:
         """The records of all shards whose features are done."""
@@ -201,13 +199,13 @@ class Cache:
 
     def load(self, masks: str) -> "Loaded":
         """What training needs, in memory. Raises UserError if shards are unfinished, lost or damaged."""
-        if pending := self.pending(masks):
+        features, clustered = self._both_records(masks)
+        if pending := _unfinished(features, clustered):
             raise UserError(
                 f"{self.path}: {len(pending)} of {self.layout.shards} shards are not done; run the same "
                 "`precompute` command again to finish them"
             )
-        self._check_files(self._journal(f"masks/{masks}").records())
-        self._check_images()
+        self._check_files([*self._journal("image").records(), *features, *clustered])
         return Loaded(
             ids=[str(name) for name in self._read("image/id")],
             digest=[(str(a), str(b)) for a, b in zip(*map(self._read, HASHES), strict=True)],
@@ -221,7 +219,7 @@ class Cache:
 
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
-        self._check_images()
+        self._check_files([*self._journal("image").records(), *self._journal("").records()])
         return [(str(i), str(s)) for i, s in zip(self._read("image/id"), self._read("image/status"), strict=True)]
 
     def bytes(self) -> dict[str, int]:
@@ -239,14 +237,14 @@ class Cache:
                 f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
             ) from None
 
-    def _check_images(self) -> None:
-        self._check_files([*self._journal("image").records(), *self._journal("").records()])
-
     def _check_files(self, records: Sequence[Record | None]) -> None:
         if lost := missing_files(self.path, records):
             raise UserError(
                 f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
             )
+
+    def _both_records(self, masks: str) -> tuple[list[Record | None], list[Record | None]]:
+        return self._journal("").records(), self._journal(f"masks/{masks}").records()
 
     def _journal(self, part: str) -> Journal:
         return Journal(self.path, self.group[part] if part else self.group)
@@ -258,6 +256,10 @@ class Cache:
         views = {"dense": self.layout.views}
         indices = ((name, (shard, view, 0, 0, 0)) for name in names for view in range(views.get(name, 1)))
         return [f"{name}/c/" + "/".join(map(str, i[: self.group[name].ndim])) for name, i in indices]
+
+
+def _unfinished(features: list[Record | None], clustered: list[Record | None]) -> list[int]:
+    return [shard for shard, records in enumerate(zip(features, clustered, strict=True)) if None in records]
 
 
 @dataclass(frozen=True)

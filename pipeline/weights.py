@@ -14,7 +14,7 @@ from typing import Any
 import open_clip
 import torch
 
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError, UserError, one_line
 
 RANDOM = "random"
 RANDOM_SEED = 0
@@ -91,8 +91,7 @@ class CLIPSource:
             hint = f"did you mean {', '.join(near)}?" if near else "pass an open_clip name or a JSON config"
             raise UsageError(f"--clip: open_clip has no model named {self.clip!r}; {hint}")
         try:
-            content = json.loads(Path(self.clip).read_text())
-            config = content.get("model_cfg", content)
+            config = self._file.get("model_cfg", self._file)
             if {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
                 return config
         except (OSError, ValueError, AttributeError) as error:
@@ -102,7 +101,11 @@ class CLIPSource:
     @property
     def _preprocess(self) -> dict[str, Any]:
         # A config as open_clip publishes it says what mean and standard deviation its weights were trained with
-        return json.loads(Path(self.clip).read_text()).get("preprocess_cfg", {})
+        return self._file.get("preprocess_cfg", {})
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        return json.loads(Path(self.clip).read_text())
 
     def _check_weights(self) -> None:
         config = self._config
@@ -125,18 +128,15 @@ class CLIPSource:
             raise UsageError(f"--clip {self.name} with --clip-weights {self.weights}: {_NEEDS_QUICKGELU}")
 
     def _failure(self, error: Exception) -> str:
-        # torch names the tensors that do not fit on further lines
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "TorchScript" in reason:
+        reason = one_line(error, 300)
+        if "TorchScript" in str(error):
             reason = "a TorchScript archive; for OpenAI's own weights pass --clip-weights openai, or save a state dict"
-        elif "weights_only" in reason:
-            reason = "not a plain state dict"
         if self._tag:
             return (
-                f"--clip-weights {self.weights}: could not be fetched ({reason[:200]}); download them on a machine "
+                f"--clip-weights {self.weights}: could not be fetched ({reason}); download them on a machine "
                 "with internet and pass the file's path, or pass `random` to try the machinery"
             )
-        return f"--clip {self.name} with --clip-weights {self.weights}: does not load ({reason[:300]})"
+        return f"--clip {self.name} with --clip-weights {self.weights}: does not load ({reason})"
 
 
 _NEEDS_QUICKGELU = (

@@ -16,6 +16,11 @@ TINY = ("--clip", str(REPOSITORY / "examples/tiny-vit.json"), "--clip-weights", 
 STUDENT = ("--encoder-weights", "none", "--workers", "0", "--device", "cpu")
 
 
+def pictures(root: Path) -> tuple[object, ...]:
+    """The options that name the drawn pictures and hide their disc."""
+    return ("--dataset", "folder", "--root", root, "--unseen", "disc")
+
+
 class Result(NamedTuple):
     status: int
     out: str

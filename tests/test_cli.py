@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from command_line import STUDENT, TINY, in_a_process
+from command_line import STUDENT, TINY, in_a_process, pictures
 from PIL import Image
 
 COMMANDS = ("precompute", "train", "evaluate", "info")
@@ -68,19 +68,7 @@ def test_resume_needs_no_more_than_the_run(clipteacher, cached, tmp_path):
 
 
 def test_progress_and_advice_go_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
-    told = clipteacher.good(
-        "precompute",
-        "--dataset",
-        "folder",
-        "--root",
-        drawn,
-        *TINY,
-        "--unseen",
-        "disc",
-        "--cache",
-        tmp_path / "c",
-        "--json",
-    )
+    told = clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c", "--json")
     assert told.json["done"] == 6
     for word in ("meaningless", "cpu in fp32", "MiB", "images/s"):
         assert word in told.err
@@ -97,7 +85,7 @@ def test_help_does_not_import_torch():
 
 
 def test_a_second_precompute_finds_nothing_to_do(clipteacher, cached, drawn):
-    data = ("--dataset", "folder", "--root", drawn, "--unseen", "disc", "--shard", 4)
+    data = (*pictures(drawn), "--shard", 4)
     told = clipteacher.good("precompute", *data, *TINY, "--cache", cached, "--json")
     assert (told.json["done"], told.json["encoded"]) == (6, 0)
 
@@ -105,18 +93,7 @@ def test_a_second_precompute_finds_nothing_to_do(clipteacher, cached, drawn):
 def test_a_truncated_image_is_recorded_and_the_run_goes_on(clipteacher, drawn, tmp_path):
     victim = drawn / "images/train/002.png"
     victim.write_bytes(victim.read_bytes()[:300])
-    arguments = (
-        "precompute",
-        "--dataset",
-        "folder",
-        "--root",
-        drawn,
-        *TINY,
-        "--unseen",
-        "disc",
-        "--cache",
-        tmp_path / "c",
-    )
+    arguments = ("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c")
     told = clipteacher(*arguments)
     assert told.status == 1
     assert "1 of 6 images failed" in told.error
@@ -293,7 +270,7 @@ def test_a_file_where_a_folder_should_be(clipteacher, cached, drawn, tmp_path, o
         run = ("--iterations", 1, "--batch-size", 2, "--size", 64)
         told = clipteacher("train", "--cache", cached, *run, "--out", tmp_path / "file", *STUDENT)
     else:
-        data = ("--dataset", "folder", "--root", drawn, "--unseen", "disc")
+        data = pictures(drawn)
         told = clipteacher("precompute", *data, *TINY, "--cache", tmp_path / "file/c.zarr")
     assert str(tmp_path / "file") in told.error
 

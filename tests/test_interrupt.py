@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from command_line import REPOSITORY, STUDENT, TINY
+from command_line import REPOSITORY, STUDENT, TINY, pictures
 
 from data_cache.store import Cache
 
@@ -35,7 +35,7 @@ def interrupted(arguments, is_time, after=0.0):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_saves_its_last_update_and_resumes_from_it(clipteacher, drawn, tmp_path, workers):
     cache, run = tmp_path / "c.zarr", tmp_path / "run"
-    data = ("--dataset", "folder", "--root", drawn, "--unseen", "disc")
+    data = pictures(drawn)
     clipteacher.good("precompute", *data, *TINY, "--cache", cache)
     student = (
         "--arch",
@@ -64,7 +64,7 @@ def test_training_saves_its_last_update_and_resumes_from_it(clipteacher, drawn, 
 
 def test_precompute_keeps_finished_shards_and_goes_on(clipteacher, drawn, tmp_path):
     cache = tmp_path / "c.zarr"
-    data = ("--dataset", "folder", "--root", drawn, "--unseen", "disc", "--shard", 1, "--image-size", 512)
+    data = (*pictures(drawn), "--shard", 1, "--image-size", 512)
     arguments = ("precompute", *data, *TINY, "--cache", cache)
     status, err = interrupted(arguments, lambda: (cache / "journal/c/0").exists())
     assert status == 1, err

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data_cache.errors import UserError
+from data_cache.errors import UserError, one_line
 from data_cache.splits import Split
 from trainer.config import TrainConfig
 from trainer.segmenter import Segmenter
@@ -87,7 +87,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         segmenter = Segmenter(config.arch, config.encoder, "none", text.shape[1])
         segmenter.load_state_dict({name.removeprefix("segmenter."): value for name, value in tensors.items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: damaged or foreign checkpoint ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{folder}: damaged or foreign checkpoint ({one_line(error)})") from None
     split = Split(tuple(card["classes"]), tuple(card["unseen"]))
     return Checkpoint(config, segmenter.to(device).eval(), split, text.to(device), card["size"], card["step"], card)
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError, UserError, one_line
 from trainer.checkpoint import CARD, MODEL, RESUME, latest
 
 FREE_TO_CHANGE = {"device", "workers", "log_every", "checkpoint_every", "root", "cache"}
@@ -52,7 +52,7 @@ def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) ->
             torch.cuda.set_rng_state(tensors["rng.cuda"])
         return int(stored["step"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: damaged or foreign checkpoint ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{folder}: damaged or foreign checkpoint ({one_line(error)})") from None
 
 
 def reopen_log(path: Path, step: int) -> TextIO:

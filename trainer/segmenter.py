@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError, UserError, one_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FINEST_STRIDE = 4
@@ -53,10 +53,6 @@ class Segmenter(nn.Module):
         """Features of RGB images in 0..255 whose sides are multiples of `multiple`."""
         return self.network((images.float() / 255 - self.mean) / self.std)
 
-    def parameter_groups(self, lr: float, head_factor: float, weight_decay: float) -> list[dict]:
-        """Optimiser groups: encoder and head learning rates, no decay on norms and position parameters."""
-        return parameter_groups(self, lr, head_factor, weight_decay, slow=self.network.encoder)
-
     @torch.no_grad()
     def _probe(self) -> tuple[int, int]:
         shapes: list[torch.Size] = []
@@ -70,7 +66,7 @@ class Segmenter(nn.Module):
             self.network(torch.zeros(1, 3, side, side))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UsageError(
-                f"--encoder: does not take images of any size ({str(error).splitlines()[0]}); choose another"
+                f"--encoder: does not take images of any size ({one_line(error)}); choose another"
             ) from None
         finally:
             hook.remove()
@@ -111,10 +107,9 @@ def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
             "timm's are named tu-NAME"
         ) from None
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built ({reason}); "
-            "without internet pass --encoder-weights none or the path of a state dict"
+            f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built "
+            f"({one_line(error)}); without internet pass --encoder-weights none or the path of a state dict"
         ) from None
 
 
@@ -127,9 +122,7 @@ def _load_encoder(encoder: nn.Module, path: Path) -> None:
         wanted = set(nn.Module.state_dict(encoder))
         encoder.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=True)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        reason = "not a plain tensor file" if "weights_only" in reason or "Weights only" in reason else reason
-        raise UserError(f"--encoder-weights {path}: no state dict of this encoder ({reason})") from None
+        raise UserError(f"--encoder-weights {path}: no state dict of this encoder ({one_line(error)})") from None
 
 
 def _statistics(encoder: str, tag: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from data_cache.errors import UsageError, UserError
-from trainer.segmenter import Segmenter
+from trainer.segmenter import Segmenter, parameter_groups
 
 CHANNELS = 24
 
@@ -67,14 +67,18 @@ def test_images_are_normalised_by_the_encoders_statistics(encoder):
 @pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
 def test_every_parameter_is_in_exactly_one_group(arch, encoder):
     student = Segmenter(arch, encoder, "none", CHANNELS)
-    grouped = [id(p) for group in student.parameter_groups(1e-3, 10, 0.01) for p in group["params"]]
+    grouped = [
+        id(p)
+        for group in parameter_groups(student, 1e-3, 10, 0.01, slow=student.network.encoder)
+        for p in group["params"]
+    ]
     assert sorted(grouped) == sorted(id(p) for p in student.parameters())
 
 
 @pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
 def test_norms_do_not_decay_and_all_but_the_encoder_learns_faster(arch, encoder):
     student = Segmenter(arch, encoder, "none", CHANNELS)
-    groups = student.parameter_groups(1e-3, 10, 0.01)
+    groups = parameter_groups(student, 1e-3, 10, 0.01, slow=student.network.encoder)
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     norms = 0
     for name, module in student.named_modules():
