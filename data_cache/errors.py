@@ -13,6 +13,10 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class InterruptError(UserError):
+    """The user pressed Ctrl-C; says what is kept and how to go on. The command line exits with 1."""
+
+
 def one_line(error: Exception, limit: int = 200) -> str:
     """What a library's exception says, on one line of at most `limit` characters, for use in an error of ours."""
     reason = " ".join(str(error).split()) or type(error).__name__

@@ -34,6 +34,22 @@ def sheet(
     return canvas
 
 
+def legend(picture: Image.Image, names: Sequence[str]) -> Image.Image:
+    """Add the colours of labels 0, 1, 2 ... with their names below a picture."""
+    font, box = ImageFont.load_default(13), 14
+    width = GAP + 2 * box + max(round(font.getlength(name)) for name in names)
+    columns = max(1, (picture.width - GAP) // width)
+    lines = -(-len(names) // columns)
+    canvas = Image.new("RGB", (picture.width, picture.height + lines * HEADER + GAP), "white")
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    for label, name in enumerate(names):
+        left, top = GAP + label % columns * width, picture.height + label // columns * HEADER
+        draw.rectangle((left, top, left + box, top + box), fill=tuple(_colour_of(label).tolist()))
+        draw.text((left + box + 6, top - 1), name, fill="black", font=font)
+    return canvas
+
+
 def _colour_of(label: int) -> UInt8[np.ndarray, "3"]:
     # steps of the golden ratio around the colour wheel keep neighbouring labels apart
     hue = (0.12 + label * 0.61803398875) % 1.0

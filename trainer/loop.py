@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import InterruptError, UsageError, UserError
 from data_cache.splits import Split
 from data_cache.store import Cache, Loaded, Texts
 from trainer import checkpoint
@@ -69,16 +69,18 @@ def gather(config: TrainConfig) -> Material:
     masks = cache.mask_name(config.masks)
     loaded = cache.load(masks)
     about = cache.fingerprint["dataset"]
-    root = Path(config.root or cache.attributes["recorded"]["root"])
-    dataset = open_dataset(about["name"], root, about["split"], about["images"])
+    root = config.root or cache.attributes["recorded"]["root"]
+    dataset = open_dataset(about["name"], Path(root) if root else None, about["split"], about["images"])
+    where = root or about["name"]
     if list(dataset.ids) != loaded.ids:
         raise UserError(
-            f"{root}: not the images {cache.path} was made from; pass --root with the same dataset, or precompute again"
+            f"{where}: not the images {cache.path} was made from; pass --root with the same dataset, "
+            "or precompute again"
         )
     texts = cache.texts()
     if dataset.classes != texts.classes:
         raise UserError(
-            f"{root}: its class names or their order are not those {cache.path} was made with; restore them, or "
+            f"{where}: its class names or their order are not those {cache.path} was made with; restore them, or "
             "precompute again into another --cache"
         )
     if not loaded.ok.any():
@@ -156,7 +158,9 @@ def train(
                 state = resume_state(learner.module, optimizer)
                 checkpoint.save(out, step, learner.module.segmenter, text, card, state)
             if stop and step < config.iterations:
-                raise UserError(f"interrupted after update {step}, now saved; `train --out {out} --resume` goes on")
+                raise InterruptError(
+                    f"interrupted after update {step}, now saved; `train --out {out} --resume` goes on"
+                )
     return line
 
 

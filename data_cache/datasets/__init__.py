@@ -1,41 +1,46 @@
 """The datasets by name, and the one way to open them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from data_cache.datasets import camvid, coco, folder
+from data_cache.datasets import camvid, coco, folder, scenes
 from data_cache.datasets.base import VOID, Dataset, PairedFiles, Recipe
 from data_cache.errors import UsageError, UserError
 
-__all__ = ["DATASETS", "VOID", "Dataset", "PairedFiles", "Recipe", "open_dataset"]
+__all__ = ["DATASETS", "DRAWN", "VOID", "Dataset", "PairedFiles", "Recipe", "open_dataset"]
 
 DATASETS: dict[str, Recipe] = {
     "coco": coco.RECIPE,
     "camvid": camvid.RECIPE,
     "folder": folder.RECIPE,
 }
+DRAWN: dict[str, Callable[[str], Dataset]] = {"scenes": scenes.open_scenes}
+"""Datasets that are drawn, not read: they need no files and have no root."""
 
 
 def open_dataset(name: str, root: Path | None, split: str, limit: int | None = None) -> Dataset:
     """Open a split of a dataset.
 
     Args:
-        name: A key of `DATASETS`.
+        name: A key of `DATASETS` or `DRAWN`.
         root: Its folder. None looks at `$CLIPTEACHER_DATA/<name>`, then at `data/<name>` below the working
-            directory.
+            directory. A drawn dataset has none.
         split: Such as `train` or `val`; which ones there are depends on the dataset.
         limit: Take only the first so many images.
 
     Raises:
-        UsageError: There is no such dataset or split, or the limit is below one.
+        UsageError: There is no such dataset or split, the limit is below one, or a drawn dataset is given a root.
         UserError: The folder, images or label maps are missing.
 
     """
-    if name not in DATASETS:
-        raise UsageError(f"no dataset named '{name}': choose one of {', '.join(DATASETS)}")
+    if name not in DATASETS | DRAWN:
+        raise UsageError(f"no dataset named '{name}': choose one of {', '.join((*DATASETS, *DRAWN))}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: at least one image is needed")
-    dataset = DATASETS[name].open(_root(name, root), split)
+    if name in DRAWN and root is not None:
+        raise UsageError(f"--root {root}: {name} is drawn, not read; leave --root out")
+    dataset = DRAWN[name](split) if name in DRAWN else DATASETS[name].open(_root(name, root), split)
     return dataset if limit is None else dataset.limited(limit)
 
 

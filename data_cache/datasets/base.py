@@ -31,8 +31,8 @@ class Dataset(Protocol):
         """Name in the registry, such as `coco`."""
 
     @property
-    def root(self) -> Path:
-        """Folder that holds all its files."""
+    def root(self) -> Path | None:
+        """Folder that holds all its files; None if it is drawn and has none."""
 
     @property
     def split(self) -> str:
@@ -44,12 +44,12 @@ class Dataset(Protocol):
 
     @property
     def ids(self) -> list[str]:
-        """Sorted, unique names of the images: their path below `root`, with forward slashes."""
+        """Sorted, unique names of the images: with a root their path below it, with forward slashes."""
 
     def __len__(self) -> int: ...
 
     def path(self, i: int) -> Path:
-        """Return the image file."""
+        """Return the image file, or the name that stands for it in messages."""
 
     def image(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
         """Return the upright RGB picture; raise UserError if the file cannot be read."""
@@ -61,7 +61,7 @@ class Dataset(Protocol):
         """Return image and label; raise UserError if either is bad or their sizes differ."""
 
     def digest(self, i: int) -> tuple[str, str]:
-        """Return the SHA-256 of the image file and of the label file ("" without one), in hexadecimal."""
+        """Return the SHA-256 of image and label as they are stored ("" without a label), in hexadecimal."""
 
     def limited(self, n: int) -> "Dataset":
         """Return the dataset of the first `n` images."""

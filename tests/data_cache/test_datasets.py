@@ -292,7 +292,7 @@ def test_an_empty_split_names_folder_and_pattern(tmp_path, name, pattern):
 @pytest.mark.parametrize(
     ("name", "split", "limit", "word"),
     [
-        ("cocoa", "train", None, "choose one of coco, camvid, folder"),
+        ("cocoa", "train", None, "choose one of coco, camvid, folder, scenes"),
         ("coco", "test", None, "no split 'test'"),
         ("camvid", "valid", None, "no split 'valid'"),
         ("folder", "../train", None, "cannot be a split"),

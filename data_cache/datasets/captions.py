@@ -1,0 +1,30 @@
+"""Captions of drawn scenes, as the web has them: they tell a part of what is there, in changing words."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from data_cache.datasets.scenes import STUFF, THINGS, visible
+
+THING_NAMED, STUFF_NAMED = 0.8, 0.5
+"""How likely a caption names a thing or a ground that can be seen."""
+OPENINGS = ("", "", "a photo of ", "a photo of ", "a picture of ", "there is ", "this is ", "look: ")
+ENDINGS = ("", "", "", ".", ".", " in the scene.", " on a good day")
+
+
+def caption(rng: np.random.Generator, label: UInt8[np.ndarray, "height width"]) -> str:
+    """What someone might write under a scene: the names of a random part of what is in it."""
+    there = np.flatnonzero(visible(label)).tolist()
+    chosen = [i for i in there if rng.random() < (STUFF_NAMED if i < len(STUFF) else THING_NAMED)]
+    chosen = chosen or [there[rng.integers(len(there))]]
+    rng.shuffle(chosen)
+    names = (*STUFF, *THINGS)
+    nouns = [_noun(rng, names[i], float((label == i).mean())) for i in chosen]
+    opening, ending = OPENINGS[rng.integers(len(OPENINGS))], ENDINGS[rng.integers(len(ENDINGS))]
+    return f"{opening}{(' and ', ', ', ' with ')[rng.integers(3)].join(nouns)}{ending}"
+
+
+def _noun(rng: np.random.Generator, name: str, share: float) -> str:
+    size = ""
+    if name in THINGS and rng.random() < 0.25:
+        size = "small " if share < 0.04 else "large " if share > 0.1 else "medium "
+    return f"{('a ', 'a ', 'the ', 'one ', '')[rng.integers(5)]}{size}{name}"

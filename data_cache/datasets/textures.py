@@ -1,0 +1,97 @@
+"""What the drawn world is made of: patterns of things, grains of stuff, outlines, and colours."""
+
+import colorsys
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw
+
+Field = Float[np.ndarray, "y x"]
+Colour = Float[np.ndarray, "3"]
+Pattern = Callable[[np.random.Generator, Field, Field], Field]
+
+PERIOD = (7.0, 11.0)
+"""Pixels from stripe to stripe: about what one CLIP token sees, so that a token alone is ambiguous."""
+TILT = 0.35
+"""Radians by which a pattern may be turned. At any angle, a small CLIP takes much longer to learn it."""
+
+
+def _phases(rng: np.random.Generator, y: Field, x: Field) -> tuple[Field, Field]:
+    """Angles along two perpendicular axes that are tilted at random, 2 pi a period."""
+    tilt, scale = rng.uniform(-TILT, TILT), 2 * np.pi / rng.uniform(*PERIOD)
+    shift = rng.uniform(0, 2 * np.pi, 2)
+    u = (x * np.cos(tilt) + y * np.sin(tilt)) * scale + shift[0]
+    v = (y * np.cos(tilt) - x * np.sin(tilt)) * scale + shift[1]
+    return u, v
+
+
+def _ink(rng: np.random.Generator, wave: Field) -> Field:
+    # a wave around zero becomes paper (0) and ink (1) with an edge of a pixel or two, as a lens draws it; how much ink
+    # differs from thing to thing, so that the mean colour does not give the pattern away
+    return np.clip(0.5 + 2 * (wave + rng.uniform(-0.3, 0.3)), 0, 1)
+
+
+def stripes(rng: np.random.Generator, y: Field, x: Field) -> Field:
+    """Straight bands."""
+    return _ink(rng, np.sin(_phases(rng, y, x)[0]))
+
+
+def checks(rng: np.random.Generator, y: Field, x: Field) -> Field:
+    """A chessboard."""
+    u, v = _phases(rng, y, x)
+    return _ink(rng, 2 * np.sin(0.75 * u) * np.sin(0.75 * v))
+
+
+def dots(rng: np.random.Generator, y: Field, x: Field) -> Field:
+    """Round spots in rows."""
+    u, v = _phases(rng, y, x)
+    return _ink(rng, np.cos(u) + np.cos(v) - 0.3)
+
+
+def rings(rng: np.random.Generator, y: Field, x: Field) -> Field:
+    """Circles around the middle: stripes, to whoever looks at a small piece."""
+    return _ink(rng, np.sin(np.hypot(y, x) * (2 * np.pi / rng.uniform(*PERIOD)) + rng.uniform(0, 2 * np.pi)))
+
+
+def grain(rng: np.random.Generator, side: int, height: float, width: float) -> Field:
+    """Smooth noise, of unit strength before it is smoothed, whose specks are about `height` x `width` pixels."""
+    rows, columns = (max(2, round(side / length)) for length in (height, width))
+    small = Image.fromarray(rng.standard_normal((rows, columns)).astype(np.float32))
+    return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC), np.float64)
+
+
+def hsv(
+    rng: np.random.Generator,
+    hue: tuple[float, float],
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+) -> Colour:
+    """A colour drawn from ranges of hue (degrees), saturation and value (0..1), as RGB in 0..1."""
+    h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
+    return np.array(colorsys.hsv_to_rgb(h / 360 % 1, s, v))
+
+
+def outline(
+    rng: np.random.Generator, side: int, centre: Float[np.ndarray, "2"], radius: float
+) -> Bool[np.ndarray, "y x"]:
+    """The inside of a polygon of 3 to 6 corners, or of a blob, around a centre (y, x)."""
+    if rng.random() < 0.5:
+        angles = np.sort(rng.uniform(0, 2 * np.pi / 6, 6) + np.arange(6) * 2 * np.pi / 6)
+        angles = rng.permutation(angles)[: rng.integers(3, 7)]
+        angles.sort()
+        reach = np.full(len(angles), 1.2)
+    else:
+        angles = np.arange(40) * (2 * np.pi / 40)
+        order = np.arange(2, 6)[:, None]
+        waves = np.cos(order * angles + rng.uniform(0, 2 * np.pi, (4, 1)))
+        reach = 1 + (rng.uniform(0, 0.16, (4, 1)) * waves).sum(axis=0)
+    y, x = centre[0] + radius * reach * np.sin(angles), centre[1] + radius * reach * np.cos(angles)
+    return inside(side, np.stack([x, y], axis=1))
+
+
+def inside(side: int, corners: Float[np.ndarray, "corner 2"]) -> Bool[np.ndarray, "y x"]:
+    """The pixels of a square picture inside a polygon of (x, y) corners."""
+    picture = Image.new("1", (side, side))
+    ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y in corners], fill=1)
+    return np.asarray(picture)

@@ -1,0 +1,125 @@
+"""The drawn world: the same for everyone, dense labels, captions that tell a part, and no class by colour alone."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+from refusals import refused
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.base import VOID
+from data_cache.datasets.captions import caption
+from data_cache.datasets.scenes import SIDE, SPLITS, STUFF, THINGS, VISIBLE_PIXELS, Scenes, draw
+from data_cache.errors import UsageError
+from data_cache.splits import make_split, vocabularies
+
+TRAIN = Scenes("train", 300)
+LABELS = {"train": "1b293446", "val": "22bd34b4", "tune": "b650fc8d", "captioned": "0b2d0678"}
+MEANS = {"train": 115.14, "val": 135.59, "tune": 128.61, "captioned": 151.98}
+"""Of the first scene of each split."""
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [TRAIN.load(i) for i in range(len(TRAIN))]
+
+
+def names_in(label):
+    counts = np.bincount(label.ravel(), minlength=256)
+    return {name for k, name in enumerate(TRAIN.classes) if counts[k] >= VISIBLE_PIXELS}
+
+
+def test_it_opens_by_name_without_a_root():
+    dataset = open_dataset("scenes", None, "val", 5)
+    assert (len(dataset), dataset.root, dataset.ids[4]) == (5, None, "val/000004")
+    assert [len(open_dataset("scenes", None, split)) for split in SPLITS] == [*SPLITS.values()]
+
+
+@pytest.mark.parametrize(
+    ("root", "split", "word"), [("here", "train", "leave --root out"), (None, "test", "choose one")]
+)
+def test_a_root_or_a_strange_split_is_a_usage_error(tmp_path, root, split, word):
+    refused(lambda: open_dataset("scenes", root and tmp_path, split), word, kind=UsageError)
+
+
+def test_a_scene_is_drawn_the_same_whenever_and_wherever_it_is_asked_for():
+    image, label = draw(np.random.default_rng((0, *b"train", 7)))
+    np.testing.assert_array_equal(TRAIN.image(7), image)
+    np.testing.assert_array_equal(TRAIN.label(7), label)
+    traveller = pickle.loads(pickle.dumps(TRAIN))
+    for dataset in (TRAIN, traveller, TRAIN.limited(8), open_dataset("scenes", None, "train")):
+        assert dataset.digest(7) == TRAIN.digest(7)
+    assert TRAIN.digest(7)[0] == hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def test_no_two_scenes_are_alike_in_any_split_or_seed():
+    drawn = [Scenes(split, 3, seed).digest(i) for split in SPLITS for seed in (0, 1) for i in range(3)]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_it_has_at_least_twelve_things_on_five_grounds_and_hides_things_only():
+    split = make_split("scenes", TRAIN.classes, None)
+    assert TRAIN.classes == vocabularies()["scenes"].classes == (*STUFF, *THINGS)
+    assert len(THINGS) >= 12
+    assert len(STUFF) >= 5
+    assert set(split.unseen) <= set(THINGS)
+    # each hidden thing shares its pattern with one that has labels, and its hues with many
+    looks = {THINGS[name].pattern for name in split.seen if name in THINGS}
+    assert {THINGS[name].pattern for name in split.unseen} <= looks
+
+
+def test_pictures_are_small_and_labels_dense_but_for_a_few_spots(scenes):
+    voids = []
+    for image, label in scenes:
+        assert image.shape == (SIDE, SIDE, 3)
+        assert image.dtype == label.dtype == np.uint8
+        assert set(np.unique(label)) <= {*range(len(TRAIN.classes)), VOID}
+        voids.append((label == VOID).mean())
+    assert 0.001 < np.mean(voids) < 0.03
+
+
+def test_every_class_is_common_enough_to_learn(scenes):
+    share = {name: np.mean([name in names_in(label) for _, label in scenes]) for name in TRAIN.classes}
+    assert min(share.values()) > 0.08
+
+
+def test_a_caption_names_only_what_is_there_and_often_not_all_of_it(scenes):
+    rng = np.random.default_rng(0)
+    whole, named = [], set()
+    for _, label in scenes:
+        told = {
+            word for word in caption(rng, label).replace(",", " ").replace(".", " ").split() if word in TRAIN.classes
+        }
+        assert told
+        assert told <= names_in(label)
+        whole.append(told == names_in(label))
+        named |= told
+    assert 0.05 < np.mean(whole) < 0.5
+    assert named == set(TRAIN.classes)
+
+
+def test_no_linear_classifier_tells_things_by_mean_colour(scenes):
+    colours, classes = [], []
+    for image, label in scenes:
+        for k in range(len(STUFF), len(TRAIN.classes)):
+            if (label == k).sum() >= VISIBLE_PIXELS:
+                colours.append(image[label == k].mean(axis=0) / 255)
+                classes.append(k - len(STUFF))
+    features = (np.array(colours) - np.mean(colours, axis=0)) / np.std(colours, axis=0)
+    features, half = np.column_stack([features, np.ones(len(features))]), len(features) // 2
+    wanted, weights = np.eye(len(THINGS))[classes], np.zeros((4, len(THINGS)))
+    for _ in range(2000):  # softmax regression
+        scores = np.exp(features[:half] @ weights)
+        shares = scores / scores.sum(axis=1, keepdims=True)
+        weights -= 0.5 * features[:half].T @ (shares - wanted[:half]) / half
+    right = (features[half:] @ weights).argmax(axis=1) == np.array(classes[half:])
+    # colour tells the family of hues, in which there are two things, and no more
+    assert 2 / len(THINGS) < right.mean() < 0.6
+
+
+def test_the_world_is_the_one_the_tiny_clip_has_learned():
+    # another world needs another tiny CLIP and new figures: `python -m pipeline.tiny.train`
+    drawn = {split: Scenes(split, 1).load(0) for split in SPLITS}
+    assert {split: hashlib.sha256(label.tobytes()).hexdigest()[:8] for split, (_, label) in drawn.items()} == LABELS
+    assert {split: image.mean() for split, (image, _) in drawn.items()} == pytest.approx(MEANS, abs=0.01)
