@@ -42,7 +42,7 @@ class Settings:
     cache: Path
     root: Path | None = None
     split: str = "train"
-    clip: CLIPSource = field(default_factory=lambda: CLIPSource("ViT-B-16-quickgelu", "openai"))
+    clip: CLIPSource = field(default_factory=lambda: CLIPSource("ViT-B-16-quickgelu"))
     precision: str = "auto"
     dense: Dense = "float16"
     kmeans: str = "auto"
@@ -150,7 +150,7 @@ def plan(settings: Settings) -> Plan:
     attributes = {
         "fingerprint": _fingerprint(clip, dataset, settings),
         "recorded": {
-            "root": str(dataset.root.resolve()),
+            "root": str(dataset.root.resolve()) if dataset.root else None,
             "versions": {name: version(name) for name in RECORDED},
         },
     }
@@ -197,6 +197,8 @@ def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fing
             "images": len(dataset),
             "ids_sha256": hash_names(dataset.ids),
             "classes_sha256": hash_names(dataset.classes),
+            # what is drawn changes with the code that draws it, and its names do not
+            **({} if dataset.root else {"first_sha256": dataset.digest(0)[0]}),
         },
     }
 
@@ -206,12 +208,11 @@ def _create(work: Plan) -> Cache:
     name, templates = prompts_for(job.dataset.name)
     clip = load_clip(job.source, job.precision, job.device)
     texts = Texts(name, job.dataset.classes, templates, clip.encode_text(job.dataset.classes, templates))
-    paths = [job.dataset.path(i).relative_to(job.dataset.root).as_posix() for i in range(len(job.dataset))]
     return Cache.create(
         job.cache,
         job.layout,
         work.attributes,
-        (list(job.dataset.ids), paths),
+        (job.dataset.ids, job.dataset.ids),
         (MASKS, job.masker.attributes()),
         texts,
     )

@@ -13,12 +13,19 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.factory import load_state_dict
+from safetensors.torch import save_file
 
 from data_cache.errors import UsageError, UserError, one_line
 
 RANDOM = "random"
 RANDOM_SEED = 0
 PAPER_IMAGE_SIZE = 512
+OPENAI = "openai"
+TINY = "tiny"
+TINY_TAG = "scenes"
+TINY_CONFIG = Path(__file__).with_name("tiny") / "open_clip_config.json"
+TINY_WEIGHTS = TINY_CONFIG.with_name("tiny.safetensors")
 
 
 @dataclass(frozen=True)
@@ -26,20 +33,25 @@ class CLIPSource:
     """Names a CLIP completely.
 
     Args:
-        clip: an open_clip architecture, or the path of an open_clip JSON config.
-        weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed).
-        image_size: side of the square input in pixels; None is the config file's own size, else 512.
+        clip: an open_clip architecture, the path of an open_clip JSON config, or `tiny`: the one that comes along.
+        weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed). Left
+            empty it is `openai`, and for `tiny` its own.
+        image_size: side of the square input in pixels; None is the config file's own size (256 for `tiny`), else 512.
 
     """
 
     clip: str
-    weights: str
+    weights: str = ""
     image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            object.__setattr__(self, "weights", TINY_TAG if self.clip == TINY else OPENAI)
 
     @property
     def name(self) -> str:
         """The architecture's name: for a config file, its stem."""
-        return Path(self.clip).stem if self._is_file else self.clip
+        return self._path.stem if self._path and self.clip != TINY else self.clip
 
     @property
     def quick_gelu(self) -> bool:
@@ -51,11 +63,11 @@ class CLIPSource:
         if self.image_size is not None and self.image_size < 1:
             raise UsageError(f"--image-size {self.image_size}: must be a positive number of pixels")
         self._check_weights()
-        size = self.image_size or (None if self._is_file else PAPER_IMAGE_SIZE)
+        size = self.image_size or (None if self._path else PAPER_IMAGE_SIZE)
         with tempfile.TemporaryDirectory() as folder, _quiet_logging(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             name = self.clip
-            if self._is_file:
+            if self._path:
                 # open_clip reads configs from a registry keyed by name, or from a folder: a folder cannot clash
                 content = {"model_cfg": self._config, "preprocess_cfg": self._preprocess}
                 Path(folder, "open_clip_config.json").write_text(json.dumps(content))
@@ -64,14 +76,16 @@ class CLIPSource:
                 tokenizer = open_clip.get_tokenizer(name)
                 model = open_clip.create_model(name, pretrained=self._tag, force_image_size=size)
                 if self._checkpoint:
-                    open_clip.load_checkpoint(model, str(self._checkpoint), weights_only=True)
+                    open_clip.load_checkpoint(model, str(_in_float32(self._checkpoint, Path(folder))))
             except Exception as error:
                 raise UserError(self._failure(error)) from None
         return model, tokenizer
 
     @property
-    def _is_file(self) -> bool:
-        return self.clip.endswith(".json")
+    def _path(self) -> Path | None:
+        if self.clip == TINY:
+            return TINY_CONFIG
+        return Path(self.clip) if self.clip.endswith(".json") else None
 
     @property
     def _tag(self) -> str | None:
@@ -79,12 +93,14 @@ class CLIPSource:
 
     @property
     def _checkpoint(self) -> Path | None:
+        if (self.clip, self.weights) == (TINY, TINY_TAG):
+            return TINY_WEIGHTS
         path = Path(self.weights)
         return path if self.weights != RANDOM and path.is_file() else None
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        if not self._is_file:
+        if not self._path:
             if config := open_clip.get_model_config(self.clip):
                 return config
             near = difflib.get_close_matches(self.clip, open_clip.list_models(), n=3)
@@ -105,7 +121,8 @@ class CLIPSource:
 
     @cached_property
     def _file(self) -> dict[str, Any]:
-        return json.loads(Path(self.clip).read_text())
+        assert self._path
+        return json.loads(self._path.read_text())
 
     def _check_weights(self) -> None:
         config = self._config
@@ -115,7 +132,10 @@ class CLIPSource:
             if "openai" in self._checkpoint.name.lower() and not self.quick_gelu:
                 raise UsageError(f"--clip {self.name}: {_NEEDS_QUICKGELU}")
             return
-        tags = [] if self._is_file else open_clip.list_pretrained_tags_by_model(self.clip)
+        if self.clip == TINY:
+            tags = [TINY_TAG]
+        else:
+            tags = [] if self._path else open_clip.list_pretrained_tags_by_model(self.clip)
         if self.weights not in tags:
             known = f"its tags are {', '.join(tags)}" if tags else "it has no published weights"
             raise UsageError(
@@ -143,6 +163,18 @@ _NEEDS_QUICKGELU = (
     "these weights were trained with another activation and would silently give wrong features; "
     "for OpenAI weights name the -quickgelu architecture, e.g. --clip ViT-B-16-quickgelu"
 )
+
+
+def _in_float32(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint, or a float32 copy: open_clip cannot resize positions in half precision on a CPU."""
+    if checkpoint.suffix == ".npz":
+        return checkpoint
+    state = load_state_dict(str(checkpoint), weights_only=True)
+    if not any(getattr(value, "dtype", None) in (torch.float16, torch.bfloat16) for value in state.values()):
+        return checkpoint
+    copy = folder / "float32.safetensors"
+    save_file({name: value.float().clone() for name, value in state.items()}, copy)
+    return copy
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 import cli
 
 REPOSITORY = Path(__file__).parents[1]
-TINY = ("--clip", str(REPOSITORY / "examples/tiny-vit.json"), "--clip-weights", "random", "--device", "cpu")
+TINY = ("--clip", str(REPOSITORY / "tests/tiny-vit.json"), "--clip-weights", "random", "--device", "cpu")
 STUDENT = ("--encoder-weights", "none", "--workers", "0", "--device", "cpu")
 
 

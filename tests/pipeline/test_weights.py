@@ -86,6 +86,16 @@ def test_position_embeddings_are_resized_bicubically_to_another_image_size(tmp_p
     assert clip.encode(picture(0, 192, 192)[None]).dense.shape == (1, 12, 12, 64)
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_load_at_another_image_size(tmp_path, state, half):
+    rounded = {name: value.to(half) for name, value in state.items() if value.is_floating_point()}
+    save_file({name: value.contiguous() for name, value in rounded.items()}, tmp_path / "half.safetensors")
+    save_file({name: value.float().contiguous() for name, value in rounded.items()}, tmp_path / "same.safetensors")
+    loaded = tiny_clip(tmp_path / "half.safetensors", image_size=256)
+    assert {value.dtype for value in loaded.model.state_dict().values()} == {torch.float32}
+    assert loaded.weights_hash == tiny_clip(tmp_path / "same.safetensors", image_size=256).weights_hash
+
+
 def test_a_config_file_brings_its_own_image_size_and_an_option_overrides_it():
     assert (tiny_clip().image_size, tiny_clip().grid) == (128, (8, 8))
     assert (tiny_clip(image_size=64).image_size, tiny_clip(image_size=64).grid) == (64, (4, 4))

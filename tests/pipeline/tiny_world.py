@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline.clip import FrozenCLIP
 from pipeline.weights import CLIPSource
 
-CONFIG = str(Path(__file__).parents[2] / "examples/tiny-vit.json")
+CONFIG = str(Path(__file__).parents[1] / "tiny-vit.json")
 """128 px, 16 px patches, 64 channels."""
 CLASSES = ("sky", "road", "tree", "garden gnome")
 CPU = torch.device("cpu")

@@ -58,6 +58,6 @@ def draw_folder(root: Path) -> Path:
 
 def make_cache(root: Path, cache: Path) -> None:
     """Precompute a `folder` dataset."""
-    source = CLIPSource(str(Path(__file__).parents[2] / "examples/tiny-vit.json"), "random")
+    source = CLIPSource(str(Path(__file__).parents[1] / "tiny-vit.json"), "random")
     settings = Settings("folder", cache, root, clip=source, device="cpu", precision="fp32", shard=4, unseen=UNSEEN)
     execute(plan(settings))

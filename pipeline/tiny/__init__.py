@@ -1,0 +1,1 @@
+"""The tiny CLIP: an open_clip model that knows the drawn world, and the script that trained it."""

@@ -1,0 +1,42 @@
+"""How well a CLIP finds scenes by the name of what is in them: the tiny CLIP's own test."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from data_cache.datasets.scenes import Scenes, visible
+from data_cache.views import replay_image, whole
+from pipeline.clip import FrozenCLIP
+from pipeline.prompts import prompts_for
+
+BATCH = 50
+
+
+def retrieval(clip: FrozenCLIP, scenes: Scenes) -> dict[str, float]:
+    """Average precision of each class name: scenes ranked by cosine of CLS token and text feature.
+
+    A scene is relevant when the class can be seen in it (`visible`).
+    """
+    text = clip.encode_text(scenes.classes, prompts_for(scenes.name)[1])
+    scores, relevant = [], []
+    for start in range(0, len(scenes), BATCH):
+        drawn = [scenes.load(i) for i in range(start, min(start + BATCH, len(scenes)))]
+        images = [replay_image(image, whole(*image.shape[:2]), clip.image_size) for image, _ in drawn]
+        cls = clip.encode(np.stack(images)).cls.astype(np.float64)
+        scores.append(cls / np.linalg.norm(cls, axis=1, keepdims=True) @ text.T)
+        relevant += [visible(label) for _, label in drawn]
+    found, wanted = np.concatenate(scores), np.stack(relevant)
+    return {name: average_precision(found[:, k], wanted[:, k]) for k, name in enumerate(scenes.classes)}
+
+
+def average_precision(scores: Float[np.ndarray, "item"], relevant: Bool[np.ndarray, "item"]) -> float:
+    """Mean, over the relevant items, of the precision down to their rank; nan if none is relevant."""
+    hits = relevant[np.argsort(-scores, kind="stable")]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean()) if hits.any() else float("nan")
+
+
+def mean_of(found: Mapping[str, float]) -> float:
+    """Mean over the classes that occur."""
+    return float(np.nanmean([*found.values()]))

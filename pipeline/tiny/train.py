@@ -1,0 +1,163 @@
+"""Trains the tiny CLIP on captioned scenes: `python -m pipeline.tiny.train`; half an hour on two cores.
+
+The captions name all classes, those hidden in segmentation too, as the web's captions do. Patches are dropped at
+random (FLIP, arXiv 2212.00794) so that an image costs 64 tokens whatever its size; first all images have 256 px, then
+their size varies, and the last updates see all patches. A linear head that is thrown away predicts which names the
+caption has (compare SuperClass, arXiv 2411.03313), first alone, then beside CLIP's contrastive loss: with the
+contrastive loss alone, the patterns of things take many times as long to be told apart.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import open_clip
+import torch
+import typer
+from jaxtyping import Float, Int, UInt8
+from open_clip.loss import ClipLoss
+from open_clip.transformer import PatchDropout
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from data_cache.datasets.captions import caption
+from data_cache.datasets.scenes import SPLITS, STUFF, THINGS, Scenes
+from pipeline.clip import FrozenCLIP
+from pipeline.tiny.retrieval import mean_of, retrieval
+from pipeline.weights import TINY_CONFIG, TINY_WEIGHTS, CLIPSource
+
+SIZES = (128, 160, 192, 224, 256)
+TOKENS = 64
+WARM_UP = 50
+CONTRASTED, VARIED, UNDROPPED = 0.2, 0.6, 0.93
+"""Shares of the updates after which the contrastive loss begins, sizes vary, and all patches are seen."""
+NAME_WEIGHT, NAME_SCALE = 10.0, 3.0
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="Updates.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Pairs of scene and caption an update.")] = 64,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of weights, captions and order; the scenes are fixed.")] = 0,
+    scenes: Annotated[int, typer.Option(help="Scenes to train on.")] = SPLITS["captioned"],
+    scored: Annotated[int, typer.Option(help="Fresh scenes for the final score.")] = 1000,
+    weights: Annotated[Path, typer.Option(help="Where the weights go.")] = TINY_WEIGHTS,
+    save_every: Annotated[int, typer.Option(help="Updates between scores on fresh scenes.")] = 250,
+) -> None:
+    """Train, and write weights, curve (.jsonl) and scores (.json) side by side."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    images, labels = _draw(scenes)
+    config = json.loads(TINY_CONFIG.read_text())
+    model = open_clip.CLIP(**config["model_cfg"])
+    mean, std = (torch.tensor(config["preprocess_cfg"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
+    known = tokenizer([caption(rng, label) for label in labels]).unique()
+    nouns = tokenizer([" ".join((*STUFF, *THINGS))])[0, 1 : 1 + len((*STUFF, *THINGS))]
+    names = nn.Linear(config["model_cfg"]["embed_dim"], len(nouns))
+    learner = nn.ModuleList([model, names])
+    optimizer = torch.optim.AdamW(_groups(learner), lr=lr, betas=(0.9, 0.98))
+    order = np.empty(0, np.int64)
+    start = time.perf_counter()
+    with weights.with_suffix(".jsonl").open("w") as curve:
+        for step in range(steps):
+            if len(order) < batch_size:
+                order = rng.permutation(scenes)
+            chosen, order = order[:batch_size], order[batch_size:]
+            tokens = tokenizer([caption(rng, labels[i]) for i in chosen])
+            size = int(rng.choice(SIZES)) if step >= VARIED * steps else max(SIZES)
+            pixels = (_resized(images[chosen], size, bool(rng.integers(2))) - mean) / std
+            image = _encode(model.visual, pixels, whole=step >= UNDROPPED * steps)
+            contrast = torch.zeros(())
+            if step >= CONTRASTED * steps:
+                text = model.encode_text(tokens, normalize=True)
+                contrast = ClipLoss()(F.normalize(image, dim=1), text, model.logit_scale.exp())
+            name = _name_loss(NAME_SCALE * names(image), tokens, nouns)
+            loss = contrast + NAME_WEIGHT * name
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+            optimizer.step()
+            model.logit_scale.data.clamp_(max=math.log(100))
+            line: dict[str, Any] = {"step": step + 1, "size": size}
+            line |= {"contrast": round(contrast.item(), 4), "name": round(name.item(), 4)}
+            if (step + 1) % save_every == 0 or step + 1 == steps:
+                _save(model, known, weights)
+                line["retrieval_256"] = round(mean_of(_score(weights, 256, min(scored, 300))), 4)
+            line["seconds"] = round(time.perf_counter() - start, 1)
+            if (step + 1) % 10 == 0 or step + 1 == steps:
+                curve.write(json.dumps(line) + "\n")
+                curve.flush()
+    card: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "scenes": scenes}
+    card["minutes"] = round((time.perf_counter() - start) / 60, 1)
+    card["retrieval"] = {str(size): _score(weights, size, scored) for size in (128, 192, 256)}
+    card["mean_average_precision"] = {size: mean_of(one) for size, one in card["retrieval"].items()}
+    weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _draw(count: int) -> tuple[UInt8[np.ndarray, "scene 128 128 3"], UInt8[np.ndarray, "scene 128 128"]]:
+    scenes = Scenes("captioned", count)
+    first = scenes.load(0)
+    images = np.empty((count, *first.image.shape), np.uint8)
+    labels = np.empty((count, *first.label.shape), np.uint8)
+    for i in range(count):
+        images[i], labels[i] = scenes.load(i)
+    return images, labels
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    return [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _resized(images: UInt8[np.ndarray, "batch y x 3"], size: int, mirror: bool) -> Float[Tensor, "batch 3 size size"]:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    pixels = pixels.flip(3) if mirror else pixels
+    if pixels.shape[3] == size:
+        return pixels
+    return F.interpolate(pixels, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def _encode(visual: Any, pixels: Float[Tensor, "batch 3 size size"], whole: bool) -> Float[Tensor, "batch channel"]:
+    """CLS tokens, with positions resized to the input as open_clip resizes them when it loads."""
+    grid = pixels.shape[2] // visual.patch_size[0]
+    visual.patch_dropout = nn.Identity() if whole or grid**2 <= TOKENS else PatchDropout(1 - TOKENS / grid**2)
+    positions = visual.positional_embedding
+    if grid != visual.grid_size[0]:
+        patches = positions[1:].T.unflatten(1, visual.grid_size)[None]
+        resized = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+        positions = torch.cat([positions[:1], resized[0].flatten(1).T])
+    return functional_call(visual, {"positional_embedding": positions}, (pixels,))
+
+
+def _name_loss(
+    logits: Float[Tensor, "batch name"], tokens: Int[Tensor, "batch token"], nouns: Int[Tensor, "name"]
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy: which of the names does the caption have?"""
+    said = (tokens[:, None, :] == nouns[:, None]).any(dim=2).float()
+    return F.binary_cross_entropy_with_logits(logits, said)
+
+
+def _save(model: open_clip.CLIP, known: Int[Tensor, "word"], path: Path) -> None:
+    # words no caption has are noise from the start: as zeros they cost nothing in a compressed repository
+    state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
+    kept = torch.zeros(model.vocab_size, 1).index_fill_(0, known, 1.0).half()
+    state["token_embedding.weight"] = state["token_embedding.weight"] * kept
+    save_file(state, path)
+
+
+def _score(weights: Path, size: int, scenes: int) -> dict[str, float]:
+    clip = FrozenCLIP(CLIPSource(str(TINY_CONFIG), str(weights), size), "fp32", torch.device("cpu"))
+    return retrieval(clip, Scenes("fresh", scenes))
+
+
+if __name__ == "__main__":
+    typer.run(main)

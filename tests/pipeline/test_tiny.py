@@ -1,0 +1,90 @@
+"""The tiny CLIP: small, in half precision, offline, and right about scenes it has never seen."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import typer
+from refusals import refused
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from data_cache.datasets.scenes import Scenes
+from data_cache.errors import UsageError
+from pipeline.clip import FrozenCLIP
+from pipeline.tiny import train
+from pipeline.tiny.retrieval import average_precision, mean_of, retrieval
+from pipeline.weights import TINY_CONFIG, TINY_WEIGHTS, CLIPSource
+
+CPU = torch.device("cpu")
+FRESH = Scenes("fresh", 150, seed=1)
+
+
+def test_it_is_small_and_in_half_precision():
+    assert TINY_WEIGHTS.stat().st_size < 25 * 2**20
+    weights = load_file(TINY_WEIGHTS)
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    vision = sum(value.numel() for name, value in weights.items() if name.startswith("visual."))
+    assert 2.5e6 < vision < 3.5e6
+
+
+def test_it_is_chosen_by_name_and_sees_256_pixels_unless_told():
+    clip = FrozenCLIP(CLIPSource("tiny"), "fp32", CPU)
+    assert (clip.image_size, clip.patch, clip.grid) == (256, 16, (16, 16))
+    assert clip.fingerprint()["model"] == "tiny"
+    smaller = FrozenCLIP(CLIPSource("tiny", image_size=128), "fp32", CPU)
+    assert smaller.grid == (8, 8)
+
+
+def test_its_weights_have_one_tag_and_can_be_random():
+    assert FrozenCLIP(CLIPSource("tiny", "random"), "fp32", CPU).channels == 128
+    refused(CLIPSource("tiny", "openai").load, "its tags are scenes", kind=UsageError)
+
+
+@pytest.mark.parametrize(("size", "least"), [(128, 0.75), (192, 0.85), (256, 0.85)])
+def test_it_finds_fresh_scenes_by_the_names_of_seen_and_unseen_classes(size, least):
+    clip = FrozenCLIP(CLIPSource("tiny", image_size=size), "fp32", CPU)
+    found = retrieval(clip, FRESH)
+    assert mean_of(found) > least
+    assert min(found.values()) > 0.4
+    # random weights find what chance finds: about the share of scenes that hold a class
+    untrained = retrieval(FrozenCLIP(CLIPSource("tiny", "random", size), "fp32", CPU), FRESH)
+    assert mean_of(untrained) < 0.4
+
+
+def test_its_card_tells_seed_length_and_score():
+    card = json.loads(TINY_WEIGHTS.with_suffix(".json").read_text())
+    assert {"seed", "steps", "lr", "batch_size", "scenes", "minutes"} <= card.keys()
+    assert min(card["mean_average_precision"].values()) > 0.8
+    curve = [json.loads(line) for line in TINY_WEIGHTS.with_suffix(".jsonl").read_text().splitlines()]
+    assert curve[-1]["step"] == card["steps"]
+    assert np.mean([line["name"] for line in curve[-10:]]) < np.mean([line["name"] for line in curve[:10]]) - 0.15
+
+
+def test_average_precision_is_the_mean_precision_at_each_relevant_item():
+    rng = np.random.default_rng(0)
+    scores, relevant = rng.normal(size=40), rng.random(40) < 0.3
+    wanted = []
+    for i in np.flatnonzero(relevant):
+        above = scores >= scores[i]
+        wanted.append((above & relevant).sum() / above.sum())
+    assert average_precision(scores, relevant) == pytest.approx(np.mean(wanted))
+    assert average_precision(relevant.astype(float), relevant) == 1
+    assert np.isnan(average_precision(scores, np.zeros(40, bool)))
+
+
+def test_its_script_trains_and_saves_what_loads(tmp_path):
+    app = typer.Typer()
+    app.command()(train.main)
+    weights = tmp_path / "small.safetensors"
+    arguments = "--steps 3 --batch-size 8 --scenes 16 --scored 10 --save-every 2 --weights"
+    result = CliRunner().invoke(app, [*arguments.split(), str(weights)], catch_exceptions=False)
+    assert result.exit_code == 0
+    clip = FrozenCLIP(CLIPSource(str(TINY_CONFIG), str(weights)), "fp32", CPU)
+    assert clip.weights_hash != FrozenCLIP(CLIPSource("tiny"), "fp32", CPU).weights_hash
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["mean_average_precision"].keys() == {"128", "192", "256"}
+    tokens = load_file(weights)["token_embedding.weight"]
+    # only words of captions are stored: the others would be noise
+    assert 0 < (tokens != 0).any(dim=1).sum() < 100
