@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import InterruptError, UsageError, UserError
 from trainer.config import default_of, help_of, is_setting, read_config
 
 if TYPE_CHECKING:
     from pipeline.precompute import Plan
-    from trainer.metrics import Metrics
 
 app = typer.Typer(
     name="clipteacher",
@@ -34,7 +34,7 @@ Limit = Annotated[int | None, typer.Option(help="Only the first N images.", rich
 Root = Annotated[
     Path | None,
     typer.Option(
-        help="Root of the dataset; else $CLIPTEACHER_DATA/<dataset>, else data/<dataset>.",
+        help="Root of the dataset; else $CLIPTEACHER_DATA/<dataset>, else data/<dataset>. None for scenes.",
         rich_help_panel=DATA,
     ),
 ]
@@ -42,7 +42,7 @@ Root = Annotated[
 
 @app.command()
 def precompute(
-    dataset: Annotated[str, typer.Option(help="coco, camvid or folder.", rich_help_panel=DATA)],
+    dataset: Annotated[str, typer.Option(help="coco, camvid, folder or scenes.", rich_help_panel=DATA)],
     root: Root = None,
     split: Annotated[str, typer.Option(help="train, val, or another the dataset has.", rich_help_panel=DATA)] = "train",
     limit: Limit = None,
@@ -56,16 +56,22 @@ def precompute(
     ] = None,
     clip: Annotated[
         str,
-        typer.Option(help="open_clip ViT, or the path of an open_clip JSON config.", rich_help_panel=TEACHER),
+        typer.Option(
+            help="open_clip ViT, the path of an open_clip JSON config, or tiny (for scenes).", rich_help_panel=TEACHER
+        ),
     ] = "ViT-B-16-quickgelu",
     clip_weights: Annotated[
         str,
-        typer.Option(help="A pretrained tag, the path of a checkpoint, or 'random'.", rich_help_panel=TEACHER),
-    ] = "openai",
+        typer.Option(
+            help="A pretrained tag, the path of a checkpoint, or 'random'; openai by default, tiny's own for tiny.",
+            show_default=False,
+            rich_help_panel=TEACHER,
+        ),
+    ] = "",
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="CLIP's input side in pixels; 512, or a config file's own size, by default.",
+            help="CLIP's input side in pixels; 512, or a config file's own size, by default (256 for tiny).",
             rich_help_panel=TEACHER,
         ),
     ] = None,
@@ -83,7 +89,7 @@ def precompute(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Ask CLIP once an image and cache what it says. Interrupted, it goes on where it was."""
+    """Ask CLIP once an image and cache what it says. InterruptError, it goes on where it was."""
     from pipeline.precompute import Settings, execute, plan
     from pipeline.weights import RANDOM, CLIPSource
 
@@ -200,7 +206,7 @@ def train(
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or a file in it.")],
-    dataset: Annotated[str, typer.Option(help="coco, camvid or folder.", rich_help_panel=DATA)],
+    dataset: Annotated[str, typer.Option(help="coco, camvid, folder or scenes.", rich_help_panel=DATA)],
     root: Root = None,
     split: Annotated[str, typer.Option(help="train, val, or another the dataset has.", rich_help_panel=DATA)] = "val",
     limit: Limit = None,
@@ -225,8 +231,32 @@ def evaluate(
     predictor = Predictor(load(checkpoint, resolve_device(device)), gamma, sliding)
     with _progress("evaluating", len(images), "images", "nothing was written") as advance:
         result = run(predictor, images, advance)
-    classes = predictor.checkpoint.split.classes
-    _print(_metrics_json(result, gamma, classes) if as_json else _metrics_text(result, gamma))
+    _print(result.as_json(gamma, predictor.split.classes) if as_json else f"{result}  (%, gamma {gamma:g})")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where caches, runs and the picture go.", rich_help_panel=RUN)] = Path(
+        "runs/demo"
+    ),
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Also without GLM, without PLM, and CLIP alone.", rich_help_panel=RUN),
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Training scenes; 2500 by default.", rich_help_panel=DATA)] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Parameter updates; some minutes' worth by default.", rich_help_panel=RUN)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the student.", rich_help_panel=RUN)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show the whole method at work on drawn scenes, offline, in minutes: precompute, train, evaluate."""
+    from experiments.demo import ALL_VARIANTS, STUDENT, Demo, run
+
+    bars = partial(_progress, interrupted="the same command goes on")
+    student = replace(STUDENT, seed=seed, iterations=iterations or STUDENT.iterations)
+    report = run(Demo(out, student, limit or Demo.images, variants=ALL_VARIANTS if compare else ()), bars)
+    _print(report.as_json() if as_json else str(report))
 
 
 @app.command()
@@ -299,7 +329,7 @@ def _progress(verb: str, total: int, unit: str, interrupted: str) -> Iterator[Ca
         try:
             yield advance
         except KeyboardInterrupt:
-            raise UserError(f"interrupted; {interrupted}") from None
+            raise InterruptError(f"interrupted; {interrupted}") from None
 
 
 def _say_plan(work: "Plan") -> None:
@@ -311,26 +341,6 @@ def _say_plan(work: "Plan") -> None:
         f"{len(work.pending)} shards; about {total:.1f} MiB "
         f"({', '.join(f'{part} {b / 2**20:.1f}' for part, b in size.items())}) into {job.cache}"
     )
-
-
-def _metrics_json(result: "Metrics", gamma: float, classes: tuple[str, ...]) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return None if value != value else float(value)
-
-    return {
-        "pAcc": number(result.pixel_accuracy),
-        "mIoU_S": number(result.miou_seen),
-        "mIoU_U": number(result.miou_unseen),
-        "hIoU": number(result.hiou),
-        "gamma": gamma,
-        "per_class": {name: number(value) for name, value in zip(classes, result.iou, strict=True)},
-    }
-
-
-def _metrics_text(result: "Metrics", gamma: float) -> str:
-    names = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
-    values = (result.pixel_accuracy, result.miou_seen, result.miou_unseen, result.hiou)
-    return "  ".join(f"{n} {100 * v:.1f}" for n, v in zip(names, values, strict=True)) + f"  (%, gamma {gamma:g})"
 
 
 # -- where things are ------------------------------------------------------------------------------------------

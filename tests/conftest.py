@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandLine
-
-from examples.first_run import draw_folder
+from pictures import draw_folder
 
 
 @pytest.fixture(scope="session")

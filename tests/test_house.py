@@ -2,13 +2,17 @@
 
 import ast
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from pipeline.weights import TINY_CONFIG, TINY_WEIGHTS
+
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = {"data_cache": set(), "pipeline": {"data_cache"}, "trainer": {"data_cache"}}
+ROOMS["experiments"] = set(ROOMS)
 SOURCES = [f for room in ROOMS for f in sorted((REPOSITORY / room).rglob("*.py"))] + [REPOSITORY / "cli.py"]
 
 
@@ -71,3 +75,10 @@ def test_the_console_script_and_the_rooms_are_packaged():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     assert project["project"]["scripts"]["clipteacher"] == "cli:main"
     assert {*ROOMS, "cli.py"} <= set(project["tool"]["hatch"]["build"]["packages"])
+
+
+def test_the_tiny_clip_is_part_of_the_repository():
+    for file in (TINY_CONFIG, TINY_WEIGHTS, TINY_WEIGHTS.with_suffix(".json"), TINY_WEIGHTS.with_suffix(".jsonl")):
+        name = str(file.relative_to(REPOSITORY))
+        assert file.is_file()
+        assert subprocess.run(["git", "check-ignore", "-q", name], cwd=REPOSITORY, check=False).returncode == 1

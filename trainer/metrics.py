@@ -1,6 +1,8 @@
 """Metrics of generalized zero-shot segmentation, from one confusion matrix pooled over all images."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -31,6 +33,23 @@ class Metrics:
     hiou: float
     iou: Float[np.ndarray, "class"]
 
+    COLUMNS: ClassVar = {"pAcc": "pAcc", "mIoU_S": "mIoU(S)", "mIoU_U": "mIoU(U)", "hIoU": "hIoU"}
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The four figures papers report, by the names they have in JSON."""
+        values = (self.pixel_accuracy, self.miou_seen, self.miou_unseen, self.hiou)
+        return dict(zip(self.COLUMNS, values, strict=True))
+
+    def as_json(self, gamma: float, classes: Sequence[str]) -> dict[str, Any]:
+        """What `--json` prints; null where no class of a kind occurs."""
+        per_class = dict(zip(classes, self.iou.tolist(), strict=True))
+        return {**_nullable(self.summary), "gamma": gamma, "per_class": _nullable(per_class)}
+
+    def __str__(self) -> str:
+        """The four figures in per cent, on one line."""
+        return "  ".join(f"{self.COLUMNS[name]} {100 * value:.1f}" for name, value in self.summary.items())
+
 
 def metrics(counts: Int[np.ndarray, "true predicted"], unseen: Int[np.ndarray, "unseen"]) -> Metrics:
     """IoU a class = hits / (true + predicted - hits), nan if the union is empty; means skip nan.
@@ -46,6 +65,10 @@ def metrics(counts: Int[np.ndarray, "true predicted"], unseen: Int[np.ndarray, "
     hiou = 2 * seen_mean * unseen_mean / both if both > 0 else (0.0 if both == 0 else np.nan)
     accuracy = hits.sum() / true.sum() if true.sum() else np.nan
     return Metrics(float(accuracy), seen_mean, unseen_mean, float(hiou), iou)
+
+
+def _nullable(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _mean(values: Float[np.ndarray, "class"]) -> float:

@@ -1,0 +1,142 @@
+"""The demo's world at length: students with and without GLM, at every gamma, against CLIP's own dense prediction.
+
+Two students train at a time, one thread each: on two cores faster than one after the other with two. Prints a markdown
+table of mean and spread over seeds, then the ratios (`--json`: one object with everything). Interrupted, it goes on
+where it was. Gammas are fixed beforehand; settings were chosen on the split `tune`, not on `val`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.base import Dataset
+from data_cache.splits import make_split
+from experiments.demo import CLIP, DENSE_CLIP, FULL, SCENES, STUDENT, SWITCHES, WITHOUT_GLM, Demo
+from experiments.dense_clip import DenseCLIP
+from pipeline.precompute import execute, load_clip, plan
+from trainer.checkpoint import load
+from trainer.config import TrainConfig
+from trainer.evaluate import Predictor, Segments, evaluate
+
+GAMMAS = (0.0, 1.5, 5.0)
+CPU = torch.device("cpu")
+Found = dict[str, list[list[dict[str, float]]]]
+"""The figures of a name, by seed and gamma."""
+
+
+def main() -> None:
+    """Cache once, train pair after pair, evaluate everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--tested", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo_long"))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    demo = Demo(arguments.out, replace(STUDENT, iterations=arguments.iterations, workers=0, device="cpu"))
+    settings = demo.settings("train", arguments.images)
+    execute(plan(settings)).check(0)
+    say(start, f"{arguments.images} scenes cached")
+    config = replace(demo.student, cache=str(settings.cache))
+    images = open_dataset(SCENES, None, "val", arguments.tested)
+    found: Found = {FULL: [], WITHOUT_GLM: []}
+    for seed in range(arguments.seeds):
+        wanted = {name: replace(config, seed=seed, **SWITCHES[name]) for name in found}
+        runs = {name: replace_seed(demo, seed).run(name) for name in found}
+        train_both(wanted, runs)
+        for name, run in runs.items():
+            student = load(run, CPU)
+            found[name].append([figures(Predictor(student, gamma), images) for gamma in GAMMAS])
+        say(start, f"seed {seed}: hIoU " + ", ".join(f"{name} {found[name][-1][1]['hIoU']:.3f}" for name in found))
+    clip, split = load_clip(CLIP, "fp32", "cpu"), make_split(SCENES, images.classes, None)
+    found[DENSE_CLIP] = [[figures(DenseCLIP.of(clip, split, SCENES, gamma), images) for gamma in GAMMAS]]
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "images": arguments.images,
+        "tested": arguments.tested,
+        "student": asdict(config),
+        "gammas": GAMMAS,
+        "runs": found,
+        "ratio": ratios(found),
+    }
+    (arguments.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result) if arguments.json else report(found, result))
+
+
+def replace_seed(demo: Demo, seed: int) -> Demo:
+    """The same demo with another student's seed."""
+    return replace(demo, student=replace(demo.student, seed=seed))
+
+
+def train_both(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
+    """Train each in a process of its own with one thread; exit with what it said if one fails."""
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    for name, run in runs.items():
+        run.mkdir(parents=True, exist_ok=True)
+        wanted[name].save(run / "wanted.json")
+        command = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "train", "--out", str(run)]
+        command += ["--config", str(run / "wanted.json")] + ["--resume"] * any(run.glob("step_*"))
+        with (run / "stderr.txt").open("wb") as errors:
+            processes[name] = subprocess.Popen(
+                command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=errors
+            )
+    status = {name: process.wait() for name, process in processes.items()}
+    for name, code in status.items():
+        if code:
+            sys.exit(f"{name}: {(runs[name] / 'stderr.txt').read_text().splitlines()[-1]}")
+
+
+def figures(segments: Segments, images: Dataset) -> dict[str, float]:
+    """The four figures on all test scenes."""
+    return evaluate(segments, images).summary
+
+
+def ratios(found: Found) -> dict[str, float]:
+    """mIoU(U) with GLM over that without at each gamma; and the lead in hIoU over CLIP alone at its best gamma."""
+    unseen = {
+        name: [np.mean([seed[g]["mIoU_U"] for seed in found[name]]) for g in range(len(GAMMAS))] for name in found
+    }
+    pairs = zip(GAMMAS, unseen[FULL], unseen[WITHOUT_GLM], strict=True)
+    result = {f"mIoU_U at gamma {gamma:g}": float(full / max(without, 1e-9)) for gamma, full, without in pairs}
+    full = np.mean([seed[GAMMAS.index(1.5)]["hIoU"] for seed in found[FULL]])
+    result["hIoU minus CLIP alone"] = float(full - max(one["hIoU"] for one in found[DENSE_CLIP][0]))
+    return result
+
+
+def report(found: Found, result: dict[str, Any]) -> str:
+    """A table of means and standard deviations over seeds in per cent, and the ratios."""
+    lines = ["| | gamma | pAcc | mIoU(S) | mIoU(U) | hIoU |", "|---|---|---|---|---|---|"]
+    for name, seeds in found.items():
+        for position, gamma in enumerate(GAMMAS):
+            values = np.array([[*one[position].values()] for one in seeds]) * 100
+            spread = values.std(axis=0, ddof=1) if len(seeds) > 1 else None
+            cells = [f"{mean:.1f}" for mean in values.mean(axis=0)]
+            if spread is not None:
+                cells = [f"{cell} ± {one:.1f}" for cell, one in zip(cells, spread, strict=True)]
+            lines.append(f"| {name} | {gamma:g} | {' | '.join(cells)} |")
+    told = "; ".join(f"{name}: {value:.2f}" for name, value in result["ratio"].items())
+    return "\n".join(lines) + f"\n\n{result['minutes']} minutes; with GLM / without, {told}"
+
+
+def say(start: float, text: str) -> None:
+    """Tell how far it is."""
+    print(f"{(time.perf_counter() - start) / 60:.1f} min: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What uses all three rooms: the demo, and whatever compares students with each other."""

@@ -1,0 +1,67 @@
+"""Precompute, train and evaluate as steps of an experiment: each goes on where it was interrupted."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from data_cache.datasets.base import Dataset
+from data_cache.errors import InterruptError
+from pipeline.precompute import Settings, execute, plan
+from trainer import checkpoint, loop
+from trainer.checkpoint import Checkpoint
+from trainer.config import TrainConfig
+from trainer.evaluate import Segments, evaluate
+from trainer.metrics import Metrics
+
+Progress = Callable[[str, int, str], AbstractContextManager[Callable[..., None]]]
+"""Opens a progress bar: (verb, total, unit) -> a call that advances it."""
+
+
+class Clock:
+    """Seconds each stage took in this call, by name: what was there already took none."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def add(self, stage: str, start: float) -> None:
+        """Count the time since `start` (`time.perf_counter`) for a stage."""
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 1)
+
+
+def cached(settings: Settings, progress: Progress, clock: Clock) -> Path:
+    """A finished cache with these settings. Raises what `plan` raises."""
+    start = time.perf_counter()
+    work = plan(settings)
+    with progress("encoding", work.images, "images") as advance:
+        execute(work, advance).check(max_failures=0)
+    clock.add("precompute", start)
+    return settings.cache
+
+
+def trained(config: TrainConfig, run: Path, progress: Progress, clock: Clock) -> Checkpoint:
+    """A student trained with these settings. Raises what `train` raises."""
+    start = time.perf_counter()
+    with progress("training", config.iterations, "updates") as advance:
+
+        def tell(line: dict[str, float]) -> None:
+            advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
+
+        try:
+            loop.train(config, run, resume=any(run.glob("step_*")), tell=tell)
+        except InterruptError:
+            raise InterruptError("interrupted; the update is saved, the same command goes on") from None
+    student = checkpoint.load(run, torch.device("cpu"))
+    clock.add("train", start)
+    return student
+
+
+def measured(segments: Segments, images: Dataset, progress: Progress, clock: Clock) -> Metrics:
+    """The metrics of a student, or of whatever else names a class for every pixel."""
+    start = time.perf_counter()
+    with progress("evaluating", len(images), "images") as advance:
+        result = evaluate(segments, images, advance)
+    clock.add("evaluate", start)
+    return result

@@ -1,0 +1,109 @@
+"""The demo in short: every part of the real path."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_cache.datasets import open_dataset
+from data_cache.splits import make_split
+from experiments.demo import CLIP, DENSE_CLIP, STUDENT, WITHOUT_GLM, Demo, run
+from experiments.dense_clip import DenseCLIP
+from experiments.sheet import PANEL, ROWS, TITLES, heat
+from pipeline.precompute import load_clip
+from pipeline.prompts import PROMPTS
+
+SHORT = replace(STUDENT, iterations=12, workers=0, device="cpu")
+IMAGES = 48
+
+
+class Bars:
+    """Stands in for progress bars and notes what they are told."""
+
+    def __init__(self):
+        self.advanced = []
+
+    @contextmanager
+    def __call__(self, verb, total, unit):
+        yield lambda amount, absolute=False, note="": self.advanced.append((verb, amount))
+
+    def of(self, verb):
+        return [amount for told, amount in self.advanced if told == verb]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def report(out):
+    return run(Demo(out, SHORT, IMAGES, variants=(WITHOUT_GLM, DENSE_CLIP)), Bars())
+
+
+def test_the_picture_has_a_row_of_six_panels_for_each_scene_and_a_legend(report):
+    with Image.open(report.picture) as picture:
+        assert picture.width > len(TITLES) * PANEL
+        assert picture.height > ROWS * PANEL + 40
+
+
+def test_the_report_tells_metrics_as_evaluate_does_and_seconds_a_stage(report):
+    told = report.as_json()
+    assert told["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert told["seconds"].keys() == {"precompute", "train", "evaluate"}
+    assert told["compared"].keys() == {WITHOUT_GLM, DENSE_CLIP}
+    for word in ("clipteacher", "mIoU(U)", *told["compared"], str(report.picture), *report.next):
+        assert word in str(report)
+
+
+def test_typed_again_it_trains_and_encodes_nothing_and_says_the_same(report, out):
+    bars = Bars()
+    again = run(Demo(out, SHORT, IMAGES), bars)
+    assert again.metrics.summary == report.metrics.summary
+    assert not bars.of("training")
+    assert not bars.of("encoding")
+    assert len(bars.of("evaluating")) == Demo.tested
+
+
+def test_a_folder_of_another_demo_is_refused_with_a_way_out(report, clipteacher):
+    other = SHORT.iterations + 1
+    error = clipteacher("demo", "--out", report.picture.parent, "--limit", IMAGES, "--iterations", other).error
+    assert "delete it or pass another --out" in error
+
+
+def test_the_command_prints_json_alone_and_its_commands_go_on(report, clipteacher):
+    short = ("--limit", IMAGES, "--iterations", SHORT.iterations)
+    told = clipteacher.good("demo", "--out", report.picture.parent, *short, "--json").json
+    assert told["metrics"] == report.as_json()["metrics"]
+    assert f"images: {IMAGES}" in clipteacher.good(*report.next[0].split()[2:]).out
+    evaluated = clipteacher.good("evaluate", report.run, "--dataset", "scenes", "--json").json
+    assert evaluated == told["metrics"]
+
+
+def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
+    images = open_dataset("scenes", None, "val", 3)
+    clip = load_clip(CLIP, "fp32", "cpu")
+    predict = DenseCLIP.of(clip, make_split("scenes", images.classes, None), "scenes")
+    text = clip.encode_text(images.classes, PROMPTS["zegclip15"])
+    image = images.image(0)
+    large = np.array(Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC))
+    dense = clip.encode(large[None]).dense[0].astype(np.float64)
+    dense /= np.linalg.norm(dense, axis=2, keepdims=True)
+    # a token's middle lies on a corner of four pixels of the 8 x 8 it covers: where they agree, so must the token
+    wanted = (dense @ text.T).argmax(axis=2)
+    found = predict(image)
+    assert found.shape == image.shape[:2]
+    middle = np.stack([found[3 + i :: 8, 3 + j :: 8] for i in (0, 1) for j in (0, 1)])
+    agree = (middle == middle[0]).all(axis=0)
+    assert agree.mean() > 0.5
+    assert (middle[0] == wanted)[agree].mean() > 0.95
+
+
+def test_heat_is_brightest_where_the_weight_is_greatest():
+    weights = np.zeros((4, 4))
+    weights[2, 1] = 1
+    drawn = heat(np.full((32, 32, 3), 120, np.uint8), weights).astype(int)
+    y, x = np.unravel_index((drawn[..., 0] - drawn[..., 2]).argmax(), (32, 32))
+    assert (y // 8, x // 8) == (2, 1)
