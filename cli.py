@@ -89,7 +89,7 @@ def precompute(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Ask CLIP once an image and cache what it says. InterruptError, it goes on where it was."""
+    """Ask CLIP once an image and cache what it says. Interrupted, it goes on where it was."""
     from pipeline.precompute import Settings, execute, plan
     from pipeline.weights import RANDOM, CLIPSource
 
@@ -254,8 +254,9 @@ def demo(
     from experiments.demo import ALL_VARIANTS, STUDENT, Demo, run
 
     bars = partial(_progress, interrupted="the same command goes on")
-    student = replace(STUDENT, seed=seed, iterations=iterations or STUDENT.iterations)
-    report = run(Demo(out, student, limit or Demo.images, variants=ALL_VARIANTS if compare else ()), bars)
+    student = replace(STUDENT, seed=seed, iterations=STUDENT.iterations if iterations is None else iterations)
+    images = Demo.images if limit is None else limit
+    report = run(Demo(out, student, images, variants=ALL_VARIANTS if compare else ()), bars)
     _print(report.as_json() if as_json else str(report))
 
 

@@ -1,6 +1,6 @@
 """The demo's world at length: students with and without GLM, at every gamma, against CLIP's own dense prediction.
 
-Two students train at a time, one thread each: on two cores faster than one after the other with two. Prints a markdown
+Two students train at a time, one thread each. Prints a markdown
 table of mean and spread over seeds, then the ratios (`--json`: one object with everything). Interrupted, it goes on
 where it was. Gammas are fixed beforehand; settings were chosen on the split `tune`, not on `val`.
 """

@@ -76,18 +76,18 @@ class Cache:
         path: Path,
         layout: Layout,
         attributes: Mapping[str, Any],
-        images: tuple[list[str], list[str]],
+        ids: Sequence[str],
         masks: tuple[str, Mapping[str, Any]],
         texts: Texts,
     ) -> "Cache":
-        """Create an empty cache, all or nothing, with the ids and paths of its images and its text features."""
+        """Create an empty cache, all or nothing, with its text features and image ids, which serve as paths too."""
 
         def fill(root: Any, draft: Path) -> None:
             create_feature_arrays(root, layout)
             create_mask_arrays(root, masks[0], layout, masks[1])
             create_text_arrays(root, texts.name, len(texts.classes), len(texts.templates), layout.channels)
-            for name, values in zip(("id", "path"), images, strict=True):
-                root[f"image/{name}"][:] = np.array(values, dtype=object)
+            for name in ("id", "path"):
+                root[f"image/{name}"][:] = np.array(ids, dtype=object)
             Journal(draft, root["image"]).commit(
                 0, layout.images, 0, [f"image/{name}/c/{i}" for name in ("id", "path") for i in range(layout.shards)]
             )

@@ -123,7 +123,7 @@ class Report:
 
 
 def run(demo: Demo, progress: Progress) -> Report:
-    """Precompute, train, evaluate, draw. InterruptError, it goes on where it was.
+    """Precompute, train, evaluate, draw. Interrupted, it goes on where it was.
 
     Raises UserError if `out` holds a demo with other settings, or cannot be written.
     """
@@ -157,12 +157,15 @@ def run(demo: Demo, progress: Progress) -> Report:
 
 @contextmanager
 def _same_demo(out: Path) -> Iterator[None]:
+    there = out.exists()
     try:
         yield
     except InterruptError:
         raise
     except UserError as error:
-        raise UserError(f"demo: {error} (if {out} is from another version, delete it or pass another --out)") from None
+        if not there:
+            raise
+        raise type(error)(f"{error} (if {out} holds another demo, delete it or pass another --out)") from None
 
 
 def _gamma(name: str) -> float:

@@ -212,7 +212,7 @@ def _create(work: Plan) -> Cache:
         job.cache,
         job.layout,
         work.attributes,
-        (job.dataset.ids, job.dataset.ids),
+        job.dataset.ids,
         (MASKS, job.masker.attributes()),
         texts,
     )

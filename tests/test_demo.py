@@ -73,6 +73,13 @@ def test_a_folder_of_another_demo_is_refused_with_a_way_out(report, clipteacher)
     assert "delete it or pass another --out" in error
 
 
+@pytest.mark.parametrize("option", ["--limit", "--iterations"])
+def test_nothing_to_train_on_or_for_is_a_usage_error(clipteacher, tmp_path, option):
+    result = clipteacher("demo", "--out", tmp_path / "new", "--limit", 2, option, 0)
+    assert result.status == 2
+    assert f"{option} 0" in result.error
+
+
 def test_the_command_prints_json_alone_and_its_commands_go_on(report, clipteacher):
     short = ("--limit", IMAGES, "--iterations", SHORT.iterations)
     told = clipteacher.good("demo", "--out", report.picture.parent, *short, "--json").json

@@ -1,4 +1,4 @@
-"""The drawn world: textured things on textured stuff, with dense labels and captions. Needs no file and no network."""
+"""The drawn world: textured things on textured stuff, with dense labels. Needs no file and no network."""
 
 import hashlib
 from dataclasses import dataclass, field, replace

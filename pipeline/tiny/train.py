@@ -3,8 +3,8 @@
 The captions name all classes, those hidden in segmentation too, as the web's captions do. Patches are dropped at
 random (FLIP, arXiv 2212.00794) so that an image costs 64 tokens whatever its size; first all images have 256 px, then
 their size varies, and the last updates see all patches. A linear head that is thrown away predicts which names the
-caption has (compare SuperClass, arXiv 2411.03313), first alone, then beside CLIP's contrastive loss: with the
-contrastive loss alone, the patterns of things take many times as long to be told apart.
+caption has (compare SuperClass, arXiv 2411.03313), first alone, then beside CLIP's contrastive loss: so the patterns
+of things were told apart earlier than with the contrastive loss alone (docs/decisions.md).
 """
 
 import json

@@ -30,7 +30,7 @@ def texts() -> Texts:
 
 def create(path: Path, layout: Layout = LAYOUT) -> Cache:
     names = [f"images/{i}.jpg" for i in range(layout.images)]
-    return Cache.create(path, layout, ATTRIBUTES, (names, names), ("default", MASKS), texts())
+    return Cache.create(path, layout, ATTRIBUTES, names, ("default", MASKS), texts())
 
 
 def shard(number: int, layout: Layout = LAYOUT) -> Shard:
