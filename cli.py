@@ -243,7 +243,7 @@ def demo(
         bool,
         typer.Option("--compare", help="Also without GLM, without PLM, and CLIP alone.", rich_help_panel=RUN),
     ] = False,
-    limit: Annotated[int | None, typer.Option(help="Training scenes; 2500 by default.", rich_help_panel=DATA)] = None,
+    limit: Annotated[int | None, typer.Option(help="Training scenes; 2000 by default.", rich_help_panel=DATA)] = None,
     iterations: Annotated[
         int | None, typer.Option(help="Parameter updates; some minutes' worth by default.", rich_help_panel=RUN)
     ] = None,

@@ -41,6 +41,7 @@ class TrainConfig:
     head_lr: float = _option(10.0, "Factor on the learning rate of everything but the encoder.", minimum=0)
     weight_decay: float = _option(0.01, "AdamW's weight decay; none on norms and position parameters.", minimum=0)
     warmup: int = _option(1500, "Linear warm-up in updates, at most a tenth of the run.", minimum=0)
+    max_grad_norm: float = _option(0.0, "Gradients of a greater norm are scaled down to it; 0: never.", minimum=0)
     poly_power: float = _option(1.0, "Exponent of the polynomial decay to zero.", minimum=0)
     glm: Pooling = _option("attention", "Pooling of global learning.")
     bank: int = _option(24, "Earlier batches whose CLS tokens are negatives (n).", minimum=0)

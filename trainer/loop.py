@@ -143,6 +143,8 @@ def train(
             _check_finite(terms, step)
             optimizer.zero_grad()
             fabric.backward(terms["total"])
+            if config.max_grad_norm:
+                fabric.clip_gradients(learner, optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False)
             optimizer.step()
             step += 1
 

@@ -54,11 +54,11 @@ THINGS = {
     "frog": Thing(textures.dots, GREEN),
     "melon": Thing(textures.stripes, GREEN),
     "towel": Thing(textures.stripes, CYAN),
-    "turtle": Thing(textures.rings, CYAN),
+    "turtle": Thing(textures.bands, CYAN),
     "dice": Thing(textures.dots, BLUE),
-    "shell": Thing(textures.rings, BLUE),
+    "shell": Thing(textures.bands, BLUE),
     "quilt": Thing(textures.checks, PURPLE),
-    "rose": Thing(textures.rings, PURPLE),
+    "rose": Thing(textures.bands, PURPLE),
 }
 VISIBLE_PIXELS = 100
 """A class of which less can be seen does not count as being in a scene."""
@@ -130,7 +130,7 @@ def open_scenes(split: str) -> Scenes:
     return Scenes(split, SPLITS[split])
 
 
-@lru_cache(maxsize=2048)  # 128 MiB a process: drawing takes longer than everything else a training item needs
+@lru_cache(maxsize=4096)  # 256 MiB a process at most: drawing takes longer than everything else a training item needs
 def _drawn(seed: int, split: str, i: int) -> Scene:
     scene = draw(np.random.default_rng((seed, *split.encode(), i)))
     for array in scene:
@@ -150,7 +150,7 @@ def draw(rng: np.random.Generator) -> Scene:
     looks = list(THINGS.values())
     for chosen in rng.choice(len(looks), rng.choice([1, 2, 3, 4], p=[0.2, 0.4, 0.3, 0.1]), replace=False):
         centre = rng.uniform(0.12 * SIDE, 0.88 * SIDE, 2)
-        area = textures.outline(rng, SIDE, centre, rng.uniform(0.14, 0.28) * SIDE)
+        area = textures.outline(rng, SIDE, centre, rng.uniform(0.15, 0.3) * SIDE)
         _paint(rng, canvas, area, centre, looks[chosen])
         label[area] = len(names) + chosen
     for _ in range(rng.integers(0, 3)):

@@ -11,7 +11,7 @@ Field = Float[np.ndarray, "y x"]
 Colour = Float[np.ndarray, "3"]
 Pattern = Callable[[np.random.Generator, Field, Field], Field]
 
-PERIOD = (7.0, 11.0)
+PERIOD = (8.0, 12.0)
 """Pixels from stripe to stripe: about what one CLIP token sees, so that a token alone is ambiguous."""
 TILT = 0.35
 """Radians by which a pattern may be turned. At any angle, a small CLIP takes much longer to learn it."""
@@ -33,8 +33,13 @@ def _ink(rng: np.random.Generator, wave: Field) -> Field:
 
 
 def stripes(rng: np.random.Generator, y: Field, x: Field) -> Field:
-    """Straight bands."""
+    """Stripes that stand."""
     return _ink(rng, np.sin(_phases(rng, y, x)[0]))
+
+
+def bands(rng: np.random.Generator, y: Field, x: Field) -> Field:
+    """Stripes that lie."""
+    return _ink(rng, np.sin(_phases(rng, y, x)[1]))
 
 
 def checks(rng: np.random.Generator, y: Field, x: Field) -> Field:
@@ -47,11 +52,6 @@ def dots(rng: np.random.Generator, y: Field, x: Field) -> Field:
     """Round spots in rows."""
     u, v = _phases(rng, y, x)
     return _ink(rng, np.cos(u) + np.cos(v) - 0.3)
-
-
-def rings(rng: np.random.Generator, y: Field, x: Field) -> Field:
-    """Circles around the middle: stripes, to whoever looks at a small piece."""
-    return _ink(rng, np.sin(np.hypot(y, x) * (2 * np.pi / rng.uniform(*PERIOD)) + rng.uniform(0, 2 * np.pi)))
 
 
 def grain(rng: np.random.Generator, side: int, height: float, width: float) -> Field:

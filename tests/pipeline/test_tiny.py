@@ -42,12 +42,12 @@ def test_its_weights_have_one_tag_and_can_be_random():
     refused(CLIPSource("tiny", "openai").load, "its tags are scenes", kind=UsageError)
 
 
-@pytest.mark.parametrize(("size", "least"), [(128, 0.75), (192, 0.85), (256, 0.85)])
+@pytest.mark.parametrize(("size", "least"), [(128, 0.85), (192, 0.9), (256, 0.9)])
 def test_it_finds_fresh_scenes_by_the_names_of_seen_and_unseen_classes(size, least):
     clip = FrozenCLIP(CLIPSource("tiny", image_size=size), "fp32", CPU)
     found = retrieval(clip, FRESH)
     assert mean_of(found) > least
-    assert min(found.values()) > 0.4
+    assert min(found.values()) > 0.6
     # random weights find what chance finds: about the share of scenes that hold a class
     untrained = retrieval(FrozenCLIP(CLIPSource("tiny", "random", size), "fp32", CPU), FRESH)
     assert mean_of(untrained) < 0.4
@@ -56,7 +56,7 @@ def test_it_finds_fresh_scenes_by_the_names_of_seen_and_unseen_classes(size, lea
 def test_its_card_tells_seed_length_and_score():
     card = json.loads(TINY_WEIGHTS.with_suffix(".json").read_text())
     assert {"seed", "steps", "lr", "batch_size", "scenes", "minutes"} <= card.keys()
-    assert min(card["mean_average_precision"].values()) > 0.8
+    assert min(card["mean_average_precision"].values()) > 0.9
     curve = [json.loads(line) for line in TINY_WEIGHTS.with_suffix(".jsonl").read_text().splitlines()]
     assert curve[-1]["step"] == card["steps"]
     assert np.mean([line["name"] for line in curve[-10:]]) < np.mean([line["name"] for line in curve[:10]]) - 0.15

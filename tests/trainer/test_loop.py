@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -165,6 +166,17 @@ def test_photographs_of_another_dataset_are_refused(tiny_config, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_config, tmp_path):
     config = tiny_config(iterations=STEPS, lr=1e30, warmup=0)
     refused(lambda: train(config, tmp_path), "not finite", "--lr")
+
+
+def test_gradients_are_scaled_down_to_the_greatest_norm_allowed(config, tmp_path):
+    # far below AdamW's epsilon a gradient no longer moves anything, and one that is allowed moves as it would
+    for name, norm in (("held", 1e-14), ("free", 1e6)):
+        train(replace(config, max_grad_norm=norm, weight_decay=0.0), tmp_path / name)
+    train(replace(config, weight_decay=0.0), tmp_path / "plain")
+    first = logged(tmp_path / "plain")[0]["total"]
+    held, free, plain = (logged(tmp_path / name)[-1]["total"] for name in ("held", "free", "plain"))
+    assert free == plain < 0.8 * first
+    assert held > 0.9 * first
 
 
 def test_schedule_is_a_linear_warm_up_times_polynomial_decay():
