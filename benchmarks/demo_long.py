@@ -1,8 +1,9 @@
 """The demo's world at length: students with and without GLM, at every gamma, against CLIP's own dense prediction.
 
-Two students train at a time, one thread each. Prints a markdown
-table of mean and spread over seeds, then the ratios (`--json`: one object with everything). Interrupted, it goes on
-where it was. Gammas are fixed beforehand; settings were chosen on the split `tune`, not on `val`.
+Two students train at a time, one thread each. Prints a markdown table of mean and spread over seeds, then ratios
+(`--json`: one object with everything, which is also written to `--out`/result.json; that of the last full run is
+demo_long.json beside this script). Interrupted, it goes on where it was. Gammas are fixed beforehand; settings were
+chosen on the split `tune`, not on `val`.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from experiments.dense_clip import DenseCLIP
 from pipeline.precompute import execute, load_clip, plan
 from trainer.checkpoint import load
 from trainer.config import TrainConfig
-from trainer.evaluate import Predictor, Segments, evaluate
+from trainer.evaluate import GAMMA, Predictor, Segments, evaluate
 
-GAMMAS = (0.0, 1.5, 5.0)
+GAMMAS = (0.0, GAMMA, 5.0)
 CPU = torch.device("cpu")
 Found = dict[str, list[list[dict[str, float]]]]
 """The figures of a name, by seed and gamma."""
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo_long"))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    start = time.perf_counter()
+    start, resumed = time.perf_counter(), arguments.out.exists()
     demo = Demo(arguments.out, replace(STUDENT, iterations=arguments.iterations, device="cpu"))
     settings = demo.settings("train", arguments.images)
     execute(plan(settings)).check(0)
@@ -66,10 +67,12 @@ def main() -> None:
     found[DENSE_CLIP] = [[figures(DenseCLIP.of(clip, split, SCENES, gamma), images) for gamma in GAMMAS]]
     result = {
         "command": " ".join(["python", *sys.argv]),
+        "cores": os.cpu_count(),
+        "resumed": resumed,
         "minutes": round((time.perf_counter() - start) / 60, 1),
         "images": arguments.images,
         "tested": arguments.tested,
-        "student": asdict(config),
+        "student": {name: value for name, value in asdict(config).items() if name not in ("cache", "seed")},
         "gammas": GAMMAS,
         "runs": found,
         "ratio": ratios(found),
@@ -95,10 +98,14 @@ def train_both(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
             processes[name] = subprocess.Popen(
                 command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=errors
             )
-    status = {name: process.wait() for name, process in processes.items()}
-    for name, code in status.items():
-        if code:
-            sys.exit(f"{name}: {(runs[name] / 'stderr.txt').read_text().splitlines()[-1]}")
+    try:
+        for name, process in processes.items():
+            if code := process.wait():
+                said = (runs[name] / "stderr.txt").read_text().splitlines()
+                sys.exit(f"{name}: {said[-1] if said else f'exit status {code}'}")
+    finally:
+        for process in processes.values():
+            process.terminate()
 
 
 def figures(segments: Segments, images: Dataset) -> dict[str, float]:
@@ -112,9 +119,14 @@ def ratios(found: Found) -> dict[str, float]:
         name: [np.mean([seed[g]["mIoU_U"] for seed in found[name]]) for g in range(len(GAMMAS))] for name in found
     }
     pairs = zip(GAMMAS, unseen[FULL], unseen[WITHOUT_GLM], strict=True)
-    result = {f"mIoU_U at gamma {gamma:g}": float(full / max(without, 1e-9)) for gamma, full, without in pairs}
-    full = np.mean([seed[GAMMAS.index(1.5)]["hIoU"] for seed in found[FULL]])
-    result["hIoU minus CLIP alone"] = float(full - max(one["hIoU"] for one in found[DENSE_CLIP][0]))
+    result = {
+        f"mIoU(U) with GLM / without at gamma {gamma:g}": float(full / max(without, 1e-9))
+        for gamma, full, without in pairs
+    }
+    full = np.mean([seed[GAMMAS.index(GAMMA)]["hIoU"] for seed in found[FULL]])
+    result["hIoU at gamma 1.5 minus CLIP alone at its best"] = float(
+        full - max(one["hIoU"] for one in found[DENSE_CLIP][0])
+    )
     return result
 
 
@@ -130,7 +142,7 @@ def report(found: Found, result: dict[str, Any]) -> str:
                 cells = [f"{cell} ± {one:.1f}" for cell, one in zip(cells, spread, strict=True)]
             lines.append(f"| {name} | {gamma:g} | {' | '.join(cells)} |")
     told = "; ".join(f"{name}: {value:.2f}" for name, value in result["ratio"].items())
-    return "\n".join(lines) + f"\n\n{result['minutes']} minutes; with GLM / without, {told}"
+    return "\n".join(lines) + f"\n\n{result['minutes']} minutes; {told}"
 
 
 def say(start: float, text: str) -> None:

@@ -15,7 +15,7 @@ from experiments.sheet import PANEL, ROWS, TITLES, heat
 from pipeline.precompute import load_clip
 from pipeline.prompts import PROMPTS
 
-SHORT = replace(STUDENT, iterations=12, workers=0, device="cpu")
+SHORT = replace(STUDENT, iterations=12, device="cpu")
 IMAGES = 48
 
 

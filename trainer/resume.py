@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from data_cache.errors import UsageError, UserError, one_line
 from trainer.checkpoint import CARD, MODEL, RESUME, latest
+from trainer.config import TrainConfig
 
 FREE_TO_CHANGE = {"device", "workers", "log_every", "checkpoint_every", "root", "cache"}
 """Settings that a resumed run may change; of the cache, its content is compared."""
@@ -69,10 +71,11 @@ def reopen_log(path: Path, step: int) -> TextIO:
 
 
 def _check_same(stored: Mapping[str, Any], card: Mapping[str, Any], run: Path) -> None:
-    config = card["config"]
+    # a setting that is younger than the run had its default then
+    was, config = asdict(TrainConfig()) | stored["config"], card["config"]
     changed = [
         f"--{name.replace('_', '-')}"
-        for name, value in stored["config"].items()
+        for name, value in was.items()
         if name not in FREE_TO_CHANGE and config.get(name) != value
     ]
     others = card.keys() - {"config"}

@@ -4,7 +4,7 @@ The captions name all classes, those hidden in segmentation too, as the web's ca
 random (FLIP, arXiv 2212.00794) so that an image costs 64 tokens whatever its size; first all images have 256 px, then
 their size varies, and the last updates see all patches. Beside CLIP's contrastive loss over captions each image meets
 every name alone: is it in the caption? That is a sigmoid loss (SigLIP, arXiv 2303.15343) on the name's own text
-feature; it comes first, for with it the patterns of things are told apart earlier (docs/decisions.md).
+feature, and it comes first (docs/decisions.md).
 """
 
 import json
@@ -38,10 +38,11 @@ CONTRASTED, VARIED, UNDROPPED = 0.2, 0.5, 0.93
 """Shares of the updates after which the contrastive loss begins, sizes vary, and all patches are seen."""
 NAME_WEIGHT, NAME_SCALE, NAME_BIAS = 10.0, 10.0, -2.0
 """Of the sigmoid loss: its weight beside the contrastive loss; factor and offset that make cosines logits."""
-
+NOUN = 5
+"""Where the tokens of "a photo of a NAME" have the name: each name is one token."""
 PROJECTION_SCALE = 0.25
-"""Of the saved image projection. CLIP's cosines do not see how long a CLS token is, but GLM's attention does: with
-tokens four times as long students wrote the names of things into the grounds (docs/decisions.md)."""
+"""Of the saved image projection. CLIP's cosines do not see how long a CLS token is, but GLM's attention does
+(docs/decisions.md)."""
 
 
 def main(
@@ -52,7 +53,7 @@ def main(
     scenes: Annotated[int, typer.Option(help="Scenes to train on.")] = SPLITS["captioned"],
     scored: Annotated[int, typer.Option(help="Fresh scenes for the final score.")] = 1000,
     weights: Annotated[Path, typer.Option(help="Where the weights go.")] = TINY_WEIGHTS,
-    save_every: Annotated[int, typer.Option(help="Updates between scores on fresh scenes.")] = 250,
+    save_every: Annotated[int, typer.Option(help="Updates between scores on fresh scenes.")] = 200,
 ) -> None:
     """Train, and write weights, curve (.jsonl) and scores (.json) side by side."""
     torch.manual_seed(seed)
@@ -63,8 +64,7 @@ def main(
     mean, std = (torch.tensor(config["preprocess_cfg"][key]).view(3, 1, 1) for key in ("mean", "std"))
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     known = tokenizer([caption(rng, label) for label in labels]).unique()
-    nouns = tokenizer([" ".join((*STUFF, *THINGS))])[0, 1 : 1 + len((*STUFF, *THINGS))]
-    alone = tokenizer([f"a photo of a {name}" for name in (*STUFF, *THINGS)])
+    nouns = tokenizer([f"a photo of a {name}" for name in (*STUFF, *THINGS)])
     optimizer = torch.optim.AdamW(_groups(model), lr=lr, betas=(0.9, 0.98))
     order = np.empty(0, np.int64)
     start = time.perf_counter()
@@ -76,12 +76,7 @@ def main(
             tokens = tokenizer([caption(rng, labels[i]) for i in chosen])
             size = int(rng.choice(SIZES)) if step >= VARIED * steps else max(SIZES)
             pixels = (_resized(images[chosen], size, bool(rng.integers(2))) - mean) / std
-            image = F.normalize(_encode(model.visual, pixels, whole=step >= UNDROPPED * steps), dim=1)
-            names = model.encode_text(alone, normalize=True)
-            name = _name_loss(NAME_SCALE * image @ names.T + NAME_BIAS, tokens, nouns)
-            contrast = torch.zeros(())
-            if step >= CONTRASTED * steps:
-                contrast = ClipLoss()(image, model.encode_text(tokens, normalize=True), model.logit_scale.exp())
+            contrast, name = _losses(model, pixels, tokens, nouns, step / steps)
             loss = contrast + NAME_WEIGHT * name
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -130,6 +125,23 @@ def _resized(images: UInt8[np.ndarray, "batch y x 3"], size: int, mirror: bool) 
     return F.interpolate(pixels, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
+def _losses(
+    model: open_clip.CLIP,
+    pixels: Float[Tensor, "batch 3 size size"],
+    tokens: Int[Tensor, "batch token"],
+    nouns: Int[Tensor, "name token"],
+    progress: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Contrastive loss (zero at first) over images and captions; and sigmoid loss over images and names alone."""
+    image = F.normalize(_encode(model.visual, pixels, whole=progress >= UNDROPPED), dim=1)
+    names = model.encode_text(nouns, normalize=True)
+    said = (tokens[:, None, :] == nouns[:, NOUN, None]).any(dim=2).float()
+    name = F.binary_cross_entropy_with_logits(NAME_SCALE * image @ names.T + NAME_BIAS, said)
+    if progress < CONTRASTED:
+        return torch.zeros(()), name
+    return ClipLoss()(image, model.encode_text(tokens, normalize=True), model.logit_scale.exp()), name
+
+
 def _encode(visual: Any, pixels: Float[Tensor, "batch 3 size size"], whole: bool) -> Float[Tensor, "batch channel"]:
     """CLS tokens, with positions resized to the input as open_clip resizes them when it loads."""
     grid = pixels.shape[2] // visual.patch_size[0]
@@ -140,14 +152,6 @@ def _encode(visual: Any, pixels: Float[Tensor, "batch 3 size size"], whole: bool
         resized = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
         positions = torch.cat([positions[:1], resized[0].flatten(1).T])
     return functional_call(visual, {"positional_embedding": positions}, (pixels,))
-
-
-def _name_loss(
-    logits: Float[Tensor, "batch name"], tokens: Int[Tensor, "batch token"], nouns: Int[Tensor, "name"]
-) -> Float[Tensor, ""]:
-    """Binary cross-entropy: which of the names does the caption have?"""
-    said = (tokens[:, None, :] == nouns[:, None]).any(dim=2).float()
-    return F.binary_cross_entropy_with_logits(logits, said)
 
 
 def _save(model: open_clip.CLIP, known: Int[Tensor, "word"], path: Path) -> None:

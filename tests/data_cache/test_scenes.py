@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -64,9 +65,13 @@ def test_it_has_at_least_twelve_things_on_five_grounds_and_hides_things_only():
     assert len(THINGS) >= 12
     assert len(STUFF) >= 5
     assert set(split.unseen) <= set(THINGS)
-    # each hidden thing shares its pattern with one that has labels, and its hues with many
-    looks = {THINGS[name].pattern for name in split.seen if name in THINGS}
-    assert {THINGS[name].pattern for name in split.unseen} <= looks
+    # neither pattern nor hues give a hidden thing away: others that have labels share them
+    labelled = [THINGS[name] for name in split.seen if name in THINGS]
+    hidden = [THINGS[name] for name in split.unseen]
+    assert {thing.pattern for thing in labelled} == {thing.pattern for thing in hidden}
+    assert len({thing.pattern for thing in hidden}) == len(hidden)
+    assert {thing.hue for thing in hidden} <= {thing.hue for thing in labelled}
+    assert {*Counter(thing.hue for thing in THINGS.values()).values()} == {2}
 
 
 def test_pictures_are_small_and_labels_dense_but_for_a_few_spots(scenes):

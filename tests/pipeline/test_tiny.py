@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from data_cache.datasets.scenes import Scenes
 from data_cache.errors import UsageError
+from data_cache.views import replay_image, whole
 from pipeline.clip import FrozenCLIP
 from pipeline.tiny import train
 from pipeline.tiny.retrieval import average_precision, mean_of, retrieval
@@ -35,6 +36,13 @@ def test_it_is_chosen_by_name_and_sees_256_pixels_unless_told():
     assert clip.fingerprint()["model"] == "tiny"
     smaller = FrozenCLIP(CLIPSource("tiny", image_size=128), "fp32", CPU)
     assert smaller.grid == (8, 8)
+
+
+def test_its_cls_tokens_are_as_long_as_glm_wants_them():
+    clip = FrozenCLIP(CLIPSource("tiny"), "fp32", CPU)
+    images = np.stack([replay_image(FRESH.image(i), whole(128, 128), 256) for i in range(30)])
+    norms = np.linalg.norm(clip.encode(images).cls.astype(np.float64), axis=1)
+    assert 4 < norms.mean() < 6
 
 
 def test_its_weights_have_one_tag_and_can_be_random():

@@ -59,6 +59,7 @@ def test_a_missing_file_is_told_in_one_line(tmp_path):
 def test_defaults_are_the_papers():
     expected = {"bank": 24, "tau": 0.07, "lr": 6e-5, "head_lr": 10.0, "weight_decay": 0.01, "warmup": 1500}
     expected |= {"poly_power": 1.0, "batch_size": 16, "weight_focal": 100.0, "weight_dice": 1.0, "loss_stride": 1}
+    expected |= {"weight_global": 1.0, "max_grad_norm": 0.0}
     expected |= {"glm": "attention", "vla": "transformer", "logits": "cosine", "nel_ignore": "negative"}
     assert {name: default_of(name) for name in expected} == expected
 

@@ -44,3 +44,13 @@ def test_a_line_cut_off_in_writing_is_dropped(tmp_path):
     with reopen_log(path, 2) as log:
         log.write('{"step": 3}\n')
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_setting_younger_than_the_run_had_its_default(run, tiny_config):
+    file = latest(run) / CARD
+    card = json.loads(file.read_text())
+    del card["config"]["max_grad_norm"]
+    file.write_text(json.dumps(card))
+    train(tiny_config(iterations=2), run, resume=True)
+    with pytest.raises(UsageError, match="--max-grad-norm differs"):
+        train(tiny_config(iterations=2, max_grad_norm=1.0), run, resume=True)
