@@ -188,7 +188,7 @@ def test_gradients_keep_their_direction_and_at_most_the_norm_allowed(config, tmp
     for share in (0.3, 3.0):
         allowed = replace(config, max_grad_norm=share * float(plain.norm()))
         found = first_gradient(allowed, tmp_path / str(share), monkeypatch)
-        torch.testing.assert_close(found, plain * min(share, 1), rtol=1e-4, atol=1e-7)
+        assert (found - plain * min(share, 1)).norm() < 1e-3 * plain.norm()
 
 
 def test_schedule_is_a_linear_warm_up_times_polynomial_decay():
