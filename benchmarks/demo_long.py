@@ -57,14 +57,14 @@ def main() -> None:
     found: Found = {FULL: [], WITHOUT_GLM: []}
     for seed in range(arguments.seeds):
         wanted = {name: replace(config, seed=seed, **SWITCHES[name]) for name in found}
-        runs = {name: replace_seed(demo, seed).run(name) for name in found}
+        runs = {name: replace(demo, student=wanted[name]).run(name) for name in found}
         train_both(wanted, runs)
         for name, run in runs.items():
             student = load(run, CPU)
             found[name].append([figures(Predictor(student, gamma), images) for gamma in GAMMAS])
         say(start, f"seed {seed}: hIoU " + ", ".join(f"{name} {found[name][-1][1]['hIoU']:.3f}" for name in found))
-    clip, split = load_clip(CLIP, "fp32", "cpu"), make_split(SCENES, images.classes, None)
-    found[DENSE_CLIP] = [[figures(DenseCLIP.of(clip, split, SCENES, gamma), images) for gamma in GAMMAS]]
+    dense = DenseCLIP.of(load_clip(CLIP, "fp32", "cpu"), make_split(SCENES, images.classes, None), SCENES)
+    found[DENSE_CLIP] = [[figures(replace(dense, gamma=gamma), images) for gamma in GAMMAS]]
     result = {
         "command": " ".join(["python", *sys.argv]),
         "cores": os.cpu_count(),
@@ -79,11 +79,6 @@ def main() -> None:
     }
     (arguments.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result) if arguments.json else report(found, result))
-
-
-def replace_seed(demo: Demo, seed: int) -> Demo:
-    """The same demo with another student's seed."""
-    return replace(demo, student=replace(demo.student, seed=seed))
 
 
 def train_both(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
@@ -124,7 +119,7 @@ def ratios(found: Found) -> dict[str, float]:
         for gamma, full, without in pairs
     }
     full = np.mean([seed[GAMMAS.index(GAMMA)]["hIoU"] for seed in found[FULL]])
-    result["hIoU at gamma 1.5 minus CLIP alone at its best"] = float(
+    result[f"hIoU at gamma {GAMMA:g} minus CLIP alone at its best"] = float(
         full - max(one["hIoU"] for one in found[DENSE_CLIP][0])
     )
     return result

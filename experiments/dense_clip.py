@@ -33,9 +33,9 @@ class DenseCLIP:
     gamma: float = 0.0
 
     @classmethod
-    def of(cls, clip: FrozenCLIP, split: Split, dataset: str, gamma: float = 0.0) -> "DenseCLIP":
-        """With the text features of a dataset's default prompts."""
-        return cls(clip, split, clip.encode_text(split.classes, prompts_for(dataset)[1]), gamma)
+    def of(cls, clip: FrozenCLIP, split: Split, dataset: str) -> "DenseCLIP":
+        """With the text features of a dataset's default prompts, and gamma 0."""
+        return cls(clip, split, clip.encode_text(split.classes, prompts_for(dataset)[1]))
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Int[np.ndarray, "height width"]:
         """Class ids at the image's own size."""
