@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_cache.splits import vocabularies
 from pipeline.clip import FrozenCLIP
-from pipeline.prompts import PROMPTS
+from pipeline.prompts import Prompts
 from pipeline.weights import CLIPSource
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     clip = FrozenCLIP(CLIPSource(arguments.clip, "random"), "fp32", torch.device("cpu"))
-    names, templates = vocabularies()["coco"].classes[-arguments.classes :], PROMPTS["zegclip15"]
+    names, templates = vocabularies()["coco"].classes[-arguments.classes :], Prompts("zegclip15").templates
     ratios, worst = [], 0.0
     for _ in range(arguments.repetitions):
         start = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,11 +17,17 @@ VOID_RANK = 255
 
 
 class Vocabulary(NamedTuple):
-    """The published class list of a dataset and the classes that zero-shot papers hide in it."""
+    """The published class list of a dataset and the classes that zero-shot papers hide in it.
+
+    `raw_ids` are the classes' values in label maps that do not count from 0; `clean` has names that a person
+    would write otherwise in a sentence.
+    """
 
     classes: tuple[str, ...]
     unseen: tuple[str, ...]
     missing_raw_ids: frozenset[int]
+    raw_ids: tuple[int, ...]
+    clean: Mapping[str, str]
 
 
 @cache
@@ -29,7 +35,13 @@ def vocabularies() -> dict[str, Vocabulary]:
     """Return the class lists of `vocabularies.json` by dataset name."""
     entries = json.loads(Path(__file__).with_name("vocabularies.json").read_text(encoding="utf-8"))
     return {
-        name: Vocabulary(tuple(entry["classes"]), tuple(entry["unseen"]), frozenset(entry.get("missing_raw_ids", ())))
+        name: Vocabulary(
+            tuple(entry["classes"]),
+            tuple(entry["unseen"]),
+            frozenset(entry.get("missing_raw_ids", ())),
+            tuple(entry.get("raw_ids", ())),
+            entry.get("clean", {}),
+        )
         for name, entry in entries.items()
     }
 
@@ -77,6 +89,17 @@ class Split:
         table = np.full(256, VOID_RANK, dtype=np.uint8)
         table[self.seen_index] = np.arange(len(self.seen_index), dtype=np.uint8)
         return table
+
+
+def familiar(classes: Sequence[str], trained: Sequence[str]) -> Bool[np.ndarray, "class"]:
+    """Which classes of one dataset had labels in a training on another, whose seen classes were `trained`.
+
+    The same name, in capitals or not, or one of `synonyms.json`: "tvmonitor" is "tv", and "wall" any kind of wall.
+    """
+    groups = json.loads(Path(__file__).with_name("synonyms.json").read_text(encoding="utf-8"))
+    meaning = {name: group[0] for group in groups for name in group}
+    known = {meaning.get(name.lower(), name.lower()) for name in trained}
+    return np.array([meaning.get(name.lower(), name.lower()) in known for name in classes], dtype=bool)
 
 
 def make_split(dataset_name: str, classes: Sequence[str], unseen: str | None) -> Split:

@@ -25,7 +25,8 @@ from data_cache.views import RESIZE_FILTER
 from pipeline.clip import FrozenCLIP, Precision, resolve_precision
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
-from pipeline.prompts import prompts_for
+from pipeline.prompts import Prompts
+from pipeline.texts import text_features
 from pipeline.weights import CLIPSource
 from pipeline.workers import run_shards
 
@@ -50,6 +51,12 @@ class Settings:
     limit: int | None = None
     device: str = "auto"
     unseen: str | None = None
+    prompts: str | None = None
+
+    @property
+    def asked(self) -> Prompts:
+        """The prompts, or those of the dataset's protocol."""
+        return Prompts(self.prompts) if self.prompts else Prompts.of(self.dataset)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Job:
     dataset: Dataset
     masker: Masker
     layout: Layout
+    prompts: Prompts
     cache: Path
 
     @cached_property
@@ -136,6 +144,7 @@ def plan(settings: Settings) -> Plan:
         raise UsageError(f"--shard {settings.shard}: must be at least 1")
     if settings.dense not in ("float16", "none"):
         raise UsageError(f"--dense {settings.dense}: choose float16 or none")
+    prompts = settings.asked
     dataset = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
     split = make_split(settings.dataset, dataset.classes, settings.unseen)
     _check_some(dataset)
@@ -146,11 +155,12 @@ def plan(settings: Settings) -> Plan:
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
     shard = min(settings.shard, len(dataset))
     layout = Layout(len(dataset), VIEWS, clip.channels, clip.grid, shard, settings.dense)
-    job = Job(settings.clip, precision, str(device), dataset, masker, layout, settings.cache)
+    job = Job(settings.clip, precision, str(device), dataset, masker, layout, prompts, settings.cache)
     attributes = {
         "fingerprint": _fingerprint(clip, dataset, settings),
         "recorded": {
             "root": str(dataset.root.resolve()) if dataset.root else None,
+            "clip": settings.clip.origin,
             "versions": {name: version(name) for name in RECORDED},
         },
     }
@@ -190,7 +200,7 @@ def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fing
         "clip": clip.fingerprint(),
         "views": {"count": VIEWS, "resize": RESIZE_FILTER},
         "dense": settings.dense,
-        "prompts": prompts_for(dataset.name)[0],
+        "prompts": settings.asked.name,
         "dataset": {
             "name": dataset.name,
             "split": dataset.split,
@@ -205,9 +215,11 @@ def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fing
 
 def _create(work: Plan) -> Cache:
     job = work.job
-    name, templates = prompts_for(job.dataset.name)
+    prompts, dataset = job.prompts, job.dataset
     clip = load_clip(job.source, job.precision, job.device)
-    texts = Texts(name, job.dataset.classes, templates, clip.encode_text(job.dataset.classes, templates))
+    words = prompts.words(dataset.name, dataset.classes)
+    features = text_features(clip.fingerprint(), prompts, words, lambda: clip, job.cache.parent)
+    texts = Texts(prompts.name, dataset.classes, prompts.templates, features)
     return Cache.create(
         job.cache,
         job.layout,

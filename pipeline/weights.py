@@ -58,6 +58,13 @@ class CLIPSource:
         """Whether the towers use QuickGELU; loading the same weights without it gives other features."""
         return bool(self._config.get("quick_gelu", False))
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What to pass again for the same CLIP from any working directory."""
+        clip = str(self._path.absolute()) if self._path and self.clip != TINY else self.clip
+        local = self._checkpoint and self.clip != TINY
+        return {"clip": clip, "weights": str(Path(self.weights).absolute()) if local else self.weights}
+
     def load(self) -> tuple[Any, Callable[..., torch.Tensor]]:
         """The model in float32 on the CPU and its tokenizer. Raises UsageError or UserError in one line."""
         if self.image_size is not None and self.image_size < 1:

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from data_cache.datasets import camvid, coco, folder, scenes
+from data_cache.datasets import camvid, coco, context, folder, scenes, voc
 from data_cache.datasets.base import VOID, Dataset, PairedFiles, Recipe
 from data_cache.errors import UsageError, UserError
 
 __all__ = ["DATASETS", "DRAWN", "VOID", "Dataset", "PairedFiles", "Recipe", "open_dataset"]
 
 DATASETS: dict[str, Recipe] = {
+    "voc": voc.RECIPE,
+    "context": context.RECIPE,
     "coco": coco.RECIPE,
     "camvid": camvid.RECIPE,
     "folder": folder.RECIPE,
@@ -40,8 +43,18 @@ def open_dataset(name: str, root: Path | None, split: str, limit: int | None = N
         raise UsageError(f"--limit {limit}: at least one image is needed")
     if name in DRAWN and root is not None:
         raise UsageError(f"--root {root}: {name} is drawn, not read; leave --root out")
-    dataset = DRAWN[name](split) if name in DRAWN else DATASETS[name].open(_root(name, root), split)
+    dataset = DRAWN[name](split) if name in DRAWN else _read(DATASETS[name], _root(name, root), split)
     return dataset if limit is None else dataset.limited(limit)
+
+
+def _read(recipe: Recipe, root: Path, split: str) -> Dataset:
+    try:
+        dataset = recipe.open(root, split)
+    except UsageError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error} (expected below {root}: {recipe.tree})") from None
+    return replace(dataset, note=recipe.note(dataset.split, len(dataset)))
 
 
 def _root(name: str, given: Path | None) -> Path:

@@ -1,7 +1,7 @@
 """What a dataset is: pairs of images and label maps, and the names of its classes."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,10 @@ class Dataset(Protocol):
         """Class names; the position is the class id."""
 
     @property
+    def note(self) -> str:
+        """What its user should know, such as a list of another length than the published one; else empty."""
+
+    @property
     def ids(self) -> list[str]:
         """Sorted, unique names of the images: with a root their path below it, with forward slashes."""
 
@@ -82,7 +86,7 @@ class PairedFiles:
     """A dataset of image files and index maps. The one implementation of `Dataset` that reads files.
 
     `table` leads from the raw value of a label file to the class id: 255 for void, `ILLEGAL` for values that
-    the dataset does not define.
+    the dataset does not define, as those beyond its end are.
     """
 
     name: str
@@ -90,7 +94,8 @@ class PairedFiles:
     split: str
     classes: tuple[str, ...]
     pairs: tuple[Pair, ...] = field(repr=False)
-    table: UInt8[np.ndarray, "256"] = field(repr=False)
+    table: UInt8[np.ndarray, "raw"] = field(repr=False)
+    note: str = ""
 
     @cached_property
     def ids(self) -> list[str]:
@@ -124,9 +129,8 @@ class PairedFiles:
         if path is None:
             return None
         raw = decode_label(path)
-        if raw.dtype != np.uint8:
-            self._refuse(path, raw, (raw < 0) | (raw > 255))
-            raw = raw.astype(np.uint8)
+        if raw.dtype != np.uint8 or len(self.table) < 256:
+            self._refuse(path, raw, (raw < 0) | (raw >= len(self.table)))
         ids = self.table[raw]
         self._refuse(path, raw, ids == ILLEGAL)
         return ids
@@ -162,15 +166,15 @@ class PairedFiles:
         return replace(self, pairs=self.pairs[:n])
 
 
-def label_table(raw_values: Iterable[int], void: int = VOID) -> UInt8[np.ndarray, "256"]:
-    """Return the table from raw label value to class id: the n-th of `raw_values` to n, `void` to 255.
+def label_table(raw_values: Iterable[int], void: Iterable[int] = (VOID,)) -> UInt8[np.ndarray, "raw"]:
+    """Return the table from raw label value to class id: the n-th of `raw_values` to n, all of `void` to 255.
 
-    All other values are `ILLEGAL`.
+    All other values are `ILLEGAL`. It has 256 entries, or more if a value is greater.
     """
-    table = np.full(256, ILLEGAL, dtype=np.uint8)
-    for class_id, raw in enumerate(raw_values):
-        table[raw] = class_id
-    table[void] = VOID
+    raw_values, void = tuple(raw_values), tuple(void)
+    table = np.full(max(256, 1 + max(raw_values + void)), ILLEGAL, dtype=np.uint8)
+    table[list(void)] = VOID
+    table[list(raw_values)] = np.arange(len(raw_values))
     return table
 
 
@@ -187,3 +191,10 @@ class Recipe:
     open: Callable[[Path, str], PairedFiles]
     published: str
     tree: str
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def note(self, split: str, images: int) -> str:
+        """A sentence if a split has another number of images than was published for it; else empty."""
+        known = self.sizes.get(split, (images,))
+        published = " or ".join(map(str, known))
+        return "" if images in known else f"{split} has {images} images; the published list has {published}"

@@ -24,7 +24,7 @@ def open_camvid(root: Path, split: str) -> PairedFiles:
     pairs = find_pairs(root, images, labels, {".png"})
     demand_labels("camvid", pairs, images, labels)
     classes = vocabularies()["camvid"].classes
-    table = label_table(range(len(classes)), void=len(classes))
+    table = label_table(range(len(classes)), void=[len(classes)])
     return PairedFiles("camvid", root, split, classes, pairs, table)
 
 

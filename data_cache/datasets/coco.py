@@ -70,4 +70,5 @@ RECIPE = Recipe(
         "stuffthingmaps_trainval2017.zip from https://github.com/nightrome/cocostuff"
     ),
     tree="images/{train2017,val2017}/*.jpg, stuffthingmaps_trainval2017/{train2017,val2017}/*.png",
+    sizes={"train": (118287,), "val": (5000,)},
 )

@@ -52,6 +52,8 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
 def decode_label(path: Path) -> Integer[np.ndarray, "height width"]:
     """Decode an index map to its raw values; of a palette picture these are the indices, not the colours.
 
+    A `.mat` file is one of PASCAL-Context: a MATLAB array named LabelMap.
+
     Returns:
         8-bit values, or wider ones where the file is wider.
 
@@ -59,6 +61,8 @@ def decode_label(path: Path) -> Integer[np.ndarray, "height width"]:
         UserError: The file is missing, damaged, or has more than one channel.
 
     """
+    if path.suffix == ".mat":
+        return _decode_matlab(path)
     try:
         with Image.open(path) as picture:
             picture.load()
@@ -70,6 +74,19 @@ def decode_label(path: Path) -> Integer[np.ndarray, "height width"]:
     except DAMAGED as error:
         raise UserError(f"cannot read the label map {path}: {_reason(error)}") from error
     raise UserError(f"{path} is a picture of mode {mode}: label maps must be index maps, one class id a pixel")
+
+
+def _decode_matlab(path: Path) -> Integer[np.ndarray, "height width"]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        labels = loadmat(path, variable_names=["LabelMap"]).get("LabelMap")
+    except (*DAMAGED, MatReadError) as error:
+        raise UserError(f"cannot read the label map {path}: {_reason(error)}") from error
+    if labels is None or labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{path}: holds no two-dimensional array of integers named LabelMap")
+    return labels
 
 
 def read_bytes(path: Path) -> bytes:

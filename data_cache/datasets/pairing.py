@@ -60,6 +60,39 @@ def find_pairs(root: Path, images: Path, labels: Path, suffixes: Collection[str]
     return tuple(sorted(pairs, key=lambda pair: pair.image))
 
 
+def listed_pairs(root: Path, names: Path, image: str, label: str) -> tuple[Pair, ...]:
+    """Pair the pictures that a list file names, in sorted order, with their label maps.
+
+    Args:
+        root: Folder that all lie in.
+        names: The list: one stem a line.
+        image: Path of a picture below `root` with {} for the stem, such as "JPEGImages/{}.jpg".
+        label: The same for label maps.
+
+    Raises:
+        UserError: The list is missing or empty, or files that it names are missing.
+
+    """
+    try:
+        stems = sorted(set(names.read_text(encoding="utf-8").split()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"no list of images at {names} ({type(error).__name__})") from None
+    if not stems:
+        raise UserError(f"no list of images at {names}: the file is empty")
+    pairs = tuple(Pair(image.format(stem), label.format(stem)) for stem in stems)
+    for kind, template, paths in (
+        ("images", image, [pair.image for pair in pairs]),
+        ("label maps", label, [str(pair.label) for pair in pairs]),
+    ):
+        folder, _, name = template.rpartition("/")
+        there = {f"{folder}/{file}" for file in files_below(root / folder, {name.removeprefix("{}")})}
+        if missing := [path for path in paths if path not in there]:
+            raise UserError(
+                f"{len(missing)} of the {len(pairs)} {kind} in {names} are missing, the first is {root / missing[0]}"
+            )
+    return pairs
+
+
 def _prefix(folder: Path, root: Path) -> str:
     relative = folder.relative_to(root).as_posix()
     return "" if relative == "." else f"{relative}/"

@@ -80,6 +80,7 @@ class Scenes:
     seed: int = 0
     name: str = field(default="scenes", init=False)
     root: None = field(default=None, init=False)
+    note: str = field(default="", init=False)
 
     @property
     def classes(self) -> tuple[str, ...]:

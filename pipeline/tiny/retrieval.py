@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from data_cache.datasets.scenes import Scenes, visible
 from data_cache.views import replay_image, whole
 from pipeline.clip import FrozenCLIP
-from pipeline.prompts import prompts_for
+from pipeline.prompts import Prompts
 
 BATCH = 50
 
@@ -18,7 +18,7 @@ def retrieval(clip: FrozenCLIP, scenes: Scenes) -> dict[str, float]:
 
     A scene is relevant when the class can be seen in it (`visible`).
     """
-    text = clip.encode_text(scenes.classes, prompts_for(scenes.name)[1])
+    text = clip.encode_text(scenes.classes, Prompts.of(scenes.name).templates)
     scores, relevant = [], []
     for start in range(0, len(scenes), BATCH):
         drawn = [scenes.load(i) for i in range(start, min(start + BATCH, len(scenes)))]

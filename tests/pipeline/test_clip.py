@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny_world import CONFIG, picture, tiny_clip
 
+from data_cache.errors import UsageError
 from pipeline.clip import finite
-from pipeline.prompts import PROMPTS, prompts_for
+from pipeline.prompts import Prompts
 
 IMAGES = np.stack([picture(seed, 128, 128) for seed in range(3)])
 CLASSES, TEMPLATES = ["sky", "garden gnome"], ["a photo of a {}", "this is the {} in the scene."]
@@ -158,21 +159,36 @@ def test_a_prompt_counts_by_its_direction_not_by_the_length_of_its_feature():
     clip = tiny_clip()
     with torch.inference_mode():
         clip.model.text_projection.data[:, 0] *= 50  # else the features of random weights are all of one length
-        raw = clip.model.encode_text(clip.tokenizer([t.format("sky") for t in PROMPTS["zegclip15"]])).double()
+        raw = clip.model.encode_text(clip.tokenizer([t.format("sky") for t in Prompts("zegclip15").templates])).double()
     by_direction = torch.nn.functional.normalize(raw, dim=-1).mean(0)
     by_length = raw.mean(0)
     by_direction, by_length = (mean / mean.norm() for mean in (by_direction, by_length))
     assert (by_direction - by_length).norm() > 1e-3
-    found = clip.encode_text(["sky"], PROMPTS["zegclip15"])[0]
+    found = clip.encode_text(["sky"], Prompts("zegclip15").templates)[0]
     np.testing.assert_allclose(found, by_direction.numpy(), atol=1e-5)
 
 
 def test_default_prompts_are_single_for_voc_and_zegclip_s_fifteen_elsewhere():
-    assert prompts_for("voc") == ("single", ("a photo of a {}",))
+    assert Prompts.of("voc").templates == ("a photo of a {}",)
     for dataset in ("coco", "context", "folder"):
-        assert prompts_for(dataset) == ("zegclip15", PROMPTS["zegclip15"])
-    assert len(set(PROMPTS["zegclip15"])) == 15
-    assert all(template.count("{}") == 1 for template in PROMPTS["zegclip15"])
+        assert Prompts.of(dataset) == Prompts("zegclip15")
+
+
+@pytest.mark.parametrize(("name", "number"), [("single", 1), ("zegclip15", 15), ("maskclip85", 85)])
+def test_a_prompt_set_has_as_many_different_templates_as_published(name, number):
+    templates = Prompts(name).templates
+    assert len(templates) == len(set(templates)) == number
+    assert all(template.count("{}") == 1 for template in templates)
+    assert Prompts(f"{name}-clean").templates == templates
+
+
+def test_cleaned_names_are_those_a_person_writes_and_published_ones_stay_as_they_are():
+    classes = ("person", "wall-brick", "building-other")
+    assert Prompts("zegclip15").words("coco", classes) == classes
+    assert Prompts("zegclip15-clean").words("coco", classes) == ("person", "brick wall", "building")
+    assert Prompts("single-clean").words("folder", classes) == classes
+    with pytest.raises(UsageError, match="choose single, zegclip15, maskclip85"):
+        Prompts("zegclip16")
 
 
 # -- what the fingerprint says -------------------------------------------------------------------------------------

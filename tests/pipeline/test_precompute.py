@@ -20,7 +20,7 @@ from pipeline import precompute
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
 from pipeline.precompute import MASKS, Job, Settings, execute, plan
-from pipeline.prompts import PROMPTS
+from pipeline.prompts import Prompts
 from pipeline.weights import CLIPSource
 
 IMAGES, SHARD, SHARDS, TRUNCATED = 10, 3, 4, 4
@@ -117,8 +117,8 @@ def test_the_cache_holds_what_an_encoder_gives_shard_by_shard(done, root):
 
 def test_the_cache_holds_the_text_features_of_all_classes(done):
     texts = Cache(done[0].cache).texts()
-    assert (texts.name, texts.classes, texts.templates) == ("zegclip15", CLASSES, PROMPTS["zegclip15"])
-    np.testing.assert_array_equal(texts.features, tiny_clip().encode_text(CLASSES, PROMPTS["zegclip15"]))
+    assert (texts.name, texts.classes, texts.templates) == ("zegclip15", CLASSES, Prompts("zegclip15").templates)
+    np.testing.assert_array_equal(texts.features, tiny_clip().encode_text(CLASSES, Prompts("zegclip15").templates))
 
 
 def test_the_summary_names_the_images_that_failed_and_why(done):

@@ -1,0 +1,54 @@
+"""PASCAL VOC 2012 with SBD's additional masks: 20 things, their background ignored."""
+
+from pathlib import Path
+
+from data_cache.datasets.base import VOID, PairedFiles, Recipe, label_table
+from data_cache.datasets.pairing import listed_pairs
+from data_cache.errors import UsageError
+from data_cache.splits import vocabularies
+
+SPLITS = ("train", "val")
+BACKGROUND = 0
+LISTS = "ImageSets/Segmentation"
+
+
+def open_voc(root: Path, split: str) -> PairedFiles:
+    """Open `train`, which is trainaug.txt (or train.txt where there is none), or `val`.
+
+    Label maps are those of SegmentationClassAug/ where it is there, else of SegmentationClass/.
+
+    Raises:
+        UsageError: There is no such split.
+        UserError: The list, or files it names, are missing.
+
+    """
+    if split not in SPLITS:
+        raise UsageError(f"voc has no split '{split}': choose one of {', '.join(SPLITS)}")
+    root = year_folder(root, "VOC2012")
+    augmented = root / LISTS / "trainaug.txt"
+    names = augmented if split == "train" and augmented.is_file() else root / LISTS / f"{split}.txt"
+    labels = "SegmentationClassAug" if (root / "SegmentationClassAug").is_dir() else "SegmentationClass"
+    pairs = listed_pairs(root, names, "JPEGImages/{}.jpg", labels + "/{}.png")
+    classes = vocabularies()["voc"].classes
+    table = label_table(range(1, len(classes) + 1), void=(BACKGROUND, VOID))
+    return PairedFiles("voc", root, split, classes, pairs, table)
+
+
+def year_folder(root: Path, year: str) -> Path:
+    """The folder of a year's data: `root`, or where the published archive puts it below `root`."""
+    candidates = (root, root / year, root / "VOCdevkit" / year)
+    return next((folder for folder in candidates if (folder / "JPEGImages").is_dir()), root)
+
+
+RECIPE = Recipe(
+    open_voc,
+    published=(
+        "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012, SegmentationClassAug and "
+        "trainaug.txt made from SBD, http://home.bharathh.info/pubs/codes/SBD"
+    ),
+    tree=(
+        "JPEGImages/*.jpg, SegmentationClassAug/*.png (or SegmentationClass/), "
+        "ImageSets/Segmentation/{trainaug,train,val}.txt"
+    ),
+    sizes={"train": (10582,), "val": (1449,)},
+)

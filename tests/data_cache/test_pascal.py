@@ -1,0 +1,172 @@
+"""PASCAL VOC 2012 and PASCAL-Context in their published layouts, and in mmsegmentation's."""
+
+import numpy as np
+import pytest
+from dataset_contract import DatasetContract
+from drawing import HEIGHT, WIDTH, draw_image, draw_label
+from PIL import Image
+from refusals import refused
+from scipy.io import savemat
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.context import raw_table
+from data_cache.splits import vocabularies
+
+STEMS = ("2008_000002", "2007_000032")
+
+
+def draw_list(file, stems=STEMS):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{stem}\n" for stem in stems))
+
+
+def draw_palette(path, values):
+    """A palette picture, as VOC publishes its label maps: decoders that look at colours see other numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH)), mode="P")
+    picture.putpalette([(17 * i + 5) % 256 for i in range(768)])
+    picture.save(path)
+
+
+def draw_matlab(path, values, **names):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, names or {"LabelMap": np.resize(np.array(values, np.uint16), (HEIGHT, WIDTH))})
+
+
+def voc_tree(root, labels="SegmentationClassAug", list_name="trainaug"):
+    for stem in (*STEMS, "2007_999999"):
+        draw_image(root / f"JPEGImages/{stem}.jpg")
+        draw_palette(root / f"{labels}/{stem}.png", [0, 1, 20, 255])
+    draw_list(root / f"ImageSets/Segmentation/{list_name}.txt")
+
+
+def context_tree(root, converted=True):
+    for stem in (*STEMS, "2007_999999"):
+        draw_image(root / f"JPEGImages/{stem}.jpg")
+        if converted:
+            draw_label(root / f"SegmentationClassContext/{stem}.png", [0, 1, 59, 255])
+        else:
+            draw_matlab(root / f"trainval/{stem}.mat", [0, 1, 2, 458, 459])
+    draw_list(root / f"ImageSets/{'SegmentationContext' if converted else 'Main'}/train.txt")
+
+
+class TestVOC(DatasetContract):
+    name, values = "voc", {0, 19, 255}
+
+    def draw(self, root):
+        voc_tree(root)
+
+
+class TestVOCWithoutTheAugmentedMaps(DatasetContract):
+    name, values = "voc", {0, 19, 255}
+
+    def draw(self, root):
+        voc_tree(root, "SegmentationClass", "train")
+
+
+class TestContextConverted(DatasetContract):
+    name, values = "context", {0, 58, 255}
+
+    def draw(self, root):
+        context_tree(root)
+
+
+class TestContextAsPublished(DatasetContract):
+    name, values = "context", {0, 58, 255}
+
+    def draw(self, root):
+        context_tree(root, converted=False)
+
+
+def test_only_listed_images_belong_to_a_split(tmp_path):
+    voc_tree(tmp_path)
+    assert open_dataset("voc", tmp_path, "train").ids == [f"JPEGImages/{stem}.jpg" for stem in sorted(STEMS)]
+
+
+def test_trainaug_is_preferred_to_train_and_the_augmented_maps_to_the_plain_ones(tmp_path):
+    voc_tree(tmp_path)
+    draw_list(tmp_path / "ImageSets/Segmentation/train.txt", STEMS[:1])
+    for stem in STEMS:
+        draw_palette(tmp_path / f"SegmentationClass/{stem}.png", [7])
+    dataset = open_dataset("voc", tmp_path, "train")
+    assert len(dataset) == 2
+    assert set(np.unique(dataset.label(0))) == {0, 19, 255}
+
+
+def test_background_is_void(tmp_path):
+    voc_tree(tmp_path)
+    dataset = open_dataset("voc", tmp_path, "train")
+    np.testing.assert_array_equal(dataset.label(0).flat[:4], [255, 0, 19, 255])
+    assert dataset.classes[0] == "aeroplane"
+
+
+@pytest.mark.parametrize(("name", "draw", "year"), [("voc", voc_tree, "VOC2012"), ("context", context_tree, "VOC2010")])
+def test_the_folder_that_holds_the_published_archive_will_do(tmp_path, name, draw, year):
+    draw(tmp_path / "VOCdevkit" / year)
+    for root in (tmp_path, tmp_path / "VOCdevkit"):
+        assert len(open_dataset(name, root, "train")) == 2
+
+
+def test_a_published_context_map_gives_each_of_the_59_its_own_class_by_name():
+    # ids of some classes in the published list of 459 names
+    known = {2: "aeroplane", 65: "cat", 98: "cow", 144: "fence", 258: "motorbike", 368: "sofa", 427: "tvmonitor"}
+    table, classes = raw_table(), vocabularies()["context"].classes
+    assert {classes[table[raw]] for raw in known} == set(known.values())
+    assert all(classes[table[raw]] == name for raw, name in known.items())
+    used = table[:460][table[:460] != 255]
+    assert sorted(used) == list(range(59))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda file: draw_matlab(file, [460]), ("label value 460", "0-459")),
+        (lambda file: draw_matlab(file, [1], other=np.ones((6, 8))), ("LabelMap",)),
+        (lambda file: file.write_bytes(b"MATLAB 5.0 MAT-file, cut short"), ("cannot read the label map",)),
+    ],
+)
+def test_a_bad_matlab_map_is_named(tmp_path, spoil, words):
+    context_tree(tmp_path, converted=False)
+    file = tmp_path / f"trainval/{min(STEMS)}.mat"
+    spoil(file)
+    dataset = open_dataset("context", tmp_path, "train")
+    refused(lambda: dataset.load(0), file.name, *words)
+
+
+@pytest.mark.parametrize(("name", "draw"), [("voc", voc_tree), ("context", context_tree)])
+@pytest.mark.parametrize("lost", ["list", "image", "label", "everything"])
+def test_a_wrong_layout_is_answered_with_the_expected_tree(tmp_path, name, draw, lost):
+    draw(tmp_path)
+    stem, lists = min(STEMS), list(tmp_path.glob("ImageSets/*/*.txt"))
+    removed = {
+        "list": lists,
+        "image": [tmp_path / f"JPEGImages/{stem}.jpg"],
+        "label": list(tmp_path.glob(f"Segmentation*/{stem}.png")),
+        "everything": [file for file in tmp_path.rglob("*") if file.is_file()],
+    }[lost]
+    for file in removed:
+        file.unlink()
+    told = {"list": "no list of images", "image": "1 of the 2 images", "label": "1 of the 2 label maps"}
+    refused(lambda: open_dataset(name, tmp_path, "train"), told.get(lost, "no list"), "JPEGImages/*.jpg, Segment")
+
+
+def test_a_list_of_another_length_than_the_published_one_is_told(tmp_path):
+    voc_tree(tmp_path)
+    told = "train has 2 images; the published list has 10582"
+    assert open_dataset("voc", tmp_path, "train").note == told
+    assert open_dataset("voc", tmp_path, "train", limit=1).note == told
+    context_tree(tmp_path / "context")
+    assert "4998 or 4996" in open_dataset("context", tmp_path / "context", "train").note
+    draw_list(tmp_path / "ImageSets/Segmentation/val.txt", [f"{i:06}" for i in range(1449)])
+    for i in range(1449):
+        for file in (f"JPEGImages/{i:06}.jpg", f"SegmentationClassAug/{i:06}.png"):
+            (tmp_path / file).touch()
+    assert open_dataset("voc", tmp_path, "val").note == ""
+
+
+def test_precompute_tells_the_note(clipteacher, tmp_path):
+    voc_tree(tmp_path)
+    clip = ("--clip", "tiny", "--image-size", 64, "--cache", tmp_path / "voc.zarr")
+    result = clipteacher.good("precompute", "--dataset", "voc", "--root", tmp_path, *clip, "--json")
+    assert "voc: train has 2 images; the published list has 10582" in result.err
+    assert result.json["done"] == 2
