@@ -17,6 +17,7 @@ from data_cache.errors import UserError, one_line
 from data_cache.splits import Split
 from trainer.config import TrainConfig
 from trainer.segmenter import Segmenter
+from trainer.words import Words
 
 FORMAT, VERSION = "clipteacher-checkpoint", 1
 MODEL, CARD, RESUME = "model.safetensors", "model.json", "resume.safetensors"
@@ -33,6 +34,11 @@ class Checkpoint:
     size: int
     step: int
     card: Mapping[str, Any]
+
+    @property
+    def words(self) -> Words:
+        """The classes of its training."""
+        return Words(self.split, self.text, self.split.is_seen)
 
 
 def save(
@@ -93,7 +99,10 @@ def load(path: Path, device: torch.device) -> Checkpoint:
 
 
 def card_of(config: TrainConfig, split: Split, size: int, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON beside the weights: settings, vocabulary, and where the text features come from."""
+    """The JSON beside the weights: settings, vocabulary, and where the text features come from.
+
+    What `recorded` holds tells where things were; unlike all else a resumed run need not share it.
+    """
     return {
         "config": asdict(config),
         "classes": list(split.classes),

@@ -22,6 +22,7 @@ from trainer.config import TrainConfig
 from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches
 from trainer.interrupt import interruptible
 from trainer.losses import TeacherLoss
+from trainer.memory import peak_memory
 from trainer.resume import reopen_log, restore, resume_state
 from trainer.segmenter import Segmenter, parameter_groups
 
@@ -92,6 +93,10 @@ def gather(config: TrainConfig) -> Material:
         "clip": cache.fingerprint["clip"],
         "masks": cache.mask_attributes(masks),
         "prompts": {"name": texts.name, "templates": list(texts.templates)},
+        "recorded": {
+            "root": str(Path(root).absolute()) if root else None,
+            "clip": cache.attributes["recorded"].get("clip"),
+        },
     }
     return Material(dataset, split, loaded, texts, size, origin)
 
@@ -103,7 +108,7 @@ def train(
     tell: Callable[[dict[str, float]], None] = lambda _: None,
     teacher: TeacherSource | None = None,
 ) -> dict[str, float]:
-    """Train a student; returns the last logged line. `tell` hears of every update's losses.
+    """Train a student; returns the last logged line, and the most memory held. `tell` hears of every update's losses.
 
     Writes `out`/config.json, log.jsonl and step_N/. With `resume` it goes on from the newest checkpoint, bit for
     bit on CPU. Raises UserError if `out` holds another run, or a loss is no longer finite.
@@ -163,7 +168,7 @@ def train(
                 raise InterruptError(
                     f"interrupted after update {step}, now saved; `train --out {out} --resume` goes on"
                 )
-    return line
+    return line | {"peak_bytes": peak_memory(fabric.device)}
 
 
 def schedule(step: int, config: TrainConfig) -> float:

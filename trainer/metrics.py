@@ -41,10 +41,12 @@ class Metrics:
         values = (self.pixel_accuracy, self.miou_seen, self.miou_unseen, self.hiou)
         return dict(zip(self.COLUMNS, values, strict=True))
 
-    def as_json(self, gamma: float, classes: Sequence[str]) -> dict[str, Any]:
-        """What `--json` prints; null where no class of a kind occurs."""
-        per_class = dict(zip(classes, self.iou.tolist(), strict=True))
-        return {**_nullable(self.summary), "gamma": gamma, "per_class": _nullable(per_class)}
+    def as_json(self, gamma: float, classes: Sequence[str] = ()) -> dict[str, Any]:
+        """What `--json` prints, the IoU of each class only if they are named; null where no class of a kind occurs."""
+        told = {**_nullable(self.summary), "gamma": gamma}
+        if classes:
+            told["per_class"] = _nullable(dict(zip(classes, self.iou.tolist(), strict=True)))
+        return told
 
     def __str__(self) -> str:
         """The four figures in per cent, on one line."""

@@ -78,7 +78,7 @@ def _check_same(stored: Mapping[str, Any], card: Mapping[str, Any], run: Path) -
         for name, value in was.items()
         if name not in FREE_TO_CHANGE and config.get(name) != value
     ]
-    others = card.keys() - {"config"}
+    others = card.keys() - {"config", "recorded"}
     changed += [f"the cache's {name}" for name in sorted(others) if card[name] != stored.get(name)]
     if changed:
         raise UsageError(f"--resume: {changed[0]} differs from the run in {run}; keep it, or pass another --out")

@@ -10,10 +10,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_cache.errors import UsageError, UserError, one_line
+from trainer import mscan
+from trainer.segnext import SegNeXt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FINEST_STRIDE = 4
 _NO_DECAY_NAMES = ("pos_embed", "position", "pos_block")
+_SEGNEXT = "segnext"
+# mmsegmentation's UPerNet is twice as wide as smp's
+_DECODERS = {"upernet": {"decoder_channels": 512}}
+# timm's Swin is tied to one input size unless told otherwise, and then leaves windows of small maps unshifted
+_SWIN = {"strict_img_size": False, "always_partition": True, "drop_path_rate": 0.3}
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -21,8 +28,8 @@ class Segmenter(nn.Module):
     """Dense features R in CLIP's joint space, at the decoder's stride but never finer than 4.
 
     Args:
-        arch: smp architecture.
-        encoder: smp encoder, `tu-NAME` for timm's.
+        arch: smp architecture, or `segnext`.
+        encoder: smp encoder, `tu-NAME` for timm's, or `mscan_t`, `_s`, `_b`, `_l`.
         weights: `imagenet` (or another pretrained tag), `none`, or the path of an encoder state dict.
         channels: width C of the joint space.
 
@@ -96,11 +103,15 @@ def parameter_groups(
 
 
 def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
-    architectures = smp.MODEL_ARCHITECTURES_MAPPING
-    if arch not in architectures:
-        raise UsageError(f"--arch {arch}: choose {', '.join(sorted(architectures))}")
+    known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, _SEGNEXT])
+    if arch not in known:
+        raise UsageError(f"--arch {arch}: choose {', '.join(known)}")
+    smp.encoders.encoders.update(mscan.ENCODERS)
     try:
-        return smp.create_model(arch, encoder_name=encoder, encoder_weights=tag, classes=1)
+        if arch == _SEGNEXT:
+            return SegNeXt(encoder, tag, classes=1)
+        options = _DECODERS.get(arch, {}) | (_SWIN if encoder.startswith("tu-swin_") else {})
+        return smp.create_model(arch, encoder_name=encoder, encoder_weights=tag, classes=1, **options)
     except KeyError:
         raise UsageError(
             f"--encoder {encoder}: smp has no such encoder, or not with --encoder-weights {tag or 'none'}; "
@@ -119,6 +130,9 @@ def _load_encoder(encoder: nn.Module, path: Path) -> None:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+        # as published: below one key, and named below the whole network's
+        state = next((state[key] for key in ("state_dict", "model") if key in state), state)
+        state = {name.removeprefix("backbone."): value for name, value in state.items()}
         wanted = set(nn.Module.state_dict(encoder))
         encoder.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=True)
     except Exception as error:

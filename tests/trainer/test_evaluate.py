@@ -52,7 +52,7 @@ def noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (37, 91), (101, 67), (1, 3), (200, 130)])
 def test_a_prediction_has_the_size_of_the_image(checkpoint, size, sliding):
-    predicted = Predictor(checkpoint, sliding=sliding)(noise(*size))
+    predicted = Predictor(checkpoint, sliding)(noise(*size)).at(GAMMA)
     assert predicted.shape == size
     assert set(np.unique(predicted)) <= set(range(len(CLASSES)))
 
@@ -68,7 +68,7 @@ def test_logits_are_the_students_features_against_all_text_features(checkpoint):
         features = checkpoint.segmenter(torch.tensor(image).permute(2, 0, 1)[None])[0].double().numpy()
     cells = features / np.linalg.norm(features, axis=0)
     expected = np.einsum("kc,cyx->kyx", checkpoint.text.double().numpy(), cells) / 0.07
-    found = Predictor(checkpoint, gamma=0).logits(image).numpy()
+    found = Predictor(checkpoint).logits(image).numpy()
     np.testing.assert_allclose(found, bilinear(expected, (SIDE, SIDE)), rtol=1e-3, atol=1e-3)
 
 
@@ -93,38 +93,63 @@ def test_windows_of_512_stride_by_426():
 
 def test_sliding_with_a_single_window_is_the_whole_image(checkpoint):
     image = noise(SIDE, SIDE)
-    whole, sliding = (Predictor(checkpoint, sliding=s).logits(image) for s in (False, True))
+    whole, sliding = (Predictor(checkpoint, s).logits(image) for s in (False, True))
     assert torch.equal(whole, sliding)
 
 
 def test_sliding_averages_the_windows_that_see_a_pixel(checkpoint):
     image = noise(64, 96)
-    found = Predictor(checkpoint, gamma=0, sliding=True).logits(image).numpy()
+    found = Predictor(checkpoint, sliding=True).logits(image).numpy()
     total, visits = np.zeros(found.shape), np.zeros(96)
     for left in (0, 32):
         crop = np.ascontiguousarray(image[:, left : left + 64])
-        total[:, :, left : left + 64] += Predictor(checkpoint, gamma=0).logits(crop).numpy()
+        total[:, :, left : left + 64] += Predictor(checkpoint).logits(crop).numpy()
         visits[left : left + 64] += 1
     assert window_starts(96, 64) == [0, 32]
     np.testing.assert_allclose(found, total / visits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sliding", [False, True])
-def test_gamma_is_added_to_unseen_logits_and_to_nothing_else(checkpoint, sliding):
-    image = noise(70, 90)
-    plain, raised = (Predictor(checkpoint, gamma=g, sliding=sliding).logits(image).numpy() for g in (0.0, 2.5))
-    shift = np.array([2.5 if name in ("cow", "house") else 0.0 for name in CLASSES])
-    np.testing.assert_allclose(raised - plain, np.broadcast_to(shift[:, None, None], plain.shape), atol=1e-4)
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 2.5, -3.0])
+def test_a_prediction_is_the_argmax_after_gamma_was_added_to_unseen_logits_and_to_nothing_else(
+    checkpoint, sliding, gamma
+):
+    image, predict = noise(70, 90), Predictor(checkpoint, sliding)
+    full = bilinear(predict.logits(image).double().numpy(), (70, 90))
+    full += np.array([gamma if name in ("cow", "house") else 0.0 for name in CLASSES])[:, None, None]
+    first, second = np.sort(full, axis=0)[-1], np.sort(full, axis=0)[-2]
+    clear = first - second > 1e-3
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(predict(image).at(gamma)[clear], full.argmax(axis=0)[clear])
+
+
+def test_windows_leave_no_seam_where_the_student_sees_the_same_on_both_sides(perfect):
+    image = np.repeat(np.repeat(np.arange(5, dtype=np.uint8) * 10 + 10, 40)[None, :, None], SIDE, axis=0).repeat(3, 2)
+    whole, sliding = (Predictor(perfect, s)(image).at(0.0) for s in (False, True))
+    assert len(window_starts(200, SIDE)) > 2
+    np.testing.assert_array_equal(sliding, whole)
 
 
 def test_a_great_gamma_makes_everything_unseen_and_a_very_negative_one_nothing(checkpoint):
-    image = noise(64, 80)
-    assert np.isin(Predictor(checkpoint, gamma=1e4)(image), SPLIT.unseen_index).all()
-    assert np.isin(Predictor(checkpoint, gamma=-1e4)(image), SPLIT.seen_index).all()
+    found = Predictor(checkpoint)(noise(64, 80))
+    assert np.isin(found.at(1e4), SPLIT.unseen_index).all()
+    assert np.isin(found.at(-1e4), SPLIT.seen_index).all()
 
 
-def test_gamma_is_the_papers_unless_told_otherwise(checkpoint):
-    assert Predictor(checkpoint).gamma == GAMMA == 1.5
+def test_gamma_is_the_papers_unless_told_otherwise(perfect):
+    assert list(evaluate(Predictor(perfect), Drawn([striped(0)])).counts) == [GAMMA] == [1.5]
+
+
+def test_a_sweep_in_one_pass_equals_a_pass_for_each_gamma(perfect):
+    dataset, gammas = Drawn([striped(0, 1, 2, 255), striped(3, 4), striped(255)]), (0.0, 1.5, 1e4)
+    together = evaluate(Predictor(perfect), dataset, gammas)
+    for gamma in gammas:
+        alone = evaluate(Predictor(perfect), dataset, [gamma])
+        np.testing.assert_array_equal(together.counts[gamma], alone.counts[gamma])
+    told = together.as_json()
+    assert [one["gamma"] for one in told["sweep"]] == list(gammas)
+    assert {name: told[name] for name in told["sweep"][0]} == told["sweep"][0]
+    assert "sweep" not in evaluate(Predictor(perfect), dataset).as_json()
 
 
 class Drawn:
@@ -154,14 +179,14 @@ def striped(*values: int) -> np.ndarray:
 def test_a_perfect_student_scores_1_whatever_is_void(perfect):
     done: list[int] = []
     dataset = Drawn([striped(0, 1, 2, 255), striped(3, 4), striped(255)])
-    found = evaluate(Predictor(perfect, gamma=0), dataset, done.append)
+    found = evaluate(Predictor(perfect), dataset, [0.0], done.append).at(0.0)
     assert (found.pixel_accuracy, found.miou_seen, found.miou_unseen, found.hiou) == (1, 1, 1, 1)
     assert found.iou.tolist() == [1] * 5
     assert sum(done) == 3
 
 
 def test_a_student_that_takes_everything_for_unseen_scores_0_on_seen(perfect):
-    found = evaluate(Predictor(perfect, gamma=1e4), Drawn([striped(0, 3), striped(1, 4)]))
+    found = evaluate(Predictor(perfect), Drawn([striped(0, 3), striped(1, 4)]), [1e4]).at(1e4)
     assert found.miou_seen == found.hiou == 0
     assert found.miou_unseen > 0
     assert found.pixel_accuracy == pytest.approx(0.5)

@@ -14,7 +14,7 @@ from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError
 from trainer import checkpoint
 from trainer.config import TrainConfig
-from trainer.evaluate import Predictor, evaluate
+from trainer.evaluate import GAMMA, Predictor, evaluate
 from trainer.loop import schedule, train
 
 STEPS = 20
@@ -222,7 +222,7 @@ def test_a_checkpoint_is_evaluated_without_cache_or_config(config, tmp_path):
     assert (loaded.step, loaded.size, loaded.config) == (2, 64, short)
     assert loaded.split.unseen == ("cow", "house")
     assert not loaded.segmenter.training
-    found = evaluate(Predictor(loaded), open_dataset("folder", root, "train"))
+    found = evaluate(Predictor(loaded), open_dataset("folder", root, "train")).at(GAMMA)
     assert 0 <= found.pixel_accuracy <= 1
 
 

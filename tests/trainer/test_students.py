@@ -1,0 +1,163 @@
+"""The paper's students: MSCAN and SegNeXt's decoder, which no library has, and Swin at any input size."""
+
+import numpy as np
+import pytest
+import torch
+from refusals import refused
+from safetensors.torch import save_file
+from torch import nn
+
+from data_cache.errors import UsageError
+from trainer.config import TrainConfig
+from trainer.memory import ADAM_BYTES, estimated_memory
+from trainer.mscan import ENCODERS, MSCAN, MultiScaleAttention
+from trainer.segmenter import Segmenter, parameter_groups
+from trainer.segnext import LowRank
+
+SWIN = "tu-swin_tiny_patch4_window7_224"
+
+
+@pytest.mark.parametrize(("size", "millions"), [("t", 4.2), ("s", 13.9), ("b", 26.8), ("l", 45.2)])
+def test_an_encoder_with_imagenet_s_classifier_has_as_many_parameters_as_published(size, millions):
+    encoder = MSCAN(**ENCODERS[f"mscan_{size}"]["params"])
+    # published counts are those of the classification network
+    classifier = nn.Linear(encoder.out_channels[-1], 1000)
+    found = sum(p.numel() for module in (encoder, classifier) for p in module.parameters())
+    assert found == pytest.approx(millions * 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (77, 101), (33, 32), (127, 65)])
+def test_features_have_strides_4_8_16_and_32_rounded_up_at_any_size(size):
+    encoder = MSCAN(**ENCODERS["mscan_t"]["params"]).eval()
+    features = encoder(torch.zeros(2, 3, *size))
+    assert features[0].shape == (2, 3, *size)
+    assert features[1].shape[1] == 0
+    for feature, width, stride in zip(features[2:], (32, 64, 160, 256), (4, 8, 16, 32), strict=True):
+        assert feature.shape == (2, width, -(-size[0] // stride), -(-size[1] // stride))
+
+
+def test_attention_is_a_square_and_three_crosses_summed_projected_and_times_the_input():
+    torch.manual_seed(0)
+    module, x = MultiScaleAttention(4).double(), torch.randn(1, 4, 30, 30, dtype=torch.float64)
+    state = {name: value.numpy() for name, value in module.state_dict().items()}
+
+    def depthwise(image, name):
+        kernel, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        height, width = kernel.shape[2:]
+        padded = np.pad(image, ((0, 0), (height // 2,) * 2, (width // 2,) * 2))
+        result = np.zeros_like(image)
+        for i in range(height):
+            for j in range(width):
+                result += kernel[:, 0, i, j][:, None, None] * padded[:, i : i + 30, j : j + 30]
+        return result + bias[:, None, None]
+
+    image = x[0].numpy()
+    near = depthwise(image, "conv0")
+    total = near + sum(depthwise(depthwise(near, f"conv{n}_1"), f"conv{n}_2") for n in range(3))
+    mixed = np.einsum("oi,iyx->oyx", state["conv3.weight"][:, :, 0, 0], total) + state["conv3.bias"][:, None, None]
+    np.testing.assert_allclose(module(x)[0].detach().numpy(), mixed * image, rtol=1e-6, atol=1e-9)
+    assert [state[f"conv{n}_1.weight"].shape[2:] for n in range(3)] == [(1, 7), (1, 11), (1, 21)]
+
+
+def test_low_rank_approximation_is_found_by_multiplicative_updates_from_the_same_bases_each_time():
+    torch.manual_seed(0)
+    module, x = LowRank(12, rank=3).eval(), torch.rand(2, 12, 5, 4)
+    found = module(x)
+    assert torch.equal(found, module(x))
+    for image, ours in zip(x.double().numpy(), found.detach().numpy(), strict=True):
+        target, bases = image.reshape(12, -1), module.bases.double().numpy()
+        share = np.exp(target.T @ bases)
+        share /= share.sum(axis=1, keepdims=True)
+        for step in range(8):
+            share = share * (target.T @ bases) / (share @ bases.T @ bases + 1e-6)
+            if step < 7:
+                bases = bases * (target @ share) / (bases @ share.T @ share + 1e-6)
+        np.testing.assert_allclose(ours.reshape(12, -1), bases @ share.T, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder", "stride"),
+    [("segnext", "mscan_t", 8), ("segnext", "resnet18", 8), ("segformer", "mscan_t", 4), ("upernet", SWIN, 4)],
+)
+def test_a_student_gives_features_at_its_stride_for_any_size_and_gradients_everywhere(arch, encoder, stride):
+    torch.manual_seed(0)
+    student = Segmenter(arch, encoder, "none", 24)
+    assert (student.stride, student.multiple) == (stride, 32)
+    for height, width in ((64, 96), (96, 64)):
+        features = student(torch.rand(2, 3, height, width) * 255)
+        assert features.shape == (2, 24, height // stride, width // stride)
+    features.square().sum().backward()
+    unused = [name for name, p in student.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # batch norm takes away what a bias before it adds
+    assert not [name for name in unused if not name.endswith("bias")]
+
+
+def test_swin_shifts_its_windows_at_every_stage_whatever_size_it_was_published_for():
+    student = Segmenter("upernet", SWIN, "none", 8)
+    shifts = [m.shift_size for m in student.modules() if hasattr(m, "shift_size")]
+    assert [tuple(shift) for shift in shifts[-2:]] == [(0, 0), (3, 3)]
+
+
+def test_position_tables_of_swin_do_not_decay():
+    student = Segmenter("upernet", SWIN, "none", 8)
+    still = {
+        id(p)
+        for group in parameter_groups(student, 1.0, 1.0, 0.1)
+        if not group["weight_decay"]
+        for p in group["params"]
+    }
+    tables = [p for name, p in student.named_parameters() if "relative_position_bias_table" in name]
+    assert tables
+    assert all(id(table) in still for table in tables)
+
+
+@pytest.mark.parametrize("form", ["published", "plain"])
+def test_encoder_weights_load_from_a_local_file_as_published_or_plain(tmp_path, form):
+    torch.manual_seed(1)
+    state = MSCAN(**ENCODERS["mscan_t"]["params"]).state_dict()
+    if form == "published":
+        file = tmp_path / "mscan_t.pth"
+        named = {f"backbone.{name}": value for name, value in state.items()}
+        torch.save({"state_dict": named | {"head.weight": torch.zeros(1000, 256)}, "epoch": 300}, file)
+    else:
+        file = tmp_path / "mscan_t.safetensors"
+        save_file(state, file)
+    found = Segmenter("segnext", "mscan_t", str(file), 8).network.encoder.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_mscan_has_no_downloadable_weights_and_says_so():
+    refused(lambda: Segmenter("segnext", "mscan_t", "imagenet", 8), "mscan_t", "imagenet", kind=UsageError)
+
+
+def test_estimated_memory_counts_parameters_and_grows_with_the_batch_as_activations_do():
+    def estimate(batch, stride=4):
+        config = TrainConfig(batch_size=batch, loss_stride=stride)
+        return estimated_memory(config, Segmenter("segformer", "mit_b0", "none", 32), 64, 10, mixed=False)
+
+    parameters = sum(p.numel() for p in Segmenter("segformer", "mit_b0", "none", 32).parameters())
+    one, two, four = (estimate(n) for n in (1, 2, 4))
+    assert one > parameters * ADAM_BYTES
+    assert four - two == pytest.approx(2 * (two - one), rel=0.02)
+    assert estimate(1, stride=1) > one
+
+
+def test_estimated_activations_are_what_autograd_keeps_in_a_real_forward_pass():
+    torch.manual_seed(0)
+    student = Segmenter("segformer", "mit_b0", "none", 32).train()
+    own = {p.untyped_storage().data_ptr() for p in (*student.parameters(), *student.buffers())}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = student.network(torch.rand(2, 3, 64, 64))
+        real = sum(kept.values())
+    parameters = sum(p.numel() for p in student.parameters())
+    config = TrainConfig(batch_size=2, loss_stride=64)
+    found = estimated_memory(config, student, 64, 1, mixed=False) - parameters * ADAM_BYTES - 8 * features.numel()
+    assert found == pytest.approx(real, rel=0.1)
