@@ -1,20 +1,37 @@
 """The command line: parses, calls one function, prints. `python cli.py --help`, or `clipteacher --help`."""
 
 import json
-import math
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_cache.errors import InterruptError, UsageError, UserError
-from trainer.config import default_of, help_of, is_setting, read_config
+from data_cache.errors import UsageError, UserError
+from data_cache.places import cache_folder
+from experiments.console import bar, progress, say, say_note, show
+from experiments.options import (
+    CACHE,
+    CLIP,
+    DATA,
+    KNOWN,
+    LOSSES,
+    RUN,
+    TEACHER,
+    Dense,
+    Device,
+    ImageSize,
+    Json,
+    Limit,
+    Preset,
+    Root,
+    Student,
+    Weights,
+    setting,
+)
+from trainer.config import is_setting, read_config
 
 if TYPE_CHECKING:
     from pipeline.precompute import Plan
@@ -28,23 +45,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-DATA, TEACHER, CACHE, RUN, LOSSES = "Data", "Teacher", "Cache", "Run", "Losses"
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=RUN)]
-Limit = Annotated[int | None, typer.Option(help="Only the first N images.", rich_help_panel=DATA)]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        help="Root of the dataset; else $CLIPTEACHER_DATA/<dataset>, else data/<dataset>. None for scenes.",
-        rich_help_panel=DATA,
-    ),
-]
-
 
 @app.command()
 def precompute(
-    dataset: Annotated[str, typer.Option(help="coco, camvid, folder or scenes.", rich_help_panel=DATA)],
+    dataset: Annotated[str | None, typer.Option(help=KNOWN, rich_help_panel=DATA)] = None,
     root: Root = None,
-    split: Annotated[str, typer.Option(help="train, val, or another the dataset has.", rich_help_panel=DATA)] = "train",
+    split: Annotated[
+        str | None, typer.Option(help="train (the default), val, or another the dataset has.", rich_help_panel=DATA)
+    ] = None,
     limit: Limit = None,
     unseen: Annotated[
         str | None,
@@ -54,69 +62,57 @@ def precompute(
             rich_help_panel=DATA,
         ),
     ] = None,
-    clip: Annotated[
-        str,
+    preset: Preset = None,
+    prompts: Annotated[
+        str | None,
         typer.Option(
-            help="open_clip ViT, the path of an open_clip JSON config, or tiny (for scenes).", rich_help_panel=TEACHER
-        ),
-    ] = "ViT-B-16-quickgelu",
-    clip_weights: Annotated[
-        str,
-        typer.Option(
-            help="A pretrained tag, the path of a checkpoint, or 'random'; openai by default, tiny's own for tiny.",
-            show_default=False,
-            rich_help_panel=TEACHER,
-        ),
-    ] = "",
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="CLIP's input side in pixels; 512, or a config file's own size, by default (256 for tiny).",
+            help="single, zegclip15 or maskclip85, with -clean for cleaned class names; single for voc, else "
+            "zegclip15, by default.",
             rich_help_panel=TEACHER,
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=TEACHER)] = "auto",
-    kmeans: Annotated[str, typer.Option(help="auto, faiss or faiss-gpu.", rich_help_panel=TEACHER)] = "auto",
-    dense: Annotated[str, typer.Option(help="Store dense tokens: float16 or none.", rich_help_panel=CACHE)] = "float16",
+    clip: CLIP = None,
+    clip_weights: Weights = None,
+    image_size: ImageSize = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto (the default), fp32, bf16 or fp16.", rich_help_panel=TEACHER)
+    ] = None,
+    kmeans: Annotated[
+        str | None, typer.Option(help="auto (the default), faiss or faiss-gpu.", rich_help_panel=TEACHER)
+    ] = None,
+    dense: Dense = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Where; ./data_cache/<dataset>.zarr by default.", rich_help_panel=CACHE),
     ] = None,
-    shard: Annotated[int, typer.Option(help="Images in a unit of work and resume.", rich_help_panel=CACHE)] = 64,
+    shard: Annotated[
+        int | None, typer.Option(help="Images in a unit of work and resume; 64 by default.", rich_help_panel=CACHE)
+    ] = None,
     max_failures: Annotated[
         float, typer.Option(help="Share of failed images that still counts as success.", rich_help_panel=RUN)
     ] = 0.01,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = "auto",
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Ask CLIP once an image and cache what it says. Interrupted, it goes on where it was."""
-    from pipeline.precompute import Settings, execute, plan
-    from pipeline.weights import RANDOM, CLIPSource
+    given = _given(locals(), "preset", "max_failures", "as_json")
+    from experiments.presets import preset_named, settings_from
+    from pipeline.precompute import execute, plan
+    from pipeline.weights import RANDOM
 
-    if clip_weights == RANDOM:
-        _say("random CLIP weights: masks and all that is trained on them are meaningless", "warning: ", "yellow")
-    settings = Settings(
-        dataset=dataset,
-        cache=cache or _default_cache(dataset),
-        root=root,
-        split=split,
-        clip=CLIPSource(clip, clip_weights, image_size),
-        precision=precision,
-        dense=dense,
-        kmeans=kmeans,
-        shard=shard,
-        limit=limit,
-        device=device,
-        unseen=unseen,
-    )
+    settings = settings_from(preset_named(preset).precompute(given) if preset else given)
+    if preset:
+        say(f"preset {preset}: {settings}")
+    if settings.clip.weights == RANDOM:
+        say("random CLIP weights: masks and all that is trained on them are meaningless", "warning: ", "yellow")
     work = plan(settings)
     _say_plan(work)
-    with _progress("encoding", work.images, "images", "finished shards are kept, the same command goes on") as advance:
+    with progress("encoding", work.images, "images", "finished shards are kept, the same command goes on") as advance:
         summary = execute(work, advance)
     done = summary.images - len(summary.failures)
     rate = summary.encoded / summary.seconds
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
-    _say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{': ' + stages if stages else ''})")
+    say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{': ' + stages if stages else ''})")
     report = {
         "cache": str(summary.cache),
         "images": summary.images,
@@ -127,61 +123,55 @@ def precompute(
         "seconds": summary.seconds,
         "stages": summary.stages,
     }
-    _print(report if as_json else f"{summary.cache}: {done} of {summary.images} images cached")
+    show(report if as_json else f"{summary.cache}: {done} of {summary.images} images cached")
     for name, reason in summary.failures:
-        _say(f"{name}: {reason}", "failed ", "red")
+        say(f"{name}: {reason}", "failed ", "red")
     summary.check(max_failures)
-
-
-def _setting(name: str, panel: str) -> Any:
-    default = default_of(name)
-    return typer.Option(
-        help=help_of(name) + (f" [dim](default: {default})[/]" if default is not None else ""),
-        show_default=False,
-        rich_help_panel=panel,
-    )
 
 
 @app.command()
 def train(
-    cache: Annotated[Path | None, _setting("cache", DATA)] = None,
-    root: Annotated[Path | None, _setting("root", DATA)] = None,
-    masks: Annotated[str | None, _setting("masks", DATA)] = None,
+    cache: Annotated[Path | None, setting("cache", DATA)] = None,
+    root: Annotated[Path | None, setting("root", DATA)] = None,
+    masks: Annotated[str | None, setting("masks", DATA)] = None,
+    preset: Preset = None,
+    student: Student = None,
     config: Annotated[
         Path | None,
         typer.Option(help="Start from the settings of a config.json; options override it.", rich_help_panel=RUN),
     ] = None,
-    arch: Annotated[str | None, _setting("arch", "Student")] = None,
-    encoder: Annotated[str | None, _setting("encoder", "Student")] = None,
-    encoder_weights: Annotated[str | None, _setting("encoder_weights", "Student")] = None,
-    size: Annotated[int | None, _setting("size", "Student")] = None,
-    iterations: Annotated[int | None, _setting("iterations", RUN)] = None,
-    batch_size: Annotated[int | None, _setting("batch_size", RUN)] = None,
-    lr: Annotated[float | None, _setting("lr", RUN)] = None,
+    arch: Annotated[str | None, setting("arch", "Student")] = None,
+    encoder: Annotated[str | None, setting("encoder", "Student")] = None,
+    encoder_weights: Annotated[str | None, setting("encoder_weights", "Student")] = None,
+    size: Annotated[int | None, setting("size", "Student")] = None,
+    iterations: Annotated[int | None, setting("iterations", RUN)] = None,
+    batch_size: Annotated[int | None, setting("batch_size", RUN)] = None,
+    lr: Annotated[float | None, setting("lr", RUN)] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run; runs/<cache name> by default.", rich_help_panel=RUN),
     ] = None,
-    seed: Annotated[int | None, _setting("seed", RUN)] = None,
+    seed: Annotated[int | None, setting("seed", RUN)] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel=RUN)
     ] = False,
-    device: Annotated[str | None, _setting("device", RUN)] = None,
-    workers: Annotated[int | None, _setting("workers", RUN)] = None,
-    glm: Annotated[str | None, _setting("glm", LOSSES)] = None,
-    vla: Annotated[str | None, _setting("vla", LOSSES)] = None,
+    device: Annotated[str | None, setting("device", RUN)] = None,
+    workers: Annotated[int | None, setting("workers", RUN)] = None,
+    glm: Annotated[str | None, setting("glm", LOSSES)] = None,
+    vla: Annotated[str | None, setting("vla", LOSSES)] = None,
     no_ce: Annotated[bool, typer.Option("--no-ce", help="Without cross-entropy.", rich_help_panel=LOSSES)] = False,
     no_nel: Annotated[bool, typer.Option("--no-nel", help="Without focal and dice.", rich_help_panel=LOSSES)] = False,
     no_generate: Annotated[
         bool, typer.Option("--no-generate", help="Without the generate loss.", rich_help_panel=LOSSES)
     ] = False,
-    loss_stride: Annotated[int | None, _setting("loss_stride", LOSSES)] = None,
+    loss_stride: Annotated[int | None, setting("loss_stride", LOSSES)] = None,
     as_json: Json = False,
 ) -> None:
     """Train a student from a cache. All settings are printed and saved; config.json holds the rest of them."""
     given = {name: value for name, value in locals().items() if is_setting(name)}
     given |= {"ce": False if no_ce else None, "nel": False if no_nel else None}
     given |= {"generate": False if no_generate else None}
+    given = _preset_of_student(preset, student) | {name: value for name, value in given.items() if value is not None}
     if resume and config is None:
         config = _run_folder(out, cache) / "config.json"
         if not config.is_file():
@@ -192,46 +182,71 @@ def train(
     from trainer.loop import train as run
 
     out = _run_folder(out, Path(settings.cache))
-    _say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
-    _say(f"run {out}, warm-up {settings.warmup_updates} updates")
-    with _progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
+    say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
+    say(f"run {out}, warm-up {settings.warmup_updates} updates")
+    with progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
 
         def tell(line: dict[str, float]) -> None:
             advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
 
         last = run(settings, out, resume, tell)
-    _print({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates")
+    peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at the most"
+    show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
 
 
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or a file in it.")],
-    dataset: Annotated[str, typer.Option(help="coco, camvid, folder or scenes.", rich_help_panel=DATA)],
+    dataset: Annotated[str | None, typer.Option(help=KNOWN, rich_help_panel=DATA)] = None,
     root: Root = None,
-    split: Annotated[str, typer.Option(help="train, val, or another the dataset has.", rich_help_panel=DATA)] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="val (the default), train, or another the dataset has.", rich_help_panel=DATA)
+    ] = None,
     limit: Limit = None,
-    gamma: Annotated[float, typer.Option(help="Added to the logits of unseen classes.", rich_help_panel=RUN)] = 1.5,
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="What counts as unseen in a dataset of other classes than the training's; its published split by "
+            "default.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    preset: Preset = None,
+    gamma: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER,...",
+            help="Added to the logits of classes without labels in training; 1.5 by default. Several in one pass.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    pick_gamma: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Also at the greatest gamma that costs seen classes next to nothing on the first N training images.",
+            rich_help_panel=RUN,
+        ),
+    ] = 0,
     sliding: Annotated[
-        bool,
-        typer.Option("--sliding", help="Sliding window instead of the whole image.", rich_help_panel=RUN),
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUN)] = "auto",
+        bool | None,
+        typer.Option("--sliding/--whole", help="Sliding window, or the whole image.", rich_help_panel=RUN),
+    ] = None,
+    clip: CLIP = None,
+    clip_weights: Weights = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure pAcc, mIoU(S), mIoU(U) and hIoU of a trained student."""
-    from data_cache.datasets import open_dataset
-    from data_cache.devices import resolve_device
-    from trainer.checkpoint import load
-    from trainer.evaluate import Predictor
-    from trainer.evaluate import evaluate as run
+    """Measure pAcc, mIoU(S), mIoU(U) and hIoU of a trained student, on any dataset."""
+    given = _given(locals(), "checkpoint", "preset", "as_json")
+    from experiments.evaluation import Asked, measure
 
-    if not math.isfinite(gamma):
-        raise UsageError(f"--gamma {gamma}: must be a number")
-    images = open_dataset(dataset, root, split, limit)
-    predictor = Predictor(load(checkpoint, resolve_device(device)), gamma, sliding)
-    with _progress("evaluating", len(images), "images", "nothing was written") as advance:
-        result = run(predictor, images, advance)
-    _print(result.as_json(gamma, predictor.split.classes) if as_json else f"{result}  (%, gamma {gamma:g})")
+    asked = Asked.of(checkpoint, given, preset)
+    if preset:
+        say(f"preset {preset}: {asked}")
+    result = measure(asked, bar("nothing was written"), say_note)
+    show(result.as_json() if as_json else str(result))
 
 
 @app.command()
@@ -253,11 +268,53 @@ def demo(
     """Show the whole method at work on drawn scenes, offline, in minutes: precompute, train, evaluate."""
     from experiments.demo import ALL_VARIANTS, STUDENT, Demo, run
 
-    bars = partial(_progress, interrupted="the same command goes on")
+    bars = bar("the same command goes on")
     student = replace(STUDENT, seed=seed, iterations=STUDENT.iterations if iterations is None else iterations)
     images = Demo.images if limit is None else limit
     report = run(Demo(out, student, images, variants=ALL_VARIANTS if compare else ()), bars)
-    _print(report.as_json() if as_json else str(report))
+    show(report.as_json() if as_json else str(report))
+
+
+@app.command()
+def reproduce(
+    benchmark: Annotated[str, typer.Argument(help="voc, context, coco or context-ablation.")],
+    student: Student = None,
+    root: Root = None,
+    test_on: Annotated[
+        str | None,
+        typer.Option(help="Evaluate on voc or context instead: a row of Table 2.", rich_help_panel=DATA),
+    ] = None,
+    test_root: Annotated[Path | None, typer.Option(help="Root of that dataset.", rich_help_panel=DATA)] = None,
+    limit: Limit = None,
+    clip: CLIP = None,
+    clip_weights: Weights = None,
+    image_size: ImageSize = None,
+    dense: Dense = None,
+    encoder_weights: Annotated[str | None, setting("encoder_weights", "Student")] = None,
+    size: Annotated[int | None, setting("size", "Student")] = None,
+    iterations: Annotated[int | None, setting("iterations", RUN)] = None,
+    batch_size: Annotated[int | None, setting("batch_size", RUN)] = None,
+    loss_stride: Annotated[int | None, setting("loss_stride", LOSSES)] = None,
+    checkpoint_every: Annotated[int | None, setting("checkpoint_every", RUN)] = None,
+    seed: Annotated[int | None, setting("seed", RUN)] = None,
+    workers: Annotated[int | None, setting("workers", RUN)] = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", rich_help_panel=RUN)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.", rich_help_panel=RUN)] = False,
+    as_json: Json = False,
+) -> None:
+    """Precompute, train and evaluate a row of the paper's tables, and print the paper's row beside it."""
+    ours = ("benchmark", "student", "root", "test_on", "test_root", "limit", "out", "dry_run", "as_json")
+    given = _given(locals(), *ours, "ours")
+    from experiments import reproduce as rows
+
+    wanted = rows.Reproduction(benchmark, student, root, out, test_on, test_root, limit, given)
+    if dry_run:
+        told = rows.dry_run(wanted)
+        show(told if as_json else "\n".join(f"{name}: {json.dumps(value)}" for name, value in told.items()))
+        return
+    row = rows.reproduce(wanted, bar("the same command goes on"), say_note)
+    show(row.as_json() if as_json else str(row))
 
 
 @app.command()
@@ -271,10 +328,10 @@ def info(
 
     about = describe(Cache(cache))
     if as_json:
-        _print(about)
+        show(about)
         return
     for key, value in about.items():
-        _print(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+        show(f"{key}: {json.dumps(value, ensure_ascii=False)}")
 
 
 def main() -> None:
@@ -282,61 +339,22 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _say(str(error), "error: ", "red")
+        say(str(error), "error: ", "red")
         sys.exit(error.exit_code)
     except OSError as error:
         # a full or read-only disk, a file where a folder should be: the system's words name the path
-        _say(str(error), "error: ", "red")
+        say(str(error), "error: ", "red")
         sys.exit(1)
 
 
 # -- what is printed -------------------------------------------------------------------------------------------
 
 
-def _say(text: str, lead: str = "", style: str = "") -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    # assembled, not marked up: a file name may hold brackets
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((lead, style), text))
-
-
-def _print(value: Any) -> None:
-    print(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-@contextmanager
-def _progress(verb: str, total: int, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Column
-
-    columns = (
-        TextColumn(verb, table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(verb, total=total, rate="-", note="")
-
-        def advance(amount: int, absolute: bool = False, note: str = "") -> None:
-            bar.update(task, completed=amount if absolute else bar.tasks[0].completed + amount, note=note)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.2f}" if speed else "-")
-
-        try:
-            yield advance
-        except KeyboardInterrupt:
-            raise InterruptError(f"interrupted; {interrupted}") from None
-
-
 def _say_plan(work: "Plan") -> None:
     job, size = work.job, work.bytes
+    say_note(job.dataset)
     total = sum(size.values()) / 2**20
-    _say(
+    say(
         f"{job.source.name} ({job.source.weights}) on {job.device} in {job.precision}, k-means by "
         f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
         f"{len(work.pending)} shards; about {total:.1f} MiB "
@@ -344,23 +362,30 @@ def _say_plan(work: "Plan") -> None:
     )
 
 
+# -- what was given --------------------------------------------------------------------------------------------
+
+
+def _given(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None and name not in without}
+
+
+def _preset_of_student(preset: str | None, student: str | None) -> dict[str, Any]:
+    from experiments.presets import preset_named, student_named
+
+    if preset:
+        return preset_named(preset).train(student)
+    return dict(student_named(student)) if student else {}
+
+
 # -- where things are ------------------------------------------------------------------------------------------
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("CLIPTEACHER_CACHE", "data_cache"))
-
-
-def _default_cache(dataset: str) -> Path:
-    return _cache_folder() / f"{dataset}.zarr"
-
-
 def _only_cache() -> Path:
-    found = sorted(_cache_folder().glob("*.zarr"))
+    found = sorted(cache_folder().glob("*.zarr"))
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"no cache in {_cache_folder()}: run `precompute` first, or pass --cache PATH")
+        raise UsageError(f"no cache in {cache_folder()}: run `precompute` first, or pass --cache PATH")
     raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, found))}")
 
 

@@ -61,10 +61,10 @@ def main() -> None:
         train_both(wanted, runs)
         for name, run in runs.items():
             student = load(run, CPU)
-            found[name].append([figures(Predictor(student, gamma), images) for gamma in GAMMAS])
+            found[name].append(figures(Predictor(student), images))
         say(start, f"seed {seed}: hIoU " + ", ".join(f"{name} {found[name][-1][1]['hIoU']:.3f}" for name in found))
-    dense = DenseCLIP.of(load_clip(CLIP, "fp32", "cpu"), make_split(SCENES, images.classes, None), SCENES)
-    found[DENSE_CLIP] = [[figures(replace(dense, gamma=gamma), images) for gamma in GAMMAS]]
+    dense = DenseCLIP(load_clip(CLIP, "fp32", "cpu"), make_split(SCENES, images.classes, None), SCENES)
+    found[DENSE_CLIP] = [figures(dense, images)]
     result = {
         "command": " ".join(["python", *sys.argv]),
         "cores": os.cpu_count(),
@@ -103,9 +103,10 @@ def train_both(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
             process.terminate()
 
 
-def figures(segments: Segments, images: Dataset) -> dict[str, float]:
-    """The four figures on all test scenes."""
-    return evaluate(segments, images).summary
+def figures(segments: Segments, images: Dataset) -> list[dict[str, float]]:
+    """The four figures on all test scenes at each gamma."""
+    found = evaluate(segments, images, GAMMAS)
+    return [found.at(gamma).summary for gamma in GAMMAS]
 
 
 def ratios(found: Found) -> dict[str, float]:

@@ -147,15 +147,15 @@ def run(demo: Demo, progress: Progress) -> Report:
             if name in (FULL, *demo.variants)
         }
     images = open_dataset(SCENES, None, "val", demo.tested)
-    segmenters: dict[str, Segments] = {name: Predictor(student, GAMMA) for name, student in students.items()}
+    segmenters: dict[str, Segments] = {name: Predictor(student) for name, student in students.items()}
     if DENSE_CLIP in demo.variants:
-        segmenters[DENSE_CLIP] = DenseCLIP.of(load_clip(CLIP, "fp32", "cpu"), students[FULL].split, SCENES)
+        segmenters[DENSE_CLIP] = DenseCLIP(load_clip(CLIP, "fp32", "cpu"), students[FULL].split, SCENES)
     found = {
-        name: measured(segmenter, images, progress, clock if name == FULL else Clock())
+        name: measured(segmenter, images, [_gamma(name)], progress, clock if name == FULL else Clock()).at(_gamma(name))
         for name, segmenter in segmenters.items()
     }
     picture = demo.out / "sheet.png"
-    draw_sheet(Predictor(students[FULL], GAMMA), shown, images).save(picture)
+    draw_sheet(Predictor(students[FULL]), shown, images).save(picture)
     return Report(found.pop(FULL), clock.seconds, students[FULL].split, demo.run(FULL), picture, found)
 
 

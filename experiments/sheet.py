@@ -12,7 +12,7 @@ from data_cache.schema import reserved_label
 from data_cache.show import colour, legend, sheet
 from data_cache.store import Cache
 from data_cache.views import replay_image, whole
-from trainer.evaluate import Predictor
+from trainer.evaluate import GAMMA, Predictor
 from trainer.glm import attention_weights
 
 ROWS, PANEL = 6, 160
@@ -23,7 +23,8 @@ def draw_sheet(predictor: Predictor, cache: Path, images: Dataset) -> Image.Imag
     """Draw those images of a cache in which unseen classes cover most; `images` begins with the cache's."""
     stored = Cache(cache)
     loaded = stored.load(stored.mask_name(None))
-    hidden = predictor.split.unseen_index
+    split = predictor.words.split
+    hidden = split.unseen_index
     scenes = [images.load(i) for i in range(len(loaded.ids))]
     by_share = sorted(range(len(scenes)), key=lambda i: -np.isin(scenes[i][1], hidden).mean())
     rows = []
@@ -37,13 +38,13 @@ def draw_sheet(predictor: Predictor, cache: Path, images: Dataset) -> Image.Imag
             (
                 image,
                 colour(np.where(np.isin(label, hidden), VOID, label), VOID),
-                colour(np.where(nothing, VOID, fused + len(predictor.split.classes)), VOID),
+                colour(np.where(nothing, VOID, fused + len(split.classes)), VOID),
                 heat(image, attention(predictor, loaded.cls[index, 0], image)),
-                colour(predictor(image), VOID),
+                colour(predictor(image).at(GAMMA), VOID),
                 colour(label, VOID),
             )
         )
-    names = [name if name in predictor.split.seen else f"{name} (unseen)" for name in predictor.split.classes]
+    names = [name if name in split.seen else f"{name} (unseen)" for name in split.classes]
     return legend(sheet(rows, TITLES, PANEL), names)
 
 

@@ -1,20 +1,18 @@
 """Precompute, train and evaluate as steps of an experiment: each goes on where it was interrupted."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import torch
-
 from data_cache.datasets.base import Dataset
+from data_cache.devices import resolve_device
 from data_cache.errors import InterruptError
 from pipeline.precompute import Settings, execute, plan
 from trainer import checkpoint, loop
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig
-from trainer.evaluate import Segments, evaluate
-from trainer.metrics import Metrics
+from trainer.evaluate import Evaluation, Segments, evaluate
 
 Progress = Callable[[str, int, str], AbstractContextManager[Callable[..., None]]]
 """Opens a progress bar: (verb, total, unit) -> a call that advances it."""
@@ -31,18 +29,18 @@ class Clock:
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 1)
 
 
-def cached(settings: Settings, progress: Progress, clock: Clock) -> Path:
-    """A finished cache with these settings. Raises what `plan` raises."""
+def cached(settings: Settings, progress: Progress, clock: Clock, max_failures: float = 0) -> Path:
+    """A finished cache with these settings. Raises what `plan` raises, and UserError for too many failed images."""
     start = time.perf_counter()
     work = plan(settings)
     with progress("encoding", work.images, "images") as advance:
-        execute(work, advance).check(max_failures=0)
+        execute(work, advance).check(max_failures)
     clock.add("precompute", start)
     return settings.cache
 
 
-def trained(config: TrainConfig, run: Path, progress: Progress, clock: Clock) -> Checkpoint:
-    """A student trained with these settings. Raises what `train` raises."""
+def trained(config: TrainConfig, run: Path, progress: Progress, clock: Clock, device: str = "cpu") -> Checkpoint:
+    """A student trained with these settings, on a device for use. Raises what `train` raises."""
     start = time.perf_counter()
     with progress("training", config.iterations, "updates") as advance:
 
@@ -53,15 +51,17 @@ def trained(config: TrainConfig, run: Path, progress: Progress, clock: Clock) ->
             loop.train(config, run, resume=any(run.glob("step_*")), tell=tell)
         except InterruptError:
             raise InterruptError("interrupted; the update is saved, the same command goes on") from None
-    student = checkpoint.load(run, torch.device("cpu"))
+    student = checkpoint.load(run, resolve_device(device))
     clock.add("train", start)
     return student
 
 
-def measured(segments: Segments, images: Dataset, progress: Progress, clock: Clock) -> Metrics:
-    """The metrics of a student, or of whatever else names a class for every pixel."""
+def measured(
+    segments: Segments, images: Dataset, gammas: Sequence[float], progress: Progress, clock: Clock
+) -> Evaluation:
+    """What a student, or whatever else names a class for every pixel, gets right at some gammas."""
     start = time.perf_counter()
     with progress("evaluating", len(images), "images") as advance:
-        result = evaluate(segments, images, advance)
+        result = evaluate(segments, images, gammas, advance)
     clock.add("evaluate", start)
     return result

@@ -53,7 +53,7 @@ def test_nothing_is_unpickled_and_no_limit_of_pillow_is_lifted():
 
 def test_each_function_in_paper_to_code_exists():
     text = (REPOSITORY / "docs/paper-to-code.md").read_text()
-    functions = re.findall(r"`((?:pipeline|trainer|data_cache)/[\w/]+\.py)(?:::([\w.]+))?`", text)
+    functions = re.findall(r"`((?:pipeline|trainer|data_cache|experiments)/[\w/]+\.py)(?:::([\w.]+))?`", text)
     tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
     assert len(functions) > 15
     assert len(tests) > 15

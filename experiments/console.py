@@ -1,0 +1,69 @@
+"""What the command line prints: results on stdout, all else on stderr."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from data_cache.datasets.base import Dataset
+from data_cache.errors import InterruptError
+
+
+def say(text: str, lead: str = "", style: str = "") -> None:
+    """A line on stderr; `lead` in a style of rich."""
+    from rich.console import Console
+    from rich.text import Text
+
+    # assembled, not marked up: a file name may hold brackets
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((lead, style), text))
+
+
+def say_note(dataset: Dataset) -> None:
+    """What a dataset has to say about itself, if anything."""
+    if dataset.note:
+        say(f"{dataset.name}: {dataset.note}", "note: ", "yellow")
+
+
+def show(value: Any) -> None:
+    """A result on stdout: text as it is, anything else as JSON."""
+    print(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def bar(interrupted: str) -> Callable[..., Any]:
+    """Progress bars (`experiments.stages.Progress`); Ctrl-C under one says what was `interrupted`."""
+
+    @contextmanager
+    def opened(verb: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+        with progress(verb, total, unit, interrupted) as advance:
+            yield advance
+
+    return opened
+
+
+@contextmanager
+def progress(verb: str, total: int, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr; yields a call that advances it by an amount, or to an absolute one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    columns = (
+        TextColumn(verb, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as opened:
+        task = opened.add_task(verb, total=total, rate="-", note="")
+
+        def advance(amount: int, absolute: bool = False, note: str = "") -> None:
+            opened.update(task, completed=amount if absolute else opened.tasks[0].completed + amount, note=note)
+            speed = opened.tasks[0].speed
+            opened.update(task, rate=f"{speed:.2f}" if speed else "-")
+
+        try:
+            yield advance
+        except KeyboardInterrupt:
+            raise InterruptError(f"interrupted; {interrupted}") from None

@@ -1,0 +1,115 @@
+"""Evaluating a student: on the dataset of its training or another, at several gammas, and at one picked for it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.base import Dataset
+from data_cache.devices import resolve_device
+from data_cache.errors import UsageError, UserError
+from data_cache.places import cache_folder
+from experiments.presets import preset_named
+from experiments.stages import Clock, Progress, measured
+from experiments.transfer import words_of
+from trainer.checkpoint import Checkpoint, load
+from trainer.evaluate import GAMMA, Evaluation, Predictor
+from trainer.gamma import pick_gamma
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `evaluate` is asked for; names and defaults are those of the command line."""
+
+    checkpoint: Path
+    dataset: str
+    root: Path | None = None
+    split: str = "val"
+    limit: int | None = None
+    unseen: str | None = None
+    gamma: tuple[float, ...] = (GAMMA,)
+    pick_gamma: int = 0
+    sliding: bool = False
+    clip: str | None = None
+    clip_weights: str | None = None
+    device: str = "auto"
+
+    @classmethod
+    def of(cls, checkpoint: Path, given: Mapping[str, Any], preset: str | None) -> "Asked":
+        """From options by name, those of a preset below them. Raises UsageError for a gamma that is no number."""
+        options = (preset_named(preset).evaluate if preset else {}) | dict(given)
+        if "dataset" not in options:
+            raise UsageError("--dataset: name the dataset to evaluate on, or pass --preset")
+        gammas = tuple(map(_number, str(options.get("gamma", GAMMA)).split(",")))
+        return cls(checkpoint, **(options | {"gamma": tuple(dict.fromkeys(gammas))}))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out; `picked` is the gamma chosen on training images, and what came out at it."""
+
+    evaluation: Evaluation
+    gammas: tuple[float, ...]
+    picked: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        told = Evaluation(self.evaluation.words, {g: self.evaluation.counts[g] for g in self.gammas}).as_json()
+        if self.picked is not None:
+            told["picked"] = self.evaluation.at(self.picked).as_json(self.picked)
+        return told
+
+    def __str__(self) -> str:
+        """A line a gamma, in per cent."""
+        lines = [f"{self.evaluation.at(gamma)}  (%, gamma {gamma:g})" for gamma in self.gammas]
+        if self.evaluation.words.transferred:
+            told = self.evaluation.by_familiarity(self.gammas[0])
+            lines.append(f"{told}  (%, gamma {self.gammas[0]:g}; S: what had labels in training)")
+        if self.picked is not None:
+            told = self.evaluation.at(self.picked)
+            lines.append(f"{told}  (%, gamma {self.picked:g}, picked on training images)")
+        return "\n".join(lines)
+
+
+def measure(asked: Asked, progress: Progress, note: Callable[[Dataset], None] = lambda _: None) -> Result:
+    """Evaluate a student as asked; `note` hears of the images.
+
+    Raises:
+        UserError, UsageError: no such checkpoint or images, or a CLIP that cannot be asked for other classes.
+
+    """
+    images = open_dataset(asked.dataset, asked.root, asked.split, asked.limit)
+    note(images)
+    student = load(asked.checkpoint, resolve_device(asked.device))
+    words = words_of(student, images, asked.unseen, cache_folder(), asked.clip, asked.clip_weights)
+    gammas, picked = asked.gamma, None
+    if asked.pick_gamma:
+        picked = pick(student, asked.pick_gamma, asked.sliding, progress)
+        gammas = tuple(dict.fromkeys((*gammas, picked)))
+    clock = Clock()
+    found = measured(Predictor(student, asked.sliding, words), images, gammas, progress, clock)
+    return Result(found, asked.gamma, picked, clock.seconds)
+
+
+def pick(student: Checkpoint, limit: int, sliding: bool, progress: Progress) -> float:
+    """The gamma for a student by its own training images (`trainer.gamma`). Raises UserError if they are not there."""
+    about, root = student.card["dataset"], student.card.get("recorded", {}).get("root")
+    try:
+        images = open_dataset(about["name"], Path(root) if root else None, about["split"], limit)
+    except UserError as error:
+        raise UserError(f"--pick-gamma: needs the images of the training: {error}") from None
+    with progress("picking gamma", len(images), "images") as advance:
+        return pick_gamma(Predictor(student, sliding), images, advance)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"--gamma {text}: must be a number, or several with commas between them")
+    return value

@@ -1,0 +1,112 @@
+"""The paper's settings by name, as options of `precompute`, `train` and `evaluate` that can be overridden."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from data_cache.errors import UsageError
+from data_cache.places import cache_folder
+from pipeline.precompute import Settings
+from pipeline.weights import CLIPSource
+
+STUDENTS: Mapping[str, Mapping[str, Any]] = {
+    "segformer-b4": {"arch": "segformer", "encoder": "mit_b4"},
+    # mmsegmentation's Swin has one rate for encoder and head
+    "swin-b": {"arch": "upernet", "encoder": "tu-swin_base_patch4_window7_224", "head_lr": 1.0},
+    "segnext-b": {"arch": "segnext", "encoder": "mscan_b"},
+    "segformer-b0": {"arch": "segformer", "encoder": "mit_b0"},
+}
+"""The paper's three, and the one of its ablations. Swin's decoder and SegNeXt's size are our reading."""
+
+TEACHER: Mapping[str, Any] = {
+    "clip": "ViT-B-16-quickgelu",
+    "clip_weights": "openai",
+    "image_size": 512,
+    # training reads CLS tokens and masks; the dense tokens of COCO alone would be 116 GiB
+    "dense": "none",
+}
+_TRAINING = {
+    "size": 512,
+    "batch_size": 16,
+    "lr": 6e-5,
+    "head_lr": 10.0,
+    "weight_decay": 0.01,
+    "warmup": 1500,
+    "poly_power": 1.0,
+    "bank": 24,
+    "tau": 0.07,
+    "encoder_weights": "imagenet",
+}
+_EVALUATION = {"split": "val", "gamma": 1.5, "sliding": False}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of one benchmark: what differs from the commands' own defaults, and what defines the protocol."""
+
+    name: str
+    dataset: str
+    prompts: str
+    iterations: int
+    student: str = "segformer-b4"
+
+    def precompute(self, changed: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of `precompute`, some of them changed. Another CLIP comes with its own weights and size."""
+        teacher = {"dense": TEACHER["dense"]} if "clip" in changed else TEACHER
+        return {"dataset": self.dataset, "split": "train", "prompts": self.prompts, **teacher, **changed}
+
+    def train(self, student: str | None = None) -> dict[str, Any]:
+        """Options of `train` for one of `STUDENTS`, the preset's own by default. Raises UsageError for another."""
+        return {**_TRAINING, "iterations": self.iterations, **student_named(student or self.student)}
+
+    @property
+    def evaluate(self) -> dict[str, Any]:
+        """Options of `evaluate`."""
+        return {"dataset": self.dataset, **_EVALUATION}
+
+
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("voc", "voc", "single", 20000),
+        Preset("context", "context", "zegclip15", 40000),
+        Preset("coco", "coco", "zegclip15", 80000),
+        Preset("context-ablation", "context", "zegclip15", 20000, "segformer-b0"),
+    )
+}
+
+
+def preset_named(name: str) -> Preset:
+    """One of `PRESETS`. Raises UsageError for another name."""
+    if name not in PRESETS:
+        raise UsageError(f"--preset {name}: choose {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def student_named(name: str) -> Mapping[str, Any]:
+    """One of `STUDENTS`. Raises UsageError for another name."""
+    if name not in STUDENTS:
+        raise UsageError(f"--student {name}: choose {', '.join(STUDENTS)}")
+    return STUDENTS[name]
+
+
+def settings_from(options: Mapping[str, Any]) -> Settings:
+    """Stage 1's settings from the options of `precompute` by name; `cache` is ./data_cache/<dataset>.zarr by default.
+
+    Raises UsageError if no dataset is named.
+    """
+    if "dataset" not in options:
+        raise UsageError("--dataset: name one of voc, context, coco, camvid, folder, scenes, or pass --preset")
+    defaults = {"clip": TEACHER["clip"], "clip_weights": "", "image_size": None}
+    clip = CLIPSource(*(options.get(name, default) for name, default in defaults.items()))
+    plain = {name: value for name, value in options.items() if name not in defaults}
+    return Settings(**({"cache": cache_folder() / f"{options['dataset']}.zarr"} | plain | {"clip": clip}))
+
+
+@cache
+def paper() -> Mapping[str, Any]:
+    """The paper's tables."""
+    return json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))

@@ -1,0 +1,209 @@
+"""Rows of the paper's tables: presets, the plan, and the whole way on small trees, killed at every stage."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from command_line import in_a_process
+from refusals import refused
+
+from data_cache.errors import UsageError
+from experiments.presets import PRESETS, STUDENTS, paper, preset_named, settings_from
+from experiments.reproduce import Reproduction
+from trainer.config import TrainConfig
+
+SMALL = (
+    *("--clip", "tiny", "--image-size", 64, "--student", "segformer-b0", "--encoder-weights", "none"),
+    *("--size", 64, "--batch-size", 2, "--iterations", 4, "--checkpoint-every", 2, "--workers", 0, "--device", "cpu"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "prompts", "dataset"),
+    [
+        ("voc", 20000, "single", "voc"),
+        ("context", 40000, "zegclip15", "context"),
+        ("coco", 80000, "zegclip15", "coco"),
+        ("context-ablation", 20000, "zegclip15", "context"),
+    ],
+)
+def test_a_preset_is_the_paper_s_settings(name, iterations, prompts, dataset):
+    preset = preset_named(name)
+    settings, config = settings_from(preset.precompute({})), TrainConfig(**preset.train())
+    assert (settings.dataset, settings.asked.name, settings.clip.image_size) == (dataset, prompts, 512)
+    assert (settings.clip.clip, settings.clip.weights) == ("ViT-B-16-quickgelu", "openai")
+    wanted = {
+        "iterations": iterations,
+        "batch_size": 16,
+        "size": 512,
+        "lr": 6e-5,
+        "weight_decay": 0.01,
+        "warmup": 1500,
+        "poly_power": 1.0,
+        "head_lr": 10.0,
+        "bank": 24,
+        "tau": 0.07,
+        "loss_stride": 1,
+        "encoder": "mit_b0" if name == "context-ablation" else "mit_b4",
+        **{"weight_focal": 100.0, "weight_dice": 1.0, "glm": "attention", "vla": "transformer"},
+    }
+    assert wanted.items() <= asdict(config).items()
+    assert preset.evaluate == {"dataset": dataset, "split": "val", "gamma": 1.5, "sliding": False}
+
+
+def test_swin_has_one_rate_for_all_and_the_others_a_tenfold_one_for_the_head():
+    rates = {name: TrainConfig(**PRESETS["coco"].train(name)).head_lr for name in STUDENTS}
+    assert rates == {"segformer-b4": 10, "swin-b": 1, "segnext-b": 10, "segformer-b0": 10}
+
+
+def test_every_student_has_a_row_in_both_tables():
+    for student in ("segformer-b4", "swin-b", "segnext-b"):
+        for benchmark in ("voc", "coco", "context"):
+            assert len(Reproduction(benchmark, student).row) == 4
+        for target in ("voc", "context"):
+            assert Reproduction("coco", student, target=target).row == paper()["table 2"][target][student]
+    assert Reproduction("context-ablation").row == [74.8, 41.0, 50.7, 45.4]
+
+
+def test_another_clip_brings_its_own_weights_and_size():
+    clip = Reproduction("coco", changed={"clip": "tiny"}).settings.clip
+    assert (clip.clip, clip.weights, clip.image_size) == ("tiny", "scenes", None)
+
+
+def test_what_differs_from_the_preset_is_told():
+    told = Reproduction("coco", limit=9, changed={"iterations": 5, "size": 512}).departures
+    assert told == ["iterations=5 instead of 80000", "only the first 9 images"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"preset": "ade"}, "voc, context, coco"),
+        ({"preset": "voc", "student": "b9"}, "segformer-b4, swin-b"),
+        ({"preset": "coco", "target": "camvid"}, "--test-on camvid"),
+    ],
+)
+def test_unknown_names_are_usage_errors(given, words):
+    refused(lambda: Reproduction(**given), words, kind=UsageError)
+
+
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw_coco(tmp_path / "coco")
+    return ("coco", "--root", tmp_path / "coco", *SMALL)
+
+
+def draw_coco(root):
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in {"train2017": 5, "val2017": 2}.items():
+        for number in range(count):
+            label = rng.choice(np.array([0, 20, 123, 181, 255], np.uint8), (3, 3)).repeat(30, 0).repeat(30, 1)
+            image = rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)
+            for kind, array, ending in (("images", image, "jpg"), ("stuffthingmaps_trainval2017", label, "png")):
+                folder = root / kind / split
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(folder / f"{number:012}.{ending}")
+
+
+def test_a_row_is_reproduced_with_the_paper_s_beside_it(clipteacher, coco, tmp_path):
+    told = clipteacher.good("reproduce", *coco)
+    assert "iterations=4 instead of 80000" in told.out
+    assert "train has 5 images; the published list has 118287" in told.err
+    stored = json.loads((tmp_path / "runs/coco_segformer-b0/coco.json").read_text())
+    assert stored["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    again = clipteacher.good("reproduce", *coco, "--json").json
+    assert again["metrics"] == stored["metrics"]
+
+
+def test_a_row_of_table_2_is_told_by_both_vocabularies(clipteacher, coco, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    Image.fromarray(np.zeros((80, 90, 3), np.uint8)).save(root / "JPEGImages/a.jpg")
+    Image.fromarray(np.resize(np.array([0, 10, 15, 20], np.uint8), (80, 90))).save(root / "SegmentationClass/a.png")
+    (root / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    told = clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root, "--json").json
+    assert len(told["metrics"]["per_class"]) == 20
+    assert "by_training_vocabulary" in told["metrics"]
+    assert "by training vocabulary" in clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root).out
+
+
+@pytest.mark.parametrize("student", ["segformer-b4", "swin-b", "segnext-b"])
+def test_a_dry_run_tells_the_plan_and_writes_nothing(clipteacher, coco, tmp_path, student):
+    before = sorted(tmp_path.rglob("*"))
+    told = clipteacher.good(
+        "reproduce", "coco", "--root", tmp_path / "coco", "--student", student, "--dry-run", "--json"
+    )
+    plan = told.json
+    assert (plan["images"], plan["views"], plan["iterations"]) == (5, 1, 80000)
+    assert plan["cache_bytes"] == 5 * (512 * 2 + 32 * 32)
+    assert plan["gpu_bytes_about"] > 16 * plan["parameters"]
+    assert plan["paper"] == paper()["table 1"]["coco"][student]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+KILL = "import os, signal\ndef die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
+STAGES = {
+    "precompute": KILL + "from data_cache.journal import Journal\nJournal.commit = die\n",
+    "train": KILL + "from trainer import loop\nloop._check_finite = lambda terms, step: step == 3 and die()\n",
+    "evaluate": KILL + "import trainer.metrics as m\nm.ConfusionMatrix.update = die\n",
+}
+
+
+@pytest.mark.slow
+def test_killed_at_each_stage_and_typed_again_the_row_is_the_same(clipteacher, coco, tmp_path, monkeypatch):
+    wanted = clipteacher.good("reproduce", *coco, "--json").json
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    options = ("reproduce", *coco, "--out", fresh / "run", "--json")
+    where = {"CLIPTEACHER_CACHE": str(fresh)}
+    for prelude in STAGES.values():
+        assert in_a_process(*options, prelude=prelude, **where).returncode == -9
+    steps = [step.name for step in (fresh / "run").glob("step_*")]
+    assert steps == ["step_00000004"]
+    told = in_a_process(*options, **where)
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert found["metrics"] == wanted["metrics"]
+    assert found["seconds"]["precompute"] < 60
+
+
+def test_presets_are_printed_in_full_and_options_override_them(clipteacher, coco, tmp_path):
+    small = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
+    told = clipteacher.good("precompute", "--preset", "coco", "--root", tmp_path / "coco", *small, "--json")
+    assert "preset coco: Settings(dataset='coco'" in told.err
+    assert (tmp_path / "data_cache/coco.zarr").is_dir()
+    short = ("--iterations", 1, "--batch-size", 2, "--size", 64, "--workers", 0, "--encoder-weights", "none")
+    trained = clipteacher.good(
+        "train", "--preset", "coco", "--student", "segformer-b0", *short, "--device", "cpu", "--json"
+    )
+    for word in ("iterations=1 ", "warmup=1500", "weight_decay=0.01", "encoder=mit_b0"):
+        assert word in trained.err
+    assert trained.json["peak_bytes"] > 2**26
+    told = clipteacher.good(
+        "evaluate", "runs/coco", "--preset", "coco", "--root", tmp_path / "coco", "--gamma", "0,2", "--json"
+    )
+    assert "preset coco: Asked(" in told.err
+    assert [one["gamma"] for one in told.json["sweep"]] == [0, 2]
+    assert told.json["gamma"] == 0
+
+
+@pytest.mark.parametrize("gamma", ["nan", "1,x", "inf", ""])
+def test_a_gamma_that_is_no_number_is_a_usage_error(clipteacher, tmp_path, gamma):
+    told = clipteacher("evaluate", tmp_path, "--dataset", "coco", "--gamma", gamma)
+    assert told.status == 2
+    assert "must be a number" in told.error
+
+
+@pytest.mark.parametrize("command", [("precompute",), ("evaluate", "run")])
+def test_without_a_dataset_or_a_preset_there_is_nothing_to_do(clipteacher, command):
+    told = clipteacher(*command)
+    assert told.status == 2
+    assert "--preset" in told.error
