@@ -58,7 +58,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         wanted = {name: replace(config, seed=seed, **SWITCHES[name]) for name in found}
         runs = {name: replace(demo, student=wanted[name]).run(name) for name in found}
-        train_both(wanted, runs)
+        train_together(wanted, runs)
         for name, run in runs.items():
             student = load(run, CPU)
             found[name].append(figures(Predictor(student), images))
@@ -81,8 +81,8 @@ def main() -> None:
     print(json.dumps(result) if arguments.json else report(found, result))
 
 
-def train_both(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
-    """Train each in a process of its own with one thread; exit with what it said if one fails."""
+def train_together(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
+    """Train each in a process of its own with one thread, all at once; exit with what it said if one fails."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     for name, run in runs.items():
         run.mkdir(parents=True, exist_ok=True)

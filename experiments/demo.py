@@ -10,6 +10,7 @@ from typing import Any
 from data_cache.datasets import open_dataset
 from data_cache.errors import InterruptError, UserError
 from data_cache.splits import Split
+from data_cache.views import Cropping
 from experiments.dense_clip import DenseCLIP
 from experiments.sheet import draw_sheet
 from experiments.stages import Clock, Progress, cached, measured, trained
@@ -30,6 +31,7 @@ STUDENT = TrainConfig(
     lr=3e-3,
     head_lr=1.0,
     max_grad_norm=1.0,
+    photometric=False,  # a thing's colours say what it is
     weight_global=0.3,
     weight_focal=20.0,
     loss_stride=4,
@@ -57,6 +59,7 @@ class Demo:
         out: folder of caches, runs and the picture.
         student: settings of training; the cache is set by the demo.
         images: training scenes.
+        views: of each of them; tests see whole scenes.
         tested: test scenes.
         variants: what to compare with, of `ALL_VARIANTS`.
 
@@ -65,12 +68,14 @@ class Demo:
     out: Path
     student: TrainConfig = STUDENT
     images: int = 2000
+    views: int = 1
     tested: int = 200
     variants: Sequence[str] = ()
 
     def settings(self, split: str, images: int) -> Settings:
         """How a split of the scenes is cached."""
-        return Settings(SCENES, self.out / f"{split}.zarr", split=split, clip=CLIP, limit=images)
+        cropping = Cropping(self.views if split == "train" else 1)
+        return Settings(SCENES, self.out / f"{split}.zarr", split=split, clip=CLIP, limit=images, cropping=cropping)
 
     def run(self, variant: str) -> Path:
         """Where a student is trained: students of several seeds share a cache."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_cache.errors import UsageError
 from data_cache.places import cache_folder
+from data_cache.views import Cropping
 from pipeline.precompute import Settings
 from pipeline.weights import CLIPSource
 
@@ -100,10 +101,13 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
     """
     if "dataset" not in options:
         raise UsageError("--dataset: name one of voc, context, coco, camvid, folder, scenes, or pass --preset")
-    defaults = {"clip": TEACHER["clip"], "clip_weights": "", "image_size": None}
-    clip = CLIPSource(*(options.get(name, default) for name, default in defaults.items()))
-    plain = {name: value for name, value in options.items() if name not in defaults}
-    return Settings(**({"cache": cache_folder() / f"{options['dataset']}.zarr"} | plain | {"clip": clip}))
+    clips = {"clip": TEACHER["clip"], "clip_weights": "", "image_size": None}
+    clip = CLIPSource(*(options.get(name, default) for name, default in clips.items()))
+    crops = {f"view_{name}": name for name in ("seed", "scale", "ratio")} | {"views": "count"}
+    cropping = Cropping(**{crops[name]: options[name] for name in crops.keys() & options.keys()})
+    plain = {name: value for name, value in options.items() if name not in clips | crops}
+    where = {"cache": cache_folder() / f"{options['dataset']}.zarr"}
+    return Settings(**(where | plain | {"clip": clip, "cropping": cropping}))
 
 
 @cache

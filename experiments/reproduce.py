@@ -15,7 +15,7 @@ from data_cache.splits import vocabularies
 from experiments.presets import paper, preset_named, settings_from
 from experiments.stages import Clock, Progress, cached, measured, trained
 from experiments.transfer import words_of
-from pipeline.precompute import VIEWS, Settings, load_clip
+from pipeline.precompute import Settings, load_clip
 from pipeline.weights import RANDOM
 from trainer.config import TrainConfig
 from trainer.evaluate import Evaluation, Predictor
@@ -169,7 +169,7 @@ def dry_run(wanted: Reproduction) -> dict[str, Any]:
     settings, config = wanted.settings, wanted.config
     images = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
     clip = load_clip(replace(settings.clip, weights=RANDOM), "fp32", "cpu")
-    layout = Layout(len(images), VIEWS, clip.channels, clip.grid, settings.shard, settings.dense)
+    layout = Layout(len(images), settings.cropping.count, clip.channels, clip.grid, settings.shard, settings.dense)
     segmenter = Segmenter(config.arch, config.encoder, "none", clip.channels)
     vocabulary = vocabularies()[settings.dataset]
     seen = len(vocabulary.classes) - len(vocabulary.unseen)

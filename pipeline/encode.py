@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +14,7 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
 from data_cache.schema import Layout, reserved_label
 from data_cache.store import OK, Shard
-from data_cache.views import View, replay_image, replay_label, whole
+from data_cache.views import Cropping, View, replay_image, replay_label
 from pipeline.clip import FrozenCLIP, finite
 from pipeline.masks import Masker
 
@@ -41,6 +41,7 @@ class Encoder:
     dataset: Dataset
     masker: Masker
     layout: Layout
+    cropping: Cropping = field(default_factory=Cropping)
 
     def shard(self, number: int, tell: Callable[[int], None] = lambda _: None) -> tuple[Shard, dict[str, float]]:
         """The content of a shard and the seconds spent in each stage; `tell` hears of images done.
@@ -97,7 +98,7 @@ class Encoder:
         except UserError as error:
             return error
         size = self.clip.image_size
-        views = [whole(*image.shape[:2])]
+        views = self.cropping.views(self.dataset.ids[index], *image.shape[:2])
         images = [replay_image(image, view, size) for view in views]
         labels = [None if label is None else replay_label(label, view, size) for view in views]
         return _Decoded(index, image.shape[:2], digest, views, images, labels)

@@ -21,7 +21,7 @@ from data_cache.lock import writer_lock
 from data_cache.schema import Dense, Layout
 from data_cache.splits import make_split
 from data_cache.store import OK, Cache, Texts
-from data_cache.views import RESIZE_FILTER
+from data_cache.views import Cropping
 from pipeline.clip import FrozenCLIP, Precision, resolve_precision
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
@@ -31,7 +31,6 @@ from pipeline.weights import CLIPSource
 from pipeline.workers import run_shards
 
 MASKS = "default"
-VIEWS = 1
 RECORDED = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
 
 
@@ -52,6 +51,7 @@ class Settings:
     device: str = "auto"
     unseen: str | None = None
     prompts: str | None = None
+    cropping: Cropping = field(default_factory=Cropping)
 
     @property
     def asked(self) -> Prompts:
@@ -70,12 +70,14 @@ class Job:
     masker: Masker
     layout: Layout
     prompts: Prompts
+    cropping: Cropping
     cache: Path
 
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder of this process."""
-        return Encoder(load_clip(self.source, self.precision, self.device), self.dataset, self.masker, self.layout)
+        clip = load_clip(self.source, self.precision, self.device)
+        return Encoder(clip, self.dataset, self.masker, self.layout, self.cropping)
 
     def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
         """Encode and write one shard; returns the seconds each stage took."""
@@ -154,8 +156,10 @@ def plan(settings: Settings) -> Plan:
     masker = Masker(split, clip.grid, kmeans=settings.kmeans)
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
     shard = min(settings.shard, len(dataset))
-    layout = Layout(len(dataset), VIEWS, clip.channels, clip.grid, shard, settings.dense)
-    job = Job(settings.clip, precision, str(device), dataset, masker, layout, prompts, settings.cache)
+    layout = Layout(len(dataset), settings.cropping.count, clip.channels, clip.grid, shard, settings.dense)
+    job = Job(
+        settings.clip, precision, str(device), dataset, masker, layout, prompts, settings.cropping, settings.cache
+    )
     attributes = {
         "fingerprint": _fingerprint(clip, dataset, settings),
         "recorded": {
@@ -198,7 +202,7 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary
 def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fingerprint:
     return {
         "clip": clip.fingerprint(),
-        "views": {"count": VIEWS, "resize": RESIZE_FILTER},
+        "views": settings.cropping.fingerprint(),
         "dense": settings.dense,
         "prompts": settings.asked.name,
         "dataset": {

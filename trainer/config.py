@@ -35,6 +35,7 @@ class TrainConfig:
         "Side in pixels at which the student sees a view; the cache's image size by default.",
         minimum=32,
     )
+    photometric: bool = _option(True, "Change brightness, contrast, saturation and hue of what the student sees.")
     iterations: int = _option(20000, "Parameter updates.", minimum=1)
     batch_size: int = _option(16, "Images an update.", minimum=1)
     lr: float = _option(6e-5, "Peak learning rate of the encoder (AdamW).", minimum=0)

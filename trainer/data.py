@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Float16, Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -19,6 +19,7 @@ from data_cache.store import Loaded
 from data_cache.views import View, replay_image, replay_label
 from trainer.interrupt import ignore_interrupts
 from trainer.losses import Taught
+from trainer.photometric import distort
 from trainer.plm import IGNORE
 
 
@@ -39,22 +40,32 @@ class Batch:
 class TeacherSource(Protocol):
     """Who answers for CLIP during training: the cache, or a live teacher behind the same call."""
 
-    def __call__(self, batch: Batch) -> Taught:
-        """CLS tokens and joint targets of a batch."""
+    def __call__(
+        self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
+    ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
+        """CLS tokens and fused labels of views, the labels with the reserved value where a token is not ignored."""
 
 
 class CachedTeacher:
-    """Reads CLS tokens and pseudo labels of the batch's views from memory."""
+    """Reads CLS tokens and fused labels of views from memory."""
 
-    def __init__(self, loaded: Loaded, seen: int) -> None:
-        self._loaded, self._seen = loaded, seen
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
 
-    def __call__(self, batch: Batch) -> Taught:
-        """CLS tokens as stored, and each pixel's target."""
-        rows = (batch.image.cpu().numpy(), batch.view.cpu().numpy())
-        cls = torch.from_numpy(self._loaded.cls[rows].astype(np.float32)).to(batch.images.device)
-        pseudo = torch.from_numpy(_signed(self._loaded.label[rows])).to(batch.images.device)
-        return Taught(cls, joint_target(batch.seen, pseudo, self._seen), batch.image)
+    def __call__(
+        self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
+    ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
+        """What stage 1 stored."""
+        return self._loaded.cls[image, view], self._loaded.label[image, view]
+
+
+def taught(teacher: TeacherSource, batch: Batch, classes: int) -> Taught:
+    """What a teacher says of a batch, as the losses take it; `classes` is the number of seen ones."""
+    cls, labels = teacher(batch.image.cpu().numpy(), batch.view.cpu().numpy())
+    device = batch.images.device
+    pseudo = torch.from_numpy(_signed(labels)).to(device)
+    answer = torch.from_numpy(cls.astype(np.float32)).to(device)
+    return Taught(answer, joint_target(batch.seen, pseudo, classes), batch.image)
 
 
 def joint_target(
@@ -70,10 +81,13 @@ def joint_target(
 
 
 class ViewSet(TorchDataset):
-    """The cached views of a dataset that are ok, replayed on image and label exactly as the teacher saw them."""
+    """The cached views of a dataset that are ok, replayed on image and label exactly as the teacher saw them.
 
-    def __init__(self, dataset: Dataset, split: Split, loaded: Loaded, size: int) -> None:
-        self.dataset, self.size = dataset, size
+    With `photometric` their colours are changed, another way each time; their geometry never is.
+    """
+
+    def __init__(self, dataset: Dataset, split: Split, loaded: Loaded, size: int, photometric: int | None) -> None:
+        self.dataset, self.size, self.photometric = dataset, size, photometric
         self.rank = split.seen_rank()
         self.box, self.flip, self.digest = loaded.box, loaded.flip, loaded.digest
         self._unchanged: set[int] = set()
@@ -82,24 +96,26 @@ class ViewSet(TorchDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: int) -> tuple[UInt8[Tensor, "3 size size"], Tensor, int, int] | UserError:
+    def __getitem__(self, draw: "Draw") -> tuple[UInt8[Tensor, "3 size size"], Tensor, int, int] | UserError:
         """One view; an unreadable image comes back as the error, to be raised where it can be told in one line."""
-        index, view = int(self.images[item]), 0
+        index, view = int(self.images[draw.item]), draw.view
         try:
-            self._check_unchanged(index)
+            self.check_unchanged(index)
             image, label = self.dataset.load(index)
         except UserError as error:
             return error
         top, left, bottom, right = (int(edge) for edge in self.box[index, view])
         geometry = View((top, left, bottom, right), bool(self.flip[index, view]))
         pixels = torch.from_numpy(replay_image(image, geometry, self.size)).permute(2, 0, 1)
+        if self.photometric is not None:
+            pixels = distort(pixels, np.random.default_rng((self.photometric, draw.place)))
         if label is None:
             return pixels, torch.full((self.size, self.size), IGNORE), index, view
         ranks = self.rank[replay_label(label, geometry, self.size)].astype(np.int64)
         return pixels, torch.from_numpy(np.where(ranks == VOID, IGNORE, ranks)), index, view
 
-    def _check_unchanged(self, index: int) -> None:
-        # once a process and image: the cache speaks of the files it was made from and of no others
+    def check_unchanged(self, index: int) -> None:
+        """Raise UserError if an image or its label map is not what was cached; looks once a process and image."""
         if index in self._unchanged:
             return
         if self.dataset.digest(index) != self.digest[index]:
@@ -110,29 +126,41 @@ class ViewSet(TorchDataset):
         self._unchanged.add(index)
 
 
+class Draw(NamedTuple):
+    """One view on its way into a batch: which item of the `ViewSet`, which view, and its place in the stream."""
+
+    item: int
+    view: int
+    place: int
+
+
 @dataclass(frozen=True)
 class Stream:
     """Endless batches in an order that depends on the seed and the step alone, so that resuming needs no state.
 
-    Epoch after epoch each view comes once, in a new permutation; batches run across epochs.
+    Epoch after epoch each image comes once, in a new order and as one of its views at random; batches run across
+    epochs.
     """
 
     items: int
+    views: int
     batch_size: int
     seed: int
 
-    def batch(self, step: int) -> list[int]:
-        """The items of update number `step`, from 0."""
+    def batch(self, step: int) -> list[Draw]:
+        """The views of update number `step`, from 0."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        orders = {epoch: self._order(epoch) for epoch in {place // self.items for place in places}}
-        return [int(orders[place // self.items][place % self.items]) for place in places]
+        epochs = {epoch: self._epoch(epoch) for epoch in {place // self.items for place in places}}
+        chosen = ((place, *epochs[place // self.items], place % self.items) for place in places)
+        return [Draw(int(order[at]), int(views[at]), place) for place, order, views, at in chosen]
 
     def steps(self, first: int, last: int) -> "Steps":
         """The updates `first` to `last` - 1 as a batch sampler."""
         return Steps(self, first, last)
 
-    def _order(self, epoch: int) -> Int[np.ndarray, "item"]:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.items)
+    def _epoch(self, epoch: int) -> tuple[Int[np.ndarray, "item"], Int[np.ndarray, "item"]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        return rng.permutation(self.items), rng.integers(self.views, size=self.items)
 
 
 @dataclass(frozen=True)
@@ -146,7 +174,7 @@ class Steps:
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         return (self.stream.batch(step) for step in range(self.first, self.last))
 
 

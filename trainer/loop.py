@@ -19,7 +19,7 @@ from data_cache.splits import Split
 from data_cache.store import Cache, Loaded, Texts
 from trainer import checkpoint
 from trainer.config import TrainConfig
-from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches
+from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches, taught
 from trainer.interrupt import interruptible
 from trainer.losses import TeacherLoss
 from trainer.memory import peak_memory
@@ -54,7 +54,7 @@ class Learner(nn.Module):
         """The loss terms of a batch, in float32 whatever the student computes in."""
         features = self.segmenter(batch.images)
         with torch.autocast(features.device.type, enabled=False):
-            return self.loss(features.float(), teacher(batch))
+            return self.loss(features.float(), taught(teacher, batch, len(self.loss.text)))
 
 
 def gather(config: TrainConfig) -> Material:
@@ -130,9 +130,10 @@ def train(
     card = checkpoint.card_of(config, material.split, material.size, material.about)
     learner, optimizer = fabric.setup(learner, torch.optim.AdamW(groups))
     step = restore(out, learner.module, optimizer, card) if resume else 0
-    teacher = teacher or CachedTeacher(material.loaded, len(material.split.seen))
-    views = ViewSet(material.dataset, material.split, material.loaded, material.size)
-    stream = Stream(len(views), config.batch_size, config.seed)
+    teacher = teacher or CachedTeacher(material.loaded)
+    photometric = config.seed if config.photometric else None
+    views = ViewSet(material.dataset, material.split, material.loaded, material.size, photometric)
+    stream = Stream(len(views), material.loaded.cls.shape[1], config.batch_size, config.seed)
     text = torch.from_numpy(material.texts.features)
 
     out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,100 @@
+"""What more views an image buy: the demo's student on caches of 1, 2, 4 and 8 views, equal in updates.
+
+Two students train at a time, one thread each. Prints a markdown table of means and standard deviations over seeds and
+writes `--out`/result.json; that of the last full run is demo_views.json beside this script. Interrupted, it goes on
+where it was.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from demo_long import say, train_together
+
+from data_cache.datasets import open_dataset
+from data_cache.store import Cache
+from experiments.demo import FULL, SCENES, STUDENT, Demo
+from pipeline.precompute import execute, plan
+from trainer.checkpoint import load
+from trainer.evaluate import GAMMA, Predictor, evaluate
+from trainer.metrics import Metrics
+
+GAMMAS = (0.0, GAMMA)
+
+
+def main() -> None:
+    """Cache for each number of views, train pair after pair, evaluate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=STUDENT.iterations)
+    parser.add_argument("--images", type=int, default=Demo.images)
+    parser.add_argument("--tested", type=int, default=200)
+    parser.add_argument("--split", default="val", help="scenes to measure on")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo_views"))
+    arguments = parser.parse_args()
+    start, resumed = time.perf_counter(), arguments.out.exists()
+    student = replace(STUDENT, iterations=arguments.iterations, device="cpu")
+    wanted, runs, size = {}, {}, {}
+    for views in arguments.views:
+        demo = Demo(arguments.out / f"views_{views}", student, views=views)
+        settings = demo.settings("train", arguments.images)
+        execute(plan(settings)).check(0)
+        size[views] = Cache(settings.cache).bytes()
+        say(start, f"{views} views of {arguments.images} scenes cached: {size[views]} bytes")
+        for seed in range(arguments.seeds):
+            name = f"{views} views, seed {seed}"
+            wanted[name] = replace(student, seed=seed, cache=str(settings.cache))
+            runs[name] = replace(demo, student=wanted[name]).run(FULL)
+    names = list(runs)
+    for pair in (names[i : i + 2] for i in range(0, len(names), 2)):
+        train_together({name: wanted[name] for name in pair}, {name: runs[name] for name in pair})
+        say(start, f"{' and '.join(pair)} trained")
+    images = open_dataset(SCENES, None, arguments.split, arguments.tested)
+    found: dict[int, list[list[dict[str, float]]]] = {views: [] for views in arguments.views}
+    for name, run in runs.items():
+        result = evaluate(Predictor(load(run, torch.device("cpu"))), images, GAMMAS)
+        found[int(name.split()[0])].append([result.at(gamma).summary for gamma in GAMMAS])
+    told: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "cores": os.cpu_count(),
+        "resumed": resumed,
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "split": arguments.split,
+        "iterations": arguments.iterations,
+        "gammas": GAMMAS,
+        "bytes": size,
+        "runs": found,
+    }
+    (arguments.out / "result.json").write_text(json.dumps(told, indent=2) + "\n")
+    print(report(told))
+
+
+def report(told: dict[str, Any]) -> str:
+    """A table in per cent; bytes without the dense tokens, which training does not read, and with them."""
+    header = ["views", "gamma", *Metrics.COLUMNS.values(), "MiB", "with dense tokens"]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for views, seeds in told["runs"].items():
+        size = {part: count / 2**20 for part, count in told["bytes"][views].items()}
+        for position, gamma in enumerate(told["gammas"]):
+            values = np.array([[*one[position].values()] for one in seeds]) * 100
+            cells = [
+                f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(values.mean(0), values.std(0, ddof=1), strict=True)
+            ]
+            cells += [f"{size['cls'] + size['masks']:.1f}", f"{sum(size.values()):.0f}"]
+            lines.append(f"| {views} | {gamma:g} | {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\n{told['minutes']} minutes, {told['split']}"
+
+
+if __name__ == "__main__":
+    main()
