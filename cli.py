@@ -2,16 +2,16 @@
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from data_cache.errors import UsageError, UserError
-from data_cache.places import cache_folder
-from experiments.console import bar, progress, say, say_note, show
+from data_cache.errors import UserError
+from data_cache.places import only_cache, run_folder
+from experiments import commands
+from experiments.console import bar, progress, say, say_note, say_plan, show
 from experiments.options import (
     CACHE,
     CLIP,
@@ -22,19 +22,22 @@ from experiments.options import (
     TEACHER,
     Dense,
     Device,
+    Failures,
     ImageSize,
     Json,
     Limit,
     Preset,
+    Prompts,
     Root,
     Student,
+    Unseen,
+    Views,
+    ViewSeed,
     Weights,
+    given_of,
     setting,
 )
 from trainer.config import is_setting, read_config
-
-if TYPE_CHECKING:
-    from pipeline.precompute import Plan
 
 app = typer.Typer(
     name="clipteacher",
@@ -54,23 +57,18 @@ def precompute(
         str | None, typer.Option(help="train (the default), val, or another the dataset has.", rich_help_panel=DATA)
     ] = None,
     limit: Limit = None,
-    unseen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help='Classes without labels in training, as "cow,road"; the published split by default.',
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    unseen: Unseen = None,
     preset: Preset = None,
-    prompts: Annotated[
+    views: Views = None,
+    view_seed: ViewSeed = None,
+    view_scale: Annotated[
         str | None,
-        typer.Option(
-            help="single, zegclip15 or maskclip85, with -clean for cleaned class names; single for voc, else "
-            "zegclip15, by default.",
-            rich_help_panel=TEACHER,
-        ),
+        typer.Option(metavar="LOW,HIGH", help="Share of a crop in the image's area; 0.25,1.", rich_help_panel=DATA),
     ] = None,
+    view_ratio: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Width / height of a crop; 0.75,1.33.", rich_help_panel=DATA)
+    ] = None,
+    prompts: Prompts = None,
     clip: CLIP = None,
     clip_weights: Weights = None,
     image_size: ImageSize = None,
@@ -88,14 +86,12 @@ def precompute(
     shard: Annotated[
         int | None, typer.Option(help="Images in a unit of work and resume; 64 by default.", rich_help_panel=CACHE)
     ] = None,
-    max_failures: Annotated[
-        float, typer.Option(help="Share of failed images that still counts as success.", rich_help_panel=RUN)
-    ] = 0.01,
+    max_failures: Failures = 0.01,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Ask CLIP once an image and cache what it says. Interrupted, it goes on where it was."""
-    given = _given(locals(), "preset", "max_failures", "as_json")
+    given = given_of(locals(), "preset", "max_failures", "as_json")
     from experiments.presets import preset_named, settings_from
     from pipeline.precompute import execute, plan
     from pipeline.weights import RANDOM
@@ -106,7 +102,7 @@ def precompute(
     if settings.clip.weights == RANDOM:
         say("random CLIP weights: masks and all that is trained on them are meaningless", "warning: ", "yellow")
     work = plan(settings)
-    _say_plan(work)
+    say_plan(work)
     with progress("encoding", work.images, "images", "finished shards are kept, the same command goes on") as advance:
         summary = execute(work, advance)
     done = summary.images - len(summary.failures)
@@ -165,23 +161,32 @@ def train(
         bool, typer.Option("--no-generate", help="Without the generate loss.", rich_help_panel=LOSSES)
     ] = False,
     loss_stride: Annotated[int | None, setting("loss_stride", LOSSES)] = None,
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask CLIP and cluster anew for each batch.", rich_help_panel=RUN)
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Compare all images with the cache before training.", rich_help_panel=RUN)
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a student from a cache. All settings are printed and saved; config.json holds the rest of them."""
     given = {name: value for name, value in locals().items() if is_setting(name)}
     given |= {"ce": False if no_ce else None, "nel": False if no_nel else None}
     given |= {"generate": False if no_generate else None}
-    given = _preset_of_student(preset, student) | {name: value for name, value in given.items() if value is not None}
+    from experiments.presets import cache_of, train_options
+
+    given = train_options(preset, student) | {name: value for name, value in given.items() if value is not None}
     if resume and config is None:
-        config = _run_folder(out, cache) / "config.json"
+        config = run_folder(out, cache) / "config.json"
         if not config.is_file():
             raise UserError(f"--resume: no run in {config.parent}; pass its folder with --out, or leave --resume out")
     settings = read_config(config, **given)
     if settings.cache is None:
-        settings = replace(settings, cache=str(_only_cache()))
+        settings = replace(settings, cache=str(cache_of(preset) if preset else only_cache()))
+    from experiments.online import live_for
     from trainer.loop import train as run
 
-    out = _run_folder(out, Path(settings.cache))
+    out = run_folder(out, Path(settings.cache))
     say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     say(f"run {out}, warm-up {settings.warmup_updates} updates")
     with progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
@@ -189,7 +194,7 @@ def train(
         def tell(line: dict[str, float]) -> None:
             advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
 
-        last = run(settings, out, resume, tell)
+        last = run(settings, out, resume, strict, tell, live_for(settings) if online else None)
     peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at the most"
     show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
 
@@ -227,19 +232,23 @@ def evaluate(
             metavar="N",
             help="Also at the greatest gamma that costs seen classes next to nothing on the first N training images.",
             rich_help_panel=RUN,
+            min=0,
         ),
     ] = 0,
     sliding: Annotated[
         bool | None,
-        typer.Option("--sliding/--whole", help="Sliding window, or the whole image.", rich_help_panel=RUN),
+        typer.Option(
+            "--sliding/--whole", help="Sliding window, or the whole image (the default).", rich_help_panel=RUN
+        ),
     ] = None,
+    prompts: Prompts = None,
     clip: CLIP = None,
     clip_weights: Weights = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Measure pAcc, mIoU(S), mIoU(U) and hIoU of a trained student, on any dataset."""
-    given = _given(locals(), "checkpoint", "preset", "as_json")
+    given = given_of(locals(), "checkpoint", "preset", "as_json")
     from experiments.evaluation import Asked, measure
 
     asked = Asked.of(checkpoint, given, preset)
@@ -250,71 +259,56 @@ def evaluate(
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Where caches, runs and the picture go.", rich_help_panel=RUN)] = Path(
-        "runs/demo"
-    ),
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="Also without GLM, without PLM, and CLIP alone.", rich_help_panel=RUN),
-    ] = False,
-    limit: Annotated[int | None, typer.Option(help="Training scenes; 2000 by default.", rich_help_panel=DATA)] = None,
-    iterations: Annotated[
-        int | None, typer.Option(help="Parameter updates; some minutes' worth by default.", rich_help_panel=RUN)
+def cluster(
+    cache: Annotated[Path, typer.Argument(help="A finished cache with dense tokens.")],
+    name: Annotated[str, typer.Option(help="Name of the mask set.", rich_help_panel=CACHE)] = "default",
+    root: Root = None,
+    unseen: Unseen = None,
+    windows: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Sides of k-means windows, in tokens.", rich_help_panel=TEACHER)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the student.", rich_help_panel=RUN)] = 0,
+    threshold: Annotated[
+        float | None, typer.Option(help="Similarity above which masks are fused (lambda).", rich_help_panel=TEACHER)
+    ] = None,
+    updates: Annotated[int | None, typer.Option(help="Lloyd updates.", rich_help_panel=TEACHER)] = None,
+    kmeans: Annotated[str, typer.Option(help="auto, faiss or faiss-gpu.", rich_help_panel=TEACHER)] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Show the whole method at work on drawn scenes, offline, in minutes: precompute, train, evaluate."""
-    from experiments.demo import ALL_VARIANTS, STUDENT, Demo, run
+    """Cluster the cached dense tokens anew, without CLIP, into another mask set. What is not given stays as it was."""
+    from pipeline.recluster import Clustering, recluster, window_sizes
 
-    bars = bar("the same command goes on")
-    student = replace(STUDENT, seed=seed, iterations=STUDENT.iterations if iterations is None else iterations)
-    images = Demo.images if limit is None else limit
-    report = run(Demo(out, student, images, variants=ALL_VARIANTS if compare else ()), bars)
-    show(report.as_json() if as_json else str(report))
+    sides = window_sizes(windows) if windows else None
+    wanted = Clustering(cache, name, root, unseen, sides, threshold, updates, kmeans)
+    with progress("clustering", wanted.images, "images", "finished shards are kept") as advance:
+        done = recluster(wanted, advance)
+    show({"cache": str(cache), "masks": name, "clustered": done} if as_json else f"{cache}: {done} images in {name}")
 
 
 @app.command()
-def reproduce(
-    benchmark: Annotated[str, typer.Argument(help="voc, context, coco or context-ablation.")],
-    student: Student = None,
+def verify(
+    cache: Annotated[Path, typer.Argument(help="A cache.")],
+    live: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Also ask CLIP about K random views again.", rich_help_panel=RUN)
+    ] = 0,
+    masks: Annotated[str | None, setting("masks", CACHE)] = None,
     root: Root = None,
-    test_on: Annotated[
-        str | None,
-        typer.Option(help="Evaluate on voc or context instead: a row of Table 2.", rich_help_panel=DATA),
-    ] = None,
-    test_root: Annotated[Path | None, typer.Option(help="Root of that dataset.", rich_help_panel=DATA)] = None,
-    limit: Limit = None,
     clip: CLIP = None,
     clip_weights: Weights = None,
-    image_size: ImageSize = None,
-    dense: Dense = None,
-    encoder_weights: Annotated[str | None, setting("encoder_weights", "Student")] = None,
-    size: Annotated[int | None, setting("size", "Student")] = None,
-    iterations: Annotated[int | None, setting("iterations", RUN)] = None,
-    batch_size: Annotated[int | None, setting("batch_size", RUN)] = None,
-    loss_stride: Annotated[int | None, setting("loss_stride", LOSSES)] = None,
-    checkpoint_every: Annotated[int | None, setting("checkpoint_every", RUN)] = None,
-    seed: Annotated[int | None, setting("seed", RUN)] = None,
-    workers: Annotated[int | None, setting("workers", RUN)] = None,
     device: Device = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.", rich_help_panel=RUN)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.", rich_help_panel=RUN)] = False,
     as_json: Json = False,
 ) -> None:
-    """Precompute, train and evaluate a row of the paper's tables, and print the paper's row beside it."""
-    ours = ("benchmark", "student", "root", "test_on", "test_root", "limit", "out", "dry_run", "as_json")
-    given = _given(locals(), *ours, "ours")
-    from experiments import reproduce as rows
+    """Read every file of a cache again and name what is bad; compare views with the live teacher."""
+    from experiments import verification
 
-    wanted = rows.Reproduction(benchmark, student, root, out, test_on, test_root, limit, given)
-    if dry_run:
-        told = rows.dry_run(wanted)
-        show(told if as_json else "\n".join(f"{name}: {json.dumps(value)}" for name, value in told.items()))
-        return
-    row = rows.reproduce(wanted, bar("the same command goes on"), say_note)
-    show(row.as_json() if as_json else str(row))
+    with progress("asking", live, "views", "nothing was written") as advance:
+        told = verification.verify(cache, live, masks, root, clip, clip_weights, device or "auto", advance)
+    show(told.as_json() if as_json else str(told))
+    if told.bad:
+        raise UserError(f"{cache}: {len(told.bad)} of {told.files} files are bad; delete it and run `precompute` again")
+
+
+app.command()(commands.demo)
+app.command()(commands.reproduce)
 
 
 @app.command()
@@ -345,52 +339,6 @@ def main() -> None:
         # a full or read-only disk, a file where a folder should be: the system's words name the path
         say(str(error), "error: ", "red")
         sys.exit(1)
-
-
-# -- what is printed -------------------------------------------------------------------------------------------
-
-
-def _say_plan(work: "Plan") -> None:
-    job, size = work.job, work.bytes
-    say_note(job.dataset)
-    total = sum(size.values()) / 2**20
-    say(
-        f"{job.source.name} ({job.source.weights}) on {job.device} in {job.precision}, k-means by "
-        f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
-        f"{len(work.pending)} shards; about {total:.1f} MiB "
-        f"({', '.join(f'{part} {b / 2**20:.1f}' for part, b in size.items())}) into {job.cache}"
-    )
-
-
-# -- what was given --------------------------------------------------------------------------------------------
-
-
-def _given(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None and name not in without}
-
-
-def _preset_of_student(preset: str | None, student: str | None) -> dict[str, Any]:
-    from experiments.presets import preset_named, student_named
-
-    if preset:
-        return preset_named(preset).train(student)
-    return dict(student_named(student)) if student else {}
-
-
-# -- where things are ------------------------------------------------------------------------------------------
-
-
-def _only_cache() -> Path:
-    found = sorted(cache_folder().glob("*.zarr"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise UsageError(f"no cache in {cache_folder()}: run `precompute` first, or pass --cache PATH")
-    raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, found))}")
-
-
-def _run_folder(out: Path | None, cache: Path | None) -> Path:
-    return out or Path("runs") / (cache or _only_cache()).name.removesuffix(".zarr")
 
 
 if __name__ == "__main__":

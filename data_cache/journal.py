@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,17 @@ def missing_files(root: Path, records: Iterable[Record | None]) -> list[Path]:
     return [path for path, stamp in promised if stamp and not (path.exists() and path.stat().st_size == stamp[0])]
 
 
+def bad_files(root: Path, stamps: Mapping[str, tuple[int, int] | None]) -> list[str]:
+    """One line for each file that is not as its record says: read whole and compared by size and CRC-32."""
+    found = []
+    for key, stamp in stamps.items():
+        there = _stamp(root / key, flush=False)
+        if there != stamp:
+            what = "missing" if there is None else "not recorded" if stamp is None else "damaged"
+            found.append(f"{root / key}: {what}")
+    return found
+
+
 def _parse(text: str) -> Record | None:
     if not text:
         return None
@@ -70,11 +81,12 @@ def _parse(text: str) -> Record | None:
     return Record(**fields, files=files)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path, flush: bool = True) -> tuple[int, int] | None:
     if not path.exists():
         return None
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        if flush:
+            os.fsync(file.fileno())
         size, crc = 0, 0
         while block := file.read(1 << 20):
             size, crc = size + len(block), zlib.crc32(block, crc)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from data_cache.errors import UserError
 
 FORMAT, VERSION = "clipteacher-cache", 1
-Dense = Literal["float16", "none"]
+Dense = Literal["float16", "int8", "none"]
+DENSE_BYTES = {"float16": (2, 0), "int8": (1, 4), "none": (0, 0)}
+"""Bytes of a number, and of a token on top of its numbers (its scale)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Layout:
     def bytes_per_image(self, label_bytes: int) -> dict[str, int]:
         """Uncompressed size of what is stored for an image; `label_bytes` is the width of a mask label."""
         tokens = self.grid[0] * self.grid[1] * self.views
-        dense = tokens * self.channels * 2 if self.dense == "float16" else 0
+        number, token = DENSE_BYTES[self.dense]
+        dense = tokens * (self.channels * number + token)
         return {"cls": self.views * self.channels * 2, "dense": dense, "masks": tokens * label_bytes}
 
 
@@ -92,18 +96,20 @@ def create_feature_arrays(root: zarr.Group, layout: Layout) -> None:
     _array(root, "cls", (n, v, c), (s, v, c), "image view channel", "float16", 0)
     _array(root, "journal", (layout.shards,), (1,), "shard", "string", "")
     _array(root, "image/journal", (1,), (1,), "record", "string", "")
-    if layout.dense == "float16":
+    if layout.dense != "none":
         h, w = layout.grid
         root.create_array(
             "dense",
             shape=(n, v, h, w, c),
             chunks=(1, 1, h, w, c),
             shards=(s, 1, h, w, c),
-            dtype="float16",
+            dtype=layout.dense,
             fill_value=0,
             dimension_names=("image", "view", "y", "x", "channel"),
-            compressors=[Crc32cCodec()],  # float16 features hardly compress; a checksum is what they need
+            compressors=[Crc32cCodec()],  # features hardly compress; a checksum is what they need
         )
+        if layout.dense == "int8":
+            _array(root, "dense_scale", (n, v, h, w), (s, v, h, w), "image view y x", "float32", 0)
 
 
 def create_mask_arrays(root: zarr.Group, name: str, layout: Layout, attributes: Mapping[str, Any]) -> None:
@@ -142,15 +148,24 @@ def build(path: Path, fill: Callable[[zarr.Group, Path], None], attributes: Mapp
 
 
 def seal(path: Path) -> None:
-    """Consolidate the metadata and write a hash over all of it into the root's attributes."""
-    with warnings.catch_warnings():
-        # zarr warns that consolidated metadata is no part of the v3 specification yet; xarray warns without it
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(path)
+    """Consolidate the metadata and write a hash over all of it into the root's attributes, in one step.
+
+    Whoever reads meanwhile, or after a kill, finds the old metadata or the new, and nothing between.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for node in path.rglob("zarr.json"):
+            place = copy / node.relative_to(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(node, place)
+        with warnings.catch_warnings():
+            # zarr warns that consolidated metadata is no part of the v3 specification yet; xarray warns without it
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(copy)
+        root = json.loads((copy / "zarr.json").read_text())
+        root["attributes"].pop("metadata_sha256", None)
+        root["attributes"]["metadata_sha256"] = metadata_hash(copy)
     file = path / "zarr.json"
-    root = json.loads(file.read_text())
-    root["attributes"].pop("metadata_sha256", None)
-    root["attributes"]["metadata_sha256"] = metadata_hash(path)
     draft = file.with_suffix(f".{uuid.uuid4().hex}.partial")
     draft.write_text(json.dumps(root, indent=2))
     draft.replace(file)

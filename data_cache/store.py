@@ -1,5 +1,6 @@
 """The cache: open it, write a shard, read what training needs."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Float16, Int, Shaped
 
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
-from data_cache.journal import Journal, Record, missing_files
+from data_cache.journal import Journal, Record, bad_files, missing_files
 from data_cache.schema import (
     Dense,
     Layout,
@@ -21,11 +22,14 @@ from data_cache.schema import (
     create_feature_arrays,
     create_mask_arrays,
     create_text_arrays,
+    seal,
 )
 
 FEATURES = ("image/size", "image/content_hash", "image/label_hash", "image/status", "view/box", "view/flip")
 HASHES = ("image/content_hash", "image/label_hash")
 OK = "ok"
+MASKS = "default"
+"""The mask set that stage 1 makes."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ class Cache:
         """The sizes of the arrays."""
         n, v, c = self.group["cls"].shape
         grid = next(iter(self.group["masks"].groups()))[1]["label"].shape[2:]
-        dense: Dense = "float16" if "dense" in self.group else "none"
+        stored: Dense = "int8" if "dense_scale" in self.group else "float16"
+        dense: Dense = stored if "dense" in self.group else "none"
         return Layout(n, v, c, grid, self.group["cls"].chunks[0], dense)
 
     @property
@@ -116,15 +121,20 @@ class Cache:
 
     def require(self, fingerprint: Fingerprint, masks: str, attributes: Mapping[str, Any], shard: int) -> None:
         """Raise UserError with the differences unless the cache was made with exactly these settings."""
-        there = {**self.fingerprint, "shard": self.layout.shard, "masks": self.mask_attributes(masks)}
-        here = {**fingerprint, "shard": shard, "masks": dict(attributes)}
-        recorded_only = {"backend"}
-        for side in (there, here):
-            side["masks"] = {k: v for k, v in side["masks"].items() if k not in recorded_only}
+        there = {**self.fingerprint, "shard": self.layout.shard, "masks": _compared(self.mask_attributes(masks))}
+        here = {**fingerprint, "shard": shard, "masks": _compared(attributes)}
         if differences := difference(there, here):
             raise UserError(
                 f"{self.path}: this cache was made with other settings ({'; '.join(differences)}); "
                 "use the same, pass another --cache PATH, or delete it"
+            )
+
+    def require_masks(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Raise UsageError with the differences unless a mask set was clustered with exactly these settings."""
+        if differences := difference(_compared(self.mask_attributes(name)), _compared(attributes)):
+            raise UsageError(
+                f"--name {name}: {self.path} has masks of this name with other settings ({'; '.join(differences)}); "
+                "use the same, or another --name"
             )
 
     # -- masks and texts by name ------------------------------------------------------------------------------
@@ -146,6 +156,13 @@ class Cache:
     def mask_attributes(self, name: str) -> dict[str, Any]:
         """How a mask set was clustered: unseen classes, threshold, windows, updates, backend, dtype."""
         return self.group[f"masks/{name}"].attrs.asdict()
+
+    def add_masks(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Add an empty mask set. It is part of the cache once this returns; killed before, it never was."""
+        # what a killed call left behind is not in the consolidated metadata, and must not be written over
+        shutil.rmtree(self.path / "masks" / name, ignore_errors=True)
+        create_mask_arrays(zarr.open_group(self.path, mode="r+", use_consolidated=False), name, self.layout, attributes)
+        seal(self.path)
 
     def texts(self) -> Texts:
         """The text features (the only set there is yet)."""
@@ -180,15 +197,37 @@ class Cache:
         for key, value in values.items():
             self.group[key][span] = value
         if data.dense is not None:
-            for view in range(self.layout.views):
-                self.group["dense"][span, view : view + 1] = data.dense[:, view : view + 1]
-        label, count = f"masks/{masks}/label", f"masks/{masks}/count"
-        self.group[label][span], self.group[count][span] = data.label, data.count
-
+            self._write_dense(span, data.dense)
         ok = sum(status == OK for status in data.status)
         done = (shard, ok, len(data.status) - ok)
-        self._journal(f"masks/{masks}").commit(*done, self._chunks(shard, (label, count)))
+        self.write_masks(shard, data.label, data.count, masks, done)
         return self._journal("").commit(*done, self._chunks(shard, (*FEATURES, *self._arrays())))
+
+    def write_masks(
+        self,
+        shard: int,
+        label: Shaped[np.ndarray, "image view y x"],
+        count: Int[np.ndarray, "image view"],
+        masks: str,
+        done: tuple[int, int, int] | None = None,
+    ) -> Record:
+        """Write one shard of a mask set whole and declare it done; `done` is (shard, ok, failed) if it is known."""
+        span, names = self.layout.span(shard), (f"masks/{masks}/label", f"masks/{masks}/count")
+        self.group[names[0]][span], self.group[names[1]][span] = label, count
+        if done is None:
+            record = self._journal("").records()[shard]
+            assert record, "masks follow features"
+            done = (shard, record.ok, record.failed)
+        return self._journal(f"masks/{masks}").commit(*done, self._chunks(shard, names))
+
+    def _write_dense(self, span: slice, dense: Float16[np.ndarray, "image view y x channel"]) -> None:
+        int8 = self.layout.dense == "int8"
+        for view in range(self.layout.views):
+            values: np.ndarray = dense[:, view : view + 1]
+            if int8:
+                values, scale = quantised(values)
+                self.group["dense_scale"][span, view : view + 1] = scale
+            self.group["dense"][span, view : view + 1] = values
 
     def sweep(self) -> None:
         """Remove what a killed writer left half written. Only for whoever is the cache's one writer."""
@@ -217,6 +256,24 @@ class Cache:
             count=self._read(f"masks/{masks}/count"),
         )
 
+    def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
+        """The dense tokens of an image: float16 as CLIP's were rounded, or float32 from int8 and its scales."""
+        try:
+            values = self.group["dense"][image]
+            if self.layout.dense != "int8":
+                return values
+            return values.astype(np.float32) * self.group["dense_scale"][image][..., None]
+        except (ValueError, RuntimeError) as error:
+            where = f"{self.path / 'dense'}: damaged at image {image}"
+            raise UserError(f"{where} ({error}); delete the cache and run `precompute` again") from None
+
+    def check_files(self) -> tuple[int, list[str]]:
+        """Read every file that any record promises; returns how many, and what is wrong with which."""
+        sets = (f"{kind}/{name}" for kind in ("masks", "text") for name, _ in self.group[kind].groups())
+        records = (record for part in ("", "image", *sets) for record in self._journal(part).records() if record)
+        stamps = {key: stamp for record in records for key, stamp in record.files.items()}
+        return len(stamps), bad_files(self.path, stamps)
+
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
         self._check_files([*self._journal("image").records(), *self._journal("").records()])
@@ -224,10 +281,9 @@ class Cache:
 
     def bytes(self) -> dict[str, int]:
         """Bytes on disk of the three payloads."""
-        return {
-            part: sum(f.stat().st_size for f in (self.path / part).rglob("*") if f.is_file())
-            for part in ("cls", "dense", "masks")
-        }
+        arrays = {"cls": ["cls"], "dense": ["dense", "dense_scale"], "masks": ["masks"]}
+        files = {part: [f for name in names for f in (self.path / name).rglob("*")] for part, names in arrays.items()}
+        return {part: sum(f.stat().st_size for f in found if f.is_file()) for part, found in files.items()}
 
     def _read(self, name: str) -> np.ndarray:
         try:
@@ -250,12 +306,26 @@ class Cache:
         return Journal(self.path, self.group[part] if part else self.group)
 
     def _arrays(self) -> tuple[str, ...]:
-        return ("cls", "dense") if self.layout.dense != "none" else ("cls",)
+        more = {"none": (), "float16": ("dense",), "int8": ("dense", "dense_scale")}
+        return ("cls", *more[self.layout.dense])
 
     def _chunks(self, shard: int, names: tuple[str, ...]) -> list[str]:
         views = {"dense": self.layout.views}
         indices = ((name, (shard, view, 0, 0, 0)) for name in names for view in range(views.get(name, 1)))
         return [f"{name}/c/" + "/".join(map(str, i[: self.group[name].ndim])) for name, i in indices]
+
+
+def quantised(
+    dense: Float16[np.ndarray, "*token channel"],
+) -> tuple[Int[np.ndarray, "*token channel"], Float[np.ndarray, "*token"]]:
+    """Tokens in 8 bits: each divided by a scale of its own, so that its greatest number becomes 127."""
+    scale = np.abs(dense).max(axis=-1).astype(np.float32) / 127
+    return np.rint(dense / np.maximum(scale, 1e-30)[..., None]).astype(np.int8), scale
+
+
+def _compared(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    # backends give the same labels: which one did is told, and may change
+    return {name: value for name, value in attributes.items() if name != "backend"}
 
 
 def _unfinished(features: list[Record | None], clustered: list[Record | None]) -> list[int]:

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError
+
+if TYPE_CHECKING:
+    from pipeline.precompute import Plan
 
 
 def say(text: str, lead: str = "", style: str = "") -> None:
@@ -22,6 +25,19 @@ def say_note(dataset: Dataset) -> None:
     """What a dataset has to say about itself, if anything."""
     if dataset.note:
         say(f"{dataset.name}: {dataset.note}", "note: ", "yellow")
+
+
+def say_plan(work: "Plan") -> None:
+    """What stage 1 is about to do, and how many bytes it will write."""
+    job, size = work.job, work.bytes
+    say_note(job.dataset)
+    total = sum(size.values()) / 2**20
+    say(
+        f"{job.source.name} ({job.source.weights}) on {job.device} in {job.precision}, k-means by "
+        f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
+        f"{len(work.pending)} shards; about {total:.1f} MiB "
+        f"({', '.join(f'{part} {b / 2**20:.1f}' for part, b in size.items())}) into {job.cache}"
+    )
 
 
 def show(value: Any) -> None:

@@ -10,6 +10,7 @@ from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError
+from data_cache.fingerprint import hash_names
 from data_cache.places import cache_folder
 from experiments.presets import preset_named
 from experiments.stages import Clock, Progress, measured
@@ -34,6 +35,7 @@ class Asked:
     sliding: bool = False
     clip: str | None = None
     clip_weights: str | None = None
+    prompts: str | None = None
     device: str = "auto"
 
     @classmethod
@@ -84,25 +86,30 @@ def measure(asked: Asked, progress: Progress, note: Callable[[Dataset], None] = 
     images = open_dataset(asked.dataset, asked.root, asked.split, asked.limit)
     note(images)
     student = load(asked.checkpoint, resolve_device(asked.device))
-    words = words_of(student, images, asked.unseen, cache_folder(), asked.clip, asked.clip_weights)
+    words = words_of(student, images, asked.unseen, cache_folder(), asked.prompts, asked.clip, asked.clip_weights)
     gammas, picked = asked.gamma, None
     if asked.pick_gamma:
-        picked = pick(student, asked.pick_gamma, asked.sliding, progress)
+        picked = pick(student, asked, progress)
         gammas = tuple(dict.fromkeys((*gammas, picked)))
     clock = Clock()
     found = measured(Predictor(student, asked.sliding, words), images, gammas, progress, clock)
     return Result(found, asked.gamma, picked, clock.seconds)
 
 
-def pick(student: Checkpoint, limit: int, sliding: bool, progress: Progress) -> float:
+def pick(student: Checkpoint, asked: Asked, progress: Progress) -> float:
     """The gamma for a student by its own training images (`trainer.gamma`). Raises UserError if they are not there."""
-    about, root = student.card["dataset"], student.card.get("recorded", {}).get("root")
+    about, root = student.card["dataset"], student.card["recorded"]["root"]
+    if asked.dataset == about["name"] and asked.root is not None:
+        root = asked.root
     try:
-        images = open_dataset(about["name"], Path(root) if root else None, about["split"], limit)
+        images = open_dataset(about["name"], Path(root) if root else None, about["split"], about["images"])
     except UserError as error:
-        raise UserError(f"--pick-gamma: needs the images of the training: {error}") from None
+        raise type(error)(f"--pick-gamma needs the images of the training: {error}") from None
+    if hash_names(images.ids) != about["ids_sha256"]:
+        raise UserError(f"--pick-gamma: {root} does not hold the images this student was trained on")
+    images = images.limited(asked.pick_gamma)
     with progress("picking gamma", len(images), "images") as advance:
-        return pick_gamma(Predictor(student, sliding), images, advance)
+        return pick_gamma(Predictor(student, asked.sliding), images, advance)
 
 
 def _number(text: str) -> float:

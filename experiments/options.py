@@ -1,5 +1,6 @@
 """The options that several commands share, as types for their signatures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,16 +55,44 @@ ImageSize = Annotated[
     ),
 ]
 Dense = Annotated[
-    str | None, typer.Option(help="Store dense tokens: float16 (the default) or none.", rich_help_panel=CACHE)
+    str | None,
+    typer.Option(help="Store dense tokens: float16 (none in presets), int8 or none.", rich_help_panel=CACHE),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        help="single, zegclip15 or maskclip85, with -clean for cleaned class names; single for voc, else "
+        "zegclip15, by default.",
+        rich_help_panel=TEACHER,
+    ),
+]
+Unseen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help='Classes without labels in training, as "cow,road"; the published split by default.',
+        rich_help_panel=DATA,
+    ),
+]
+Views = Annotated[int | None, typer.Option(help="Views an image: the whole and V - 1 crops.", rich_help_panel=DATA)]
+ViewSeed = Annotated[int | None, typer.Option(help="Seed of the crops.", rich_help_panel=DATA)]
+Failures = Annotated[
+    float, typer.Option(help="Share of failed images that still counts as success.", rich_help_panel=RUN)
 ]
 Device = Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.", rich_help_panel=RUN)]
 
 
-def setting(name: str, panel: str) -> Any:
-    """The option of a training setting: its help and default are those of the config."""
+def setting(name: str, panel: str, preset: bool = False) -> Any:
+    """The option of a training setting: its help is the config's, and its default, unless a `preset` gives it."""
     default = default_of(name)
+    told = "the preset's" if preset else default
     return typer.Option(
-        help=help_of(name) + (f" [dim](default: {default})[/]" if default is not None else ""),
+        help=help_of(name) + (f" [dim](default: {told})[/]" if default is not None or preset else ""),
         show_default=False,
         rich_help_panel=panel,
     )
+
+
+def given_of(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """Those of a command's options that were given, but for some."""
+    return {name: value for name, value in options.items() if value is not None and name not in without}

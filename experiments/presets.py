@@ -16,7 +16,7 @@ from pipeline.weights import CLIPSource
 STUDENTS: Mapping[str, Mapping[str, Any]] = {
     "segformer-b4": {"arch": "segformer", "encoder": "mit_b4"},
     # mmsegmentation's Swin has one rate for encoder and head
-    "swin-b": {"arch": "upernet", "encoder": "tu-swin_base_patch4_window7_224", "head_lr": 1.0},
+    "swin-b": {"arch": "upernet", "encoder": "tu-swin_base_patch4_window7_224.ms_in1k", "head_lr": 1.0},
     "segnext-b": {"arch": "segnext", "encoder": "mscan_b"},
     "segformer-b0": {"arch": "segformer", "encoder": "mit_b0"},
 }
@@ -83,7 +83,7 @@ PRESETS: Mapping[str, Preset] = {
 def preset_named(name: str) -> Preset:
     """One of `PRESETS`. Raises UsageError for another name."""
     if name not in PRESETS:
-        raise UsageError(f"--preset {name}: choose {', '.join(PRESETS)}")
+        raise UsageError(f"no preset named {name!r}: choose {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -92,6 +92,18 @@ def student_named(name: str) -> Mapping[str, Any]:
     if name not in STUDENTS:
         raise UsageError(f"--student {name}: choose {', '.join(STUDENTS)}")
     return STUDENTS[name]
+
+
+def train_options(preset: str | None, student: str | None) -> dict[str, Any]:
+    """The options of `train` that a preset's name and a student's stand for."""
+    if preset:
+        return preset_named(preset).train(student)
+    return dict(student_named(student)) if student else {}
+
+
+def cache_of(preset: str) -> Path:
+    """Where `precompute --preset` puts its cache."""
+    return cache_folder() / f"{preset_named(preset).dataset}.zarr"
 
 
 def settings_from(options: Mapping[str, Any]) -> Settings:
@@ -104,10 +116,20 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
     clips = {"clip": TEACHER["clip"], "clip_weights": "", "image_size": None}
     clip = CLIPSource(*(options.get(name, default) for name, default in clips.items()))
     crops = {f"view_{name}": name for name in ("seed", "scale", "ratio")} | {"views": "count"}
-    cropping = Cropping(**{crops[name]: options[name] for name in crops.keys() & options.keys()})
+    given = {crops[name]: options[name] for name in crops.keys() & options.keys()}
+    ranges = {name: _range(f"--view-{name}", given[name]) for name in ("scale", "ratio") if name in given}
+    cropping = Cropping(**(given | ranges))
     plain = {name: value for name, value in options.items() if name not in clips | crops}
     where = {"cache": cache_folder() / f"{options['dataset']}.zarr"}
     return Settings(**(where | plain | {"clip": clip, "cropping": cropping}))
+
+
+def _range(flag: str, value: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {value}: must be two numbers with a comma between") from None
+    return low, high
 
 
 @cache

@@ -115,7 +115,7 @@ class Encoder:
             box=np.zeros((images, views, 4), np.int32),
             flip=np.zeros((images, views), bool),
             cls=np.zeros((images, views, channels), np.float16),
-            dense=np.zeros(dense, np.float16) if self.layout.dense == "float16" else None,
+            dense=np.zeros(dense, np.float16) if self.layout.dense != "none" else None,
             label=np.full((images, views, h, w), reserved_label(dtype), dtype),
             count=np.zeros((images, views), np.int32),
         )

@@ -18,19 +18,17 @@ from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, hash_names
 from data_cache.lock import writer_lock
-from data_cache.schema import Dense, Layout
+from data_cache.schema import DENSE_BYTES, Dense, Layout
 from data_cache.splits import make_split
-from data_cache.store import OK, Cache, Texts
+from data_cache.store import MASKS, OK, Cache, Texts
 from data_cache.views import Cropping
 from pipeline.clip import FrozenCLIP, Precision, resolve_precision
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
 from pipeline.prompts import Prompts
-from pipeline.texts import text_features
 from pipeline.weights import CLIPSource
 from pipeline.workers import run_shards
 
-MASKS = "default"
 RECORDED = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
 
 
@@ -144,8 +142,8 @@ def plan(settings: Settings) -> Plan:
     """
     if settings.shard < 1:
         raise UsageError(f"--shard {settings.shard}: must be at least 1")
-    if settings.dense not in ("float16", "none"):
-        raise UsageError(f"--dense {settings.dense}: choose float16 or none")
+    if settings.dense not in DENSE_BYTES:
+        raise UsageError(f"--dense {settings.dense}: choose {', '.join(DENSE_BYTES)}")
     prompts = settings.asked
     dataset = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
     split = make_split(settings.dataset, dataset.classes, settings.unseen)
@@ -222,7 +220,7 @@ def _create(work: Plan) -> Cache:
     prompts, dataset = job.prompts, job.dataset
     clip = load_clip(job.source, job.precision, job.device)
     words = prompts.words(dataset.name, dataset.classes)
-    features = text_features(clip.fingerprint(), prompts, words, lambda: clip, job.cache.parent)
+    features = clip.encode_text(words, prompts.templates)
     texts = Texts(prompts.name, dataset.classes, prompts.templates, features)
     return Cache.create(
         job.cache,
@@ -252,7 +250,8 @@ def _check_disk(work: Plan) -> None:
     need, free = sum(work.bytes.values()), shutil.disk_usage(folder).free
     if need <= free:
         return
-    cure = "pass --dense none or --cache on a larger disk" if work.bytes["dense"] else "pass --cache on a larger disk"
+    smaller = "--dense int8, --dense none, or " if work.bytes["dense"] else ""
+    cure = f"pass {smaller}--cache on a larger disk"
     raise UserError(
         f"{work.job.cache}: the cache needs about {need / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; {cure}"
     )

@@ -61,6 +61,6 @@ def _write(file: Path, features: Float[np.ndarray, "class channel"]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({FEATURES: features}, draft, metadata={CHECKSUM: hashlib.sha256(features.tobytes()).hexdigest()})
         draft.replace(file)
-    except OSError:
+    except (OSError, SafetensorError):
         # a read-only or full disk costs the next run some seconds, no more
         draft.unlink(missing_ok=True)

@@ -104,6 +104,7 @@ def found(tmp_path_factory):
     config = TrainConfig(
         cache=str(ideal_cache(root, folder / "places.zarr")),
         encoder_weights="none",
+        photometric=False,
         size=SIDE,
         iterations=80,
         bank=4,

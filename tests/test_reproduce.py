@@ -73,6 +73,7 @@ def test_another_clip_brings_its_own_weights_and_size():
 def test_what_differs_from_the_preset_is_told():
     told = Reproduction("coco", limit=9, changed={"iterations": 5, "size": 512}).departures
     assert told == ["iterations=5 instead of 80000", "only the first 9 images"]
+    assert Reproduction("coco", changed={"loss_stride": 4, "workers": 9}).departures == ["loss_stride=4 instead of 1"]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,8 @@ def test_what_differs_from_the_preset_is_told():
         ({"preset": "ade"}, "voc, context, coco"),
         ({"preset": "voc", "student": "b9"}, "segformer-b4, swin-b"),
         ({"preset": "coco", "target": "camvid"}, "--test-on camvid"),
+        ({"preset": "voc", "target": "context"}, "trained on coco"),
+        ({"preset": "coco", "target_root": "somewhere"}, "no --test-on"),
     ],
 )
 def test_unknown_names_are_usage_errors(given, words):
@@ -144,9 +147,38 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(clipteacher, coco, tmp_path
     plan = told.json
     assert (plan["images"], plan["views"], plan["iterations"]) == (5, 1, 80000)
     assert plan["cache_bytes"] == 5 * (512 * 2 + 32 * 32)
-    assert plan["gpu_bytes_about"] > 16 * plan["parameters"]
+    low, high = plan["gpu_bytes_about"]
+    assert 16 * plan["parameters"] < low < high
+    assert (plan["tested"], plan["cache_exists"]) == (2, False)
     assert plan["paper"] == paper()["table 1"]["coco"][student]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_wrong_with_a_student_is_told_before_clip_is_asked(clipteacher, coco, tmp_path):
+    for more, words in (
+        (("--student", "segnext-b", "--encoder-weights", "imagenet"), "mscan_b has none to download"),
+        (("--encoder-weights", "/nope/weights.pth"), "no such file"),
+        (("--size", 65), "must be a multiple of 32"),
+    ):
+        assert words in clipteacher("reproduce", *coco, *more).error
+    assert not (tmp_path / "data_cache").exists()
+
+
+def test_a_row_goes_on_when_the_photographs_moved(clipteacher, coco, tmp_path):
+    wanted = clipteacher.good("reproduce", *coco, "--json").json
+    moved = (tmp_path / "coco").rename(tmp_path / "moved")
+    again = clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--json").json
+    assert again["metrics"] == wanted["metrics"]
+    step = next((tmp_path / "runs/coco_segformer-b0").glob("step_*"))
+    where = ("--dataset", "coco", "--root", moved, "--pick-gamma", 500, "--device", "cpu")
+    assert clipteacher(*("evaluate", step.parent), *where).status in (0, 1)  # the student may know nothing yet
+    clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--iterations", 6, "--out", tmp_path / "more")
+
+
+def test_a_cache_with_dense_tokens_serves_a_row_too(clipteacher, coco, tmp_path):
+    clip = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
+    clipteacher.good("precompute", "--dataset", "coco", "--root", tmp_path / "coco", *clip)
+    clipteacher.good("reproduce", *coco)
 
 
 KILL = "import os, signal\ndef die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -155,24 +187,41 @@ STAGES = {
     "train": KILL + "from trainer import loop\nloop._check_finite = lambda terms, step: step == 3 and die()\n",
     "evaluate": KILL + "import trainer.metrics as m\nm.ConfusionMatrix.update = die\n",
 }
+WITNESS = """
+import json, os
+from trainer import loop
+from pipeline import encode
+restore, shard = loop.restore, encode.Encoder.shard
+def note(word):
+    with open(os.environ["WITNESS"], "a") as file: file.write(word + " ")
+def restored(*a):
+    step = restore(*a)
+    note(f"resumed-at-{step}")
+    return step
+def encoded(self, number, *a):
+    note(f"encoded-{number}")
+    return shard(self, number, *a)
+loop.restore, encode.Encoder.shard = restored, encoded
+"""
 
 
 @pytest.mark.slow
-def test_killed_at_each_stage_and_typed_again_the_row_is_the_same(clipteacher, coco, tmp_path, monkeypatch):
+def test_killed_at_each_stage_and_typed_again_it_goes_on_and_the_row_is_the_same(clipteacher, coco, tmp_path):
     wanted = clipteacher.good("reproduce", *coco, "--json").json
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    options = ("reproduce", *coco, "--out", fresh / "run", "--json")
-    where = {"CLIPTEACHER_CACHE": str(fresh)}
+    options, told = ("reproduce", *coco, "--out", fresh / "run", "--json"), []
+    where = {"CLIPTEACHER_CACHE": str(fresh), "WITNESS": str(tmp_path / "witness")}
     for prelude in STAGES.values():
-        assert in_a_process(*options, prelude=prelude, **where).returncode == -9
-    steps = [step.name for step in (fresh / "run").glob("step_*")]
-    assert steps == ["step_00000004"]
-    told = in_a_process(*options, **where)
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout)
-    assert found["metrics"] == wanted["metrics"]
-    assert found["seconds"]["precompute"] < 60
+        assert in_a_process(*options, prelude=WITNESS + prelude, **where).returncode == -9
+        told.append((tmp_path / "witness").read_text().split())
+        (tmp_path / "witness").write_text("")
+    # killed in the first record; then encoded and killed at update 4, whose last checkpoint was 2; then resumed there
+    assert told == [["encoded-0"], ["encoded-0"], ["resumed-at-2"]]
+    last = in_a_process(*options, prelude=WITNESS, **where)
+    assert last.returncode == 0, last.stderr
+    assert (tmp_path / "witness").read_text().split() == ["resumed-at-4"]
+    assert json.loads(last.stdout)["metrics"] == wanted["metrics"]
 
 
 def test_presets_are_printed_in_full_and_options_override_them(clipteacher, coco, tmp_path):

@@ -84,7 +84,7 @@ def test_damaged_text_features_are_asked_for_again(run, other, clipteacher, tmp_
 
 def test_another_clip_is_refused(run, other, clipteacher):
     error = clipteacher("evaluate", run, *other, "--clip", "tiny", "--clip-weights", "random").error
-    assert "not the CLIP that this student was trained with" in error
+    assert "not the CLIP that was asked before" in error
 
 
 def test_a_run_that_does_not_know_its_clip_s_place_says_which_one_to_pass(run, other, clipteacher):

@@ -19,7 +19,7 @@ from trainer.config import TrainConfig
 from trainer.segmenter import Segmenter
 from trainer.words import Words
 
-FORMAT, VERSION = "clipteacher-checkpoint", 1
+FORMAT, VERSION = "clipteacher-checkpoint", 2
 MODEL, CARD, RESUME = "model.safetensors", "model.json", "resume.safetensors"
 
 

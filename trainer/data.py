@@ -86,7 +86,9 @@ class ViewSet(TorchDataset):
     With `photometric` their colours are changed, another way each time; their geometry never is.
     """
 
-    def __init__(self, dataset: Dataset, split: Split, loaded: Loaded, size: int, photometric: int | None) -> None:
+    def __init__(
+        self, dataset: Dataset, split: Split, loaded: Loaded, size: int, photometric: int | None = None
+    ) -> None:
         self.dataset, self.size, self.photometric = dataset, size, photometric
         self.rank = split.seen_rank()
         self.box, self.flip, self.digest = loaded.box, loaded.flip, loaded.digest

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from data_cache.datasets.base import VOID, Dataset
-from trainer.evaluate import Segments, labelled
+from data_cache.errors import UserError
+from trainer.evaluate import Segments
 
 GRID = np.arange(0, 5.01, 0.25)
 KEPT = 0.98
@@ -19,13 +20,16 @@ def pick_gamma(segments: Segments, images: Dataset, tell: Callable[[int], None] 
     greatest over the grid; a pixel given to an unseen class is a miss. All other pixels, and so all labels of unseen
     classes, are left out.
 
-    Raises UserError if an image cannot be read or has no label map.
+    Images without a label map are left out. Raises UserError if an image cannot be read, or if there is no seen pixel
+    that the student gets right: nothing can be learned from such images.
     """
     split, n = segments.words.split, len(GRID)
     rank, classes = split.seen_rank(), len(split.seen)
     hits, said, true = (np.zeros((classes, n + 1)) for _ in range(3))
     for index in range(len(images)):
-        image, label = labelled(images, index)
+        image, label = images.load(index)
+        if label is None:
+            continue
         found, wanted = segments(image), rank[label]
         known = wanted != VOID
         # a new class wins from this place of the grid on
@@ -39,5 +43,9 @@ def pick_gamma(segments: Segments, images: Dataset, tell: Callable[[int], None] 
     total = true.sum(axis=1, keepdims=True)
     # at place g a familiar class stands wherever its turn to give way comes later
     hits, said = (counts.sum(axis=1, keepdims=True) - counts.cumsum(axis=1)[:, :n] for counts in (hits, said))
+    if not hits.any():
+        raise UserError(
+            "--pick-gamma: not one seen pixel of these images is named right; use more of them, or train on"
+        )
     miou = (hits / np.maximum(total + said - hits, 1))[total[:, 0] > 0].mean(axis=0)
     return float(GRID[np.flatnonzero(miou >= KEPT * miou.max())[-1]])

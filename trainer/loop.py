@@ -24,9 +24,11 @@ from trainer.interrupt import interruptible
 from trainer.losses import TeacherLoss
 from trainer.memory import peak_memory
 from trainer.resume import reopen_log, restore, resume_state
-from trainer.segmenter import Segmenter, parameter_groups
+from trainer.segmenter import Segmenter, check_size, parameter_groups
 
 LOG = "log.jsonl"
+CHECKED = 16
+"""Images whose hashes are compared at the start; all others are when they are first decoded."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,15 @@ def train(
     config: TrainConfig,
     out: Path,
     resume: bool = False,
+    strict: bool = False,
     tell: Callable[[dict[str, float]], None] = lambda _: None,
     teacher: TeacherSource | None = None,
 ) -> dict[str, float]:
     """Train a student; returns the last logged line, and the most memory held. `tell` hears of every update's losses.
 
     Writes `out`/config.json, log.jsonl and step_N/. With `resume` it goes on from the newest checkpoint, bit for
-    bit on CPU. Raises UserError if `out` holds another run, or a loss is no longer finite.
+    bit on CPU. `strict` compares all images with the cache before the first update, not some. `teacher` answers in
+    place of the cache. Raises UserError if `out` holds another run, or a loss is no longer finite.
     """
     if not resume and any(out.glob("step_*")):
         raise UsageError(f"--out {out}: holds a trained run; pass --resume to go on with it, or another --out")
@@ -119,10 +123,7 @@ def train(
     torch.manual_seed(config.seed)
     fabric = _fabric(config)
     learner: Any = Learner(config, material)
-    if material.size % learner.segmenter.multiple:
-        raise UsageError(f"--size {material.size}: must be a multiple of {learner.segmenter.multiple} for this encoder")
-    if config.loss_stride // 2 >= material.size:
-        raise UsageError(f"--loss-stride {config.loss_stride}: too great for {material.size} pixels")
+    check_size(learner.segmenter, config, material.size)
     groups = parameter_groups(
         learner, config.lr, config.head_lr, config.weight_decay, slow=learner.segmenter.network.encoder
     )
@@ -133,6 +134,8 @@ def train(
     teacher = teacher or CachedTeacher(material.loaded)
     photometric = config.seed if config.photometric else None
     views = ViewSet(material.dataset, material.split, material.loaded, material.size, photometric)
+    for index in views.images if strict else views.images[:: max(1, len(views) // CHECKED)]:
+        views.check_unchanged(int(index))
     stream = Stream(len(views), material.loaded.cls.shape[1], config.batch_size, config.seed)
     text = torch.from_numpy(material.texts.features)
 

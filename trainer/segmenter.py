@@ -1,5 +1,6 @@
 """The student: any segmentation_models_pytorch network whose head speaks CLIP's joint space."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from data_cache.errors import UsageError, UserError, one_line
 from trainer import mscan
+from trainer.config import TrainConfig
 from trainer.segnext import SegNeXt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -41,7 +43,7 @@ class Segmenter(nn.Module):
     def __init__(self, arch: str, encoder: str, weights: str, channels: int) -> None:
         super().__init__()
         self.network: Any
-        tag = None if weights == "none" or Path(weights).is_file() else weights
+        tag = _tag(encoder, weights)
         self.network = _create(arch, encoder, tag)
         if tag is None and weights != "none":
             _load_encoder(self.network.encoder, Path(weights))
@@ -81,6 +83,14 @@ class Segmenter(nn.Module):
         return shapes[0][1], side // shapes[0][2]
 
 
+def check_size(segmenter: Segmenter, config: TrainConfig, size: int | None) -> None:
+    """Raise UsageError for a side of the student's input, or a loss stride, that it cannot have."""
+    if size and size % segmenter.multiple:
+        raise UsageError(f"--size {size}: must be a multiple of {segmenter.multiple} for this encoder")
+    if size and config.loss_stride // 2 >= size:
+        raise UsageError(f"--loss-stride {config.loss_stride}: too great for {size} pixels")
+
+
 def parameter_groups(
     module: nn.Module, lr: float, head_factor: float, weight_decay: float, slow: nn.Module | None = None
 ) -> list[dict]:
@@ -102,6 +112,22 @@ def parameter_groups(
     ]
 
 
+def _tag(encoder: str, weights: str) -> str | None:
+    """What to download; None if nothing. Raises UsageError or UserError for what can only be a mistake."""
+    if weights == "none" or Path(weights).is_file():
+        return None
+    if encoder in mscan.ENCODERS:
+        raise UsageError(
+            f"--encoder-weights {weights}: {encoder} has none to download; pass the path of its published file, or none"
+        )
+    if "/" in weights or Path(weights).suffix:
+        raise UserError(f"--encoder-weights {weights}: no such file; pass imagenet, none, or the path of a state dict")
+    if encoder.startswith("tu-") and weights != "imagenet":
+        # smp would take any word for timm's default
+        raise UsageError(f"--encoder-weights {weights}: timm's tags belong to the name, as in --encoder {encoder}.TAG")
+    return weights
+
+
 def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
     known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, _SEGNEXT])
     if arch not in known:
@@ -111,7 +137,8 @@ def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
         if arch == _SEGNEXT:
             return SegNeXt(encoder, tag, classes=1)
         options = _DECODERS.get(arch, {}) | (_SWIN if encoder.startswith("tu-swin_") else {})
-        return smp.create_model(arch, encoder_name=encoder, encoder_weights=tag, classes=1, **options)
+        wanted = bool(tag) or None if encoder.startswith("tu-") else tag  # of timm's smp asks no more
+        return smp.create_model(arch, encoder_name=encoder, encoder_weights=wanted, classes=1, **options)
     except KeyError:
         raise UsageError(
             f"--encoder {encoder}: smp has no such encoder, or not with --encoder-weights {tag or 'none'}; "
@@ -130,13 +157,21 @@ def _load_encoder(encoder: nn.Module, path: Path) -> None:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        # as published: below one key, and named below the whole network's
+        # as published: below one key, and by the names of the whole network
         state = next((state[key] for key in ("state_dict", "model") if key in state), state)
-        state = {name.removeprefix("backbone."): value for name, value in state.items()}
-        wanted = set(nn.Module.state_dict(encoder))
-        encoder.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=True)
+        known = {_canonical(name): value for name, value in state.items()}
+        wanted = nn.Module.state_dict(encoder)
+        found = {name: known[_canonical(name)] for name in wanted if _canonical(name) in known}
+        encoder.load_state_dict(found, strict=True)
     except Exception as error:
         raise UserError(f"--encoder-weights {path}: no state dict of this encoder ({one_line(error)})") from None
+
+
+def _canonical(name: str) -> str:
+    """A parameter's name as all publishers would have it: timm's wrapper and OpenMMLab rename some."""
+    name = name.removeprefix("backbone.").removeprefix("model.")
+    name = re.sub(r"mlp\.dwconv\.(weight|bias)$", r"mlp.dwconv.dwconv.\1", name)
+    return re.sub(r"^(layers|stages|blocks)_(\d+)", r"\1.\2", name)
 
 
 def _statistics(encoder: str, tag: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 STAGES = 3
 RANK, STEPS, STEPS_AT_INFERENCE = 16, 6, 7
-TINY_WIDTH, WIDTH = 256, 512
+WIDTHS, WIDTH = {"mscan_t": 256, "mscan_s": 256, "mscan_l": 1024}, 512
+"""Channels of the decoder as mmsegmentation has them for each encoder; 512 for mscan_b and all others."""
 
 
 class LowRank(nn.Module):
@@ -79,7 +80,7 @@ class SegNeXt(SegmentationModel):
     def __init__(self, encoder_name: str, encoder_weights: str | None, classes: int) -> None:
         super().__init__()
         self.encoder = get_encoder(encoder_name, weights=encoder_weights)
-        width = TINY_WIDTH if self.encoder.out_channels[-1] <= TINY_WIDTH else WIDTH
+        width = WIDTHS.get(encoder_name, WIDTH)
         self.decoder = SegNeXtDecoder(list(self.encoder.out_channels), width)
         self.segmentation_head = SegmentationHead(width, classes, kernel_size=1, upsampling=8)
         self.classification_head = None

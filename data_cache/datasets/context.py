@@ -46,7 +46,7 @@ def open_context(root: Path, split: str) -> PairedFiles:
     names = next((file for file in lists if file.is_file()), lists[0])
     converted = (root / "SegmentationClassContext").is_dir()
     labels = "SegmentationClassContext/{}.png" if converted else "trainval/{}.mat"
-    pairs = listed_pairs(root, names, "JPEGImages/{}.jpg", labels)
+    pairs = listed_pairs(root, names, "JPEGImages/{}.jpg", [labels])
     table = index_table() if converted else raw_table()
     return PairedFiles("context", root, split, vocabularies()["context"].classes, pairs, table)
 

@@ -60,14 +60,14 @@ def find_pairs(root: Path, images: Path, labels: Path, suffixes: Collection[str]
     return tuple(sorted(pairs, key=lambda pair: pair.image))
 
 
-def listed_pairs(root: Path, names: Path, image: str, label: str) -> tuple[Pair, ...]:
+def listed_pairs(root: Path, names: Path, image: str, labels: Sequence[str]) -> tuple[Pair, ...]:
     """Pair the pictures that a list file names, in sorted order, with their label maps.
 
     Args:
         root: Folder that all lie in.
         names: The list: one stem a line.
         image: Path of a picture below `root` with {} for the stem, such as "JPEGImages/{}.jpg".
-        label: The same for label maps.
+        labels: The same for label maps; of several the first that is there is taken, for each picture.
 
     Raises:
         UserError: The list is missing or empty, or files that it names are missing.
@@ -79,18 +79,22 @@ def listed_pairs(root: Path, names: Path, image: str, label: str) -> tuple[Pair,
         raise UserError(f"no list of images at {names} ({type(error).__name__})") from None
     if not stems:
         raise UserError(f"no list of images at {names}: the file is empty")
-    pairs = tuple(Pair(image.format(stem), label.format(stem)) for stem in stems)
-    for kind, template, paths in (
-        ("images", image, [pair.image for pair in pairs]),
-        ("label maps", label, [str(pair.label) for pair in pairs]),
-    ):
-        folder, _, name = template.rpartition("/")
-        there = {f"{folder}/{file}" for file in files_below(root / folder, {name.removeprefix("{}")})}
-        if missing := [path for path in paths if path not in there]:
-            raise UserError(
-                f"{len(missing)} of the {len(pairs)} {kind} in {names} are missing, the first is {root / missing[0]}"
-            )
-    return pairs
+    chosen = {}
+    for kind, templates in (("images", [image]), ("label maps", labels)):
+        # one listing of a folder, not a question a file: lists are long and file systems slow
+        there = {template: _stems_of(root, template) for template in templates}
+        found = {stem: next((t.format(stem) for t in templates if stem in there[t]), "") for stem in stems}
+        if missing := [stem for stem, path in found.items() if not path]:
+            first = " or ".join(str(root / template.format(missing[0])) for template in templates)
+            raise UserError(f"{len(missing)} of the {len(stems)} {kind} in {names} are missing, the first is {first}")
+        chosen[kind] = found
+    return tuple(Pair(chosen["images"][stem], chosen["label maps"][stem]) for stem in stems)
+
+
+def _stems_of(root: Path, template: str) -> set[str]:
+    folder, _, name = template.rpartition("/")
+    suffix = name.removeprefix("{}")
+    return {file.removesuffix(suffix) for file in files_below(root / folder, {suffix}) if file.endswith(suffix)}
 
 
 def _prefix(folder: Path, root: Path) -> str:

@@ -9,13 +9,14 @@ from data_cache.splits import vocabularies
 
 SPLITS = ("train", "val")
 BACKGROUND = 0
-LISTS = "ImageSets/Segmentation"
+LISTS, LABELS = "ImageSets/Segmentation", ("SegmentationClass", "SegmentationClassAug")
 
 
 def open_voc(root: Path, split: str) -> PairedFiles:
     """Open `train`, which is trainaug.txt (or train.txt where there is none), or `val`.
 
-    Label maps are those of SegmentationClassAug/ where it is there, else of SegmentationClass/.
+    A label map is VOC's own (SegmentationClass/) where it has one, else that made from SBD (SegmentationClassAug/),
+    which labels some of VOC's images differently.
 
     Raises:
         UsageError: There is no such split.
@@ -27,8 +28,7 @@ def open_voc(root: Path, split: str) -> PairedFiles:
     root = year_folder(root, "VOC2012")
     augmented = root / LISTS / "trainaug.txt"
     names = augmented if split == "train" and augmented.is_file() else root / LISTS / f"{split}.txt"
-    labels = "SegmentationClassAug" if (root / "SegmentationClassAug").is_dir() else "SegmentationClass"
-    pairs = listed_pairs(root, names, "JPEGImages/{}.jpg", labels + "/{}.png")
+    pairs = listed_pairs(root, names, "JPEGImages/{}.jpg", [f"{folder}/{{}}.png" for folder in LABELS])
     classes = vocabularies()["voc"].classes
     table = label_table(range(1, len(classes) + 1), void=(BACKGROUND, VOID))
     return PairedFiles("voc", root, split, classes, pairs, table)
@@ -47,7 +47,7 @@ RECIPE = Recipe(
         "trainaug.txt made from SBD, http://home.bharathh.info/pubs/codes/SBD"
     ),
     tree=(
-        "JPEGImages/*.jpg, SegmentationClassAug/*.png (or SegmentationClass/), "
+        "JPEGImages/*.jpg, SegmentationClass/*.png, SegmentationClassAug/*.png, "
         "ImageSets/Segmentation/{trainaug,train,val}.txt"
     ),
     sizes={"train": (10582,), "val": (1449,)},

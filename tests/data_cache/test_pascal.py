@@ -83,14 +83,19 @@ def test_only_listed_images_belong_to_a_split(tmp_path):
     assert open_dataset("voc", tmp_path, "train").ids == [f"JPEGImages/{stem}.jpg" for stem in sorted(STEMS)]
 
 
-def test_trainaug_is_preferred_to_train_and_the_augmented_maps_to_the_plain_ones(tmp_path):
-    voc_tree(tmp_path)
-    draw_list(tmp_path / "ImageSets/Segmentation/train.txt", STEMS[:1])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_with_a_map_of_voc_s_own_keeps_it_and_the_others_have_that_of_sbd(tmp_path, split):
+    own = min(STEMS)
     for stem in STEMS:
-        draw_palette(tmp_path / f"SegmentationClass/{stem}.png", [7])
-    dataset = open_dataset("voc", tmp_path, "train")
-    assert len(dataset) == 2
-    assert set(np.unique(dataset.label(0))) == {0, 19, 255}
+        draw_image(tmp_path / f"JPEGImages/{stem}.jpg")
+        draw_palette(tmp_path / f"SegmentationClassAug/{stem}.png", [3])
+    draw_palette(tmp_path / f"SegmentationClass/{own}.png", [7])
+    draw_list(tmp_path / "ImageSets/Segmentation/trainaug.txt")
+    draw_list(tmp_path / "ImageSets/Segmentation/train.txt", [own])
+    draw_list(tmp_path / "ImageSets/Segmentation/val.txt", [own])
+    dataset = open_dataset("voc", tmp_path, split)
+    assert [set(np.unique(dataset.label(i))) for i in range(len(dataset))] == [{6}, {2}][: len(dataset)]
+    assert len(dataset) == (2 if split == "train" else 1)
 
 
 def test_background_is_void(tmp_path):

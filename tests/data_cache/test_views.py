@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from data_cache.views import View, replay_image, replay_label, whole
+from data_cache.errors import UsageError
+from data_cache.views import Cropping, View, replay_image, replay_label, whole
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -53,3 +54,53 @@ def test_shrinking_averages_instead_of_skipping_pixels():
     image = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
     small = replay_image(image, whole(64, 64), 8)
     assert abs(small.astype(int) - 127).max() <= 2
+
+
+def test_view_0_is_whole_and_the_others_are_crops_of_the_asked_size_and_shape():
+    cropping = Cropping(count=200, scale=(0.25, 0.8), ratio=(0.5, 2.0))
+    views = cropping.views("a.jpg", 300, 400)
+    assert views[0] == whole(300, 400)
+    boxes = np.array([view.box for view in views[1:]])
+    down, across = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2] <= 300).all()
+    assert (boxes[:, 3] <= 400).all()
+    share, ratio = down * across / (300 * 400), across / down
+    assert share.min() > 0.24
+    assert share.max() < 0.81
+    assert share.max() - share.min() > 0.4
+    assert ratio.min() > 0.49
+    assert ratio.max() < 2.02
+    assert 0.3 < np.mean([view.flip for view in views[1:]]) < 0.7
+    assert len({view.box for view in views}) > 190
+
+
+def test_a_view_depends_on_seed_image_and_number_alone():
+    four, eight = Cropping(count=4).views("a.jpg", 90, 120), Cropping(count=8).views("a.jpg", 90, 120)
+    assert eight[:4] == four
+    assert Cropping(count=4).views("b.jpg", 90, 120)[1:] != four[1:]
+    assert Cropping(count=4, seed=1).views("a.jpg", 90, 120)[1:] != four[1:]
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 400), (400, 4), (1, 1), (1, 50)])
+def test_an_image_too_long_for_any_crop_gives_its_middle(height, width):
+    for view in Cropping(count=5, scale=(0.9, 1.0)).views("long", height, width):
+        top, left, bottom, right = view.box
+        assert 0 <= top < bottom <= height
+        assert 0 <= left < right <= width
+        assert replay_image(picture(height, width), view, 8).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"count": 0}, "--views 0"),
+        ({"seed": -1}, "--view-seed"),
+        ({"scale": (0.5, 1.5)}, "--view-scale"),
+        ({"scale": (0.0, 1.0)}, "--view-scale"),
+        ({"ratio": (2.0, 1.0)}, "--view-ratio"),
+    ],
+)
+def test_impossible_views_are_usage_errors(given, word):
+    with pytest.raises(UsageError, match=word):
+        Cropping(**given)

@@ -15,11 +15,11 @@ from data_cache.errors import UsageError
 from data_cache.journal import Journal
 from data_cache.schema import Layout
 from data_cache.splits import Split
-from data_cache.store import Cache
+from data_cache.store import MASKS, Cache
 from pipeline import precompute
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
-from pipeline.precompute import MASKS, Job, Settings, execute, plan
+from pipeline.precompute import Job, Settings, execute, plan
 from pipeline.prompts import Prompts
 from pipeline.weights import CLIPSource
 

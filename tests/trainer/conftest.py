@@ -46,6 +46,7 @@ def tiny_config(world: World) -> Callable[..., TrainConfig]:
             "encoder": "mit_b0",
             "encoder_weights": "none",
             "size": 64,
+            "photometric": False,
             "batch_size": 4,
             "device": "cpu",
             "workers": 0,

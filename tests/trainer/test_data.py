@@ -14,9 +14,14 @@ from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
 from data_cache.splits import make_split
 from data_cache.store import Cache, Loaded
-from trainer.data import Batch, CachedTeacher, Stream, ViewSet, batches, joint_target
+from trainer.data import Batch, CachedTeacher, Draw, Stream, ViewSet, batches, joint_target, taught
+from trainer.photometric import distort
 
 SEEN = 3
+
+
+def at(item: int, view: int = 0, place: int = 0) -> Draw:
+    return Draw(item, view, place)
 
 
 @given(
@@ -38,24 +43,25 @@ def test_a_pixel_has_its_seen_label_else_the_pseudo_label_of_its_token_else_none
 @given(items=st.integers(1, 20), batch=st.integers(1, 7), seed=st.integers(0, 1000))
 @settings(max_examples=50, deadline=None)
 def test_each_item_comes_once_an_epoch(items, batch, seed):
-    stream = Stream(items, batch, seed)
-    order = [item for step in range(items * 3) for item in stream.batch(step)]
+    stream = Stream(items, 1, batch, seed)
+    order = [draw.item for step in range(items * 3) for draw in stream.batch(step)]
     assert all(len(stream.batch(step)) == batch for step in range(3))
     for epoch in range(len(order) // items):
         assert sorted(order[epoch * items : (epoch + 1) * items]) == list(range(items))
 
 
 def test_order_depends_on_seed_and_step_alone():
-    stream = Stream(50, 8, 3)
+    stream = Stream(50, 1, 8, 3)
     late = stream.batch(17)
-    assert [stream.batch(step) for step in (3, 17, 0)][1] == late == Stream(50, 8, 3).batch(17)
-    assert Stream(50, 8, 4).batch(17) != late
-    assert stream.batch(0) != Stream(50, 50, 3).batch(1)[:8]
+    assert [stream.batch(step) for step in (3, 17, 0)][1] == late == Stream(50, 1, 8, 3).batch(17)
+    assert Stream(50, 1, 8, 4).batch(17) != late
+    assert stream.batch(0) != Stream(50, 1, 50, 3).batch(1)[:8]
 
 
 def test_epochs_have_orders_of_their_own():
-    stream = Stream(30, 30, 0)
-    assert stream.batch(0) != stream.batch(1)
+    stream = Stream(30, 1, 30, 0)
+    first, second = ([draw.item for draw in stream.batch(step)] for step in (0, 1))
+    assert first != second
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def failing(loaded: Loaded, *indices: int) -> Loaded:
 
 def test_batches_resumed_at_a_step_are_the_tail_of_the_whole(material):
     views = ViewSet(*material, 32)
-    stream = Stream(len(views), 3, 1)
+    stream = Stream(len(views), 1, 3, 1)
     whole, tail = list(batches(views, stream, 0, 6, 0)), list(batches(views, stream, 4, 6, 0))
     assert (len(whole), len(tail)) == (6, 2)
     for one, other in zip(whole[4:], tail, strict=True):
@@ -82,7 +88,7 @@ def test_batches_resumed_at_a_step_are_the_tail_of_the_whole(material):
 
 def test_worker_processes_give_the_same_batches(material):
     views = ViewSet(*material, 32)
-    stream = Stream(len(views), 4, 1)
+    stream = Stream(len(views), 1, 4, 1)
     for one, other in zip(batches(views, stream, 0, 3, 0), batches(views, stream, 0, 3, 2), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.image, other.image)
@@ -91,8 +97,8 @@ def test_worker_processes_give_the_same_batches(material):
 def test_failed_images_are_skipped_and_indices_stay_aligned(material):
     dataset, split, loaded = material
     views = ViewSet(dataset, split, failing(loaded, 0, 3), 32)
-    assert [views[item][2] for item in range(len(views))] == [1, 2, 4, 5, 6, 7]
-    pixels, _, index, view = views[1]
+    assert [views[at(item)][2] for item in range(len(views))] == [1, 2, 4, 5, 6, 7]
+    pixels, _, index, view = views[at(1)]
     expected = Image.fromarray(dataset.image(2)).resize((32, 32), Image.Resampling.BICUBIC)
     assert (index, view) == (2, 0)
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), np.array(expected))
@@ -105,14 +111,14 @@ def test_seen_labels_are_ranks_among_seen_classes_and_all_else_is_unlabelled(mat
     views = ViewSet(dataset, split, loaded, 64)
     label = dataset.label(0)
     assert label.shape == (64, 64)
-    np.testing.assert_array_equal(views[0][1].numpy(), np.vectorize(rank.get)(label))
+    np.testing.assert_array_equal(views[at(0)][1].numpy(), np.vectorize(rank.get)(label))
 
 
 def test_hiding_the_first_class_shifts_the_ranks_of_the_others(material):
     dataset, _, loaded = material
     views = ViewSet(dataset, make_split("folder", dataset.classes, "sky,road"), loaded, 64)
     rank = {0: -1, 1: 0, 2: -1, 3: 1, 4: 2, 255: -1}
-    np.testing.assert_array_equal(views[0][1].numpy(), np.vectorize(rank.get)(dataset.label(0)))
+    np.testing.assert_array_equal(views[at(0)][1].numpy(), np.vectorize(rank.get)(dataset.label(0)))
 
 
 def test_an_image_without_a_label_map_is_unlabelled_everywhere(tmp_path, material):
@@ -121,15 +127,15 @@ def test_an_image_without_a_label_map_is_unlabelled_everywhere(tmp_path, materia
     dataset, (_, split, loaded) = open_dataset("folder", root, "train"), material
     digest = [dataset.digest(index) for index in range(len(dataset))]
     views = ViewSet(dataset, split, Loaded(**(vars(loaded) | {"digest": digest})), 32)
-    assert (views[1][1] == -1).all()
-    assert (views[0][1] >= 0).any()
+    assert (views[at(1)][1] == -1).all()
+    assert (views[at(0)][1] >= 0).any()
 
 
 def test_a_flipped_crop_is_replayed_on_image_and_label_alike(material):
     dataset, split, loaded = material
     box, flip = loaded.box.copy(), loaded.flip.copy()
     box[0, 0], flip[0, 0] = (8, 16, 40, 48), True
-    pixels, seen, _, _ = ViewSet(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[0]
+    pixels, seen, _, _ = ViewSet(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[at(0)]
     image, label = dataset.load(0)
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image[8:40, 16:48][:, ::-1])
     np.testing.assert_array_equal(seen.numpy(), np.where(label < 3, label.astype(int), -1)[8:40, 16:48][:, ::-1])
@@ -142,7 +148,7 @@ def test_an_image_that_vanished_is_told_in_one_line(tmp_path, material, workers)
     (root / "images/2.png").write_bytes(b"no picture")
     views = ViewSet(dataset, *material[1:], 32)
     with pytest.raises(UserError, match=r"2\.png") as error:
-        list(batches(views, Stream(8, 8, 0), 0, 1, workers))
+        list(batches(views, Stream(8, 1, 8, 0), 0, 1, workers))
     assert "\n" not in str(error.value)
 
 
@@ -151,10 +157,10 @@ def test_cached_teacher_returns_the_stored_cls_tokens_exactly(world, material):
     stored = Cache(world.cache).group["cls"][:]
     image = torch.tensor([5, 0, 5])
     batch = Batch(torch.zeros(3, 3, 64, 64), torch.full((3, 64, 64), -1), image, torch.zeros(3, dtype=torch.long))
-    taught = CachedTeacher(loaded, SEEN)(batch)
-    assert taught.cls.dtype == torch.float32
-    np.testing.assert_array_equal(taught.cls.numpy(), stored[[5, 0, 5], 0].astype(np.float32))
-    assert torch.equal(taught.image, image)
+    found = taught(CachedTeacher(loaded), batch, SEEN)
+    assert found.cls.dtype == torch.float32
+    np.testing.assert_array_equal(found.cls.numpy(), stored[[5, 0, 5], 0].astype(np.float32))
+    assert torch.equal(found.image, image)
 
 
 @pytest.mark.parametrize(("dtype", "reserved"), [("uint8", 255), ("uint16", 65535)])
@@ -162,5 +168,41 @@ def test_cached_teacher_reads_pseudo_labels_of_either_width(dtype, reserved):
     label = np.array([[[[0, 254], [reserved, 1]]]], dtype)
     loaded = SimpleNamespace(cls=np.zeros((1, 1, 2), np.float16), label=label)
     batch = Batch(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), -1), torch.tensor([0]), torch.tensor([0]))
-    target = CachedTeacher(loaded, SEEN)(batch).target
+    target = taught(CachedTeacher(loaded), batch, SEEN).target
     assert target.tolist() == [[[SEEN, SEEN + 254], [-1, SEEN + 1]]]
+
+
+def test_an_image_comes_as_each_of_its_views_over_time_and_always_once_an_epoch():
+    stream = Stream(40, 4, 40, 0)
+    epochs = [stream.batch(step) for step in range(12)]
+    for epoch in epochs:
+        assert sorted(draw.item for draw in epoch) == list(range(40))
+    seen = np.zeros((40, 4), int)
+    for epoch in epochs:
+        for draw in epoch:
+            seen[draw.item, draw.view] += 1
+    assert ((seen > 0).sum(axis=1) > 1).all()
+    assert (seen.sum(axis=0) > 80).all()
+    assert [draw.place for draw in epochs[1]] == list(range(40, 80))
+
+
+def test_one_view_keeps_the_order_it_always_had():
+    order = np.random.default_rng((3, 0)).permutation(10)
+    assert [(draw.item, draw.view) for draw in Stream(10, 1, 10, 3).batch(0)] == [(int(i), 0) for i in order]
+
+
+def test_colours_change_with_the_place_in_the_stream_and_geometry_never_does(material):
+    dataset, split, loaded = material
+    plain, changed = ViewSet(dataset, split, loaded, 64), ViewSet(dataset, split, loaded, 64, photometric=7)
+    pictures = [changed[at(0, place=place)] for place in range(12)]
+    assert len({pixels.numpy().tobytes() for pixels, *_ in pictures}) > 6
+    for pixels, seen, *_ in pictures:
+        assert torch.equal(seen, plain[at(0)][1])
+        assert pixels.shape == plain[at(0)][0].shape
+    assert torch.equal(changed[at(0, place=5)][0], pictures[5][0])
+    # a constant picture stays constant, and a grey one grey: no pixel looks at another
+    flat = torch.full((3, 8, 8), 90, dtype=torch.uint8)
+    for seed in range(20):
+        found = distort(flat, np.random.default_rng(seed))
+        assert (found == found[:, :1, :1]).all()
+        assert (found[0].int() - found[1].int()).abs().max() <= 1

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from refusals import refused
 from safetensors.torch import save_file
 from torch import nn
 
-from data_cache.errors import UsageError
+from data_cache.errors import UsageError, UserError
 from trainer.config import TrainConfig
 from trainer.memory import ADAM_BYTES, estimated_memory
 from trainer.mscan import ENCODERS, MSCAN, MultiScaleAttention
@@ -111,11 +112,14 @@ def test_position_tables_of_swin_do_not_decay():
     assert all(id(table) in still for table in tables)
 
 
-@pytest.mark.parametrize("form", ["published", "plain"])
+@pytest.mark.parametrize("form", ["published", "openmmlab", "plain"])
 def test_encoder_weights_load_from_a_local_file_as_published_or_plain(tmp_path, form):
     torch.manual_seed(1)
     state = MSCAN(**ENCODERS["mscan_t"]["params"]).state_dict()
-    if form == "published":
+    if form == "openmmlab":
+        file = tmp_path / "mscan_t.pth"
+        torch.save({name.replace("mlp.dwconv.dwconv", "mlp.dwconv"): value for name, value in state.items()}, file)
+    elif form == "published":
         file = tmp_path / "mscan_t.pth"
         named = {f"backbone.{name}": value for name, value in state.items()}
         torch.save({"state_dict": named | {"head.weight": torch.zeros(1000, 256)}, "epoch": 300}, file)
@@ -124,6 +128,34 @@ def test_encoder_weights_load_from_a_local_file_as_published_or_plain(tmp_path, 
         save_file(state, file)
     found = Segmenter("segnext", "mscan_t", str(file), 8).network.encoder.state_dict()
     assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_swin_s_weights_load_from_a_file_that_timm_wrote(tmp_path):
+    state = timm.create_model(SWIN.removeprefix("tu-"), pretrained=False).state_dict()
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    found = Segmenter("upernet", SWIN, str(tmp_path / "swin.pth"), 8).network.encoder.model.state_dict()
+    assert torch.equal(found["layers_2.blocks.3.mlp.fc1.weight"], state["layers.2.blocks.3.mlp.fc1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "words"),
+    [
+        (SWIN, "imagnet", "--encoder tu-swin"),
+        ("resnet18", "/nope/x.pth", "no such file"),
+        (SWIN, "x.pth", "no such file"),
+    ],
+)
+def test_weights_that_can_only_be_a_mistake_are_not_taken_for_a_default(encoder, weights, words):
+    with pytest.raises(UserError, match=words):
+        Segmenter("upernet", encoder, weights, 8)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "width"), [("mscan_t", 256), ("mscan_s", 256), ("mscan_b", 512), ("mscan_l", 1024)]
+)
+def test_the_decoder_is_as_wide_as_published_for_each_size(encoder, width):
+    with torch.device("cpu"):
+        assert Segmenter("segnext", encoder, "none", 8).network.decoder.ham.bases.shape == (width, 16)
 
 
 def test_mscan_has_no_downloadable_weights_and_says_so():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from test_evaluate import CHANNELS, CLASSES, SIDE, SPLIT, Drawn, Paletted, striped
 
 from data_cache.splits import Split
@@ -90,6 +91,17 @@ def test_hidden_labels_and_what_is_said_of_their_pixels_do_not_change_the_picked
     assert pick_gamma(Leading(leads), Drawn(void)) == picked
     elsewhere = [np.where(label < 2, lead, 9.0) for label, lead in zip(labels, leads, strict=True)]
     assert pick_gamma(Leading(elsewhere), Drawn(labels)) == picked
+
+
+@pytest.mark.parametrize("label", [[[2, 255]], [[1, 1]]])
+def test_images_that_teach_nothing_are_refused_in_one_line(label):
+    labels = np.array(label, np.uint8)
+    refused(lambda: pick_gamma(Leading([np.array([[-1.0, -1.0]])]), Drawn([labels])), "--pick-gamma")
+
+
+def test_images_without_a_label_map_are_left_out_of_the_choice():
+    label, lead = np.array([[0, 255]], np.uint8), np.array([[-2.1, 1.0]])
+    assert pick_gamma(Leading([lead]), Drawn([None, label])) == pick_gamma(Leading([lead]), Drawn([label])) == 2.0
 
 
 def test_text_features_need_not_be_normalised():

@@ -1,0 +1,111 @@
+"""The commands that run whole experiments: parse, call one function, print."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.console import bar, say_note, show
+from experiments.options import (
+    CACHE,
+    CLIP,
+    DATA,
+    LOSSES,
+    RUN,
+    Dense,
+    Device,
+    Failures,
+    ImageSize,
+    Json,
+    Limit,
+    Root,
+    Student,
+    Views,
+    ViewSeed,
+    Weights,
+    given_of,
+    setting,
+)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where caches, runs and the picture go.", rich_help_panel=RUN)] = Path(
+        "runs/demo"
+    ),
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Also without GLM, without PLM, and CLIP alone.", rich_help_panel=RUN),
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Training scenes; 2000 by default.", rich_help_panel=DATA)] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Parameter updates; some minutes' worth by default.", rich_help_panel=RUN)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the student.", rich_help_panel=RUN)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show the whole method at work on drawn scenes, offline, in minutes: precompute, train, evaluate."""
+    from experiments.demo import ALL_VARIANTS, STUDENT, Demo, run
+
+    bars = bar("the same command goes on")
+    student = replace(STUDENT, seed=seed, iterations=STUDENT.iterations if iterations is None else iterations)
+    images = Demo.images if limit is None else limit
+    report = run(Demo(out, student, images, variants=ALL_VARIANTS if compare else ()), bars)
+    show(report.as_json() if as_json else str(report))
+
+
+def reproduce(
+    benchmark: Annotated[str, typer.Argument(help="voc, context, coco or context-ablation.")],
+    student: Student = None,
+    root: Root = None,
+    test_on: Annotated[
+        str | None,
+        typer.Option(help="Evaluate on voc or context instead: a row of Table 2.", rich_help_panel=DATA),
+    ] = None,
+    test_root: Annotated[Path | None, typer.Option(help="Root of that dataset.", rich_help_panel=DATA)] = None,
+    limit: Limit = None,
+    clip: CLIP = None,
+    clip_weights: Weights = None,
+    image_size: ImageSize = None,
+    views: Views = None,
+    view_seed: ViewSeed = None,
+    dense: Dense = None,
+    encoder_weights: Annotated[str | None, setting("encoder_weights", "Student", preset=True)] = None,
+    size: Annotated[int | None, setting("size", "Student", preset=True)] = None,
+    iterations: Annotated[int | None, setting("iterations", RUN, preset=True)] = None,
+    batch_size: Annotated[int | None, setting("batch_size", RUN, preset=True)] = None,
+    loss_stride: Annotated[int | None, setting("loss_stride", LOSSES, preset=True)] = None,
+    checkpoint_every: Annotated[int | None, setting("checkpoint_every", RUN, preset=True)] = None,
+    seed: Annotated[int | None, setting("seed", RUN, preset=True)] = None,
+    workers: Annotated[int | None, setting("workers", RUN, preset=True)] = None,
+    device: Device = None,
+    cache: Annotated[Path | None, typer.Option(help="Of its own by default.", rich_help_panel=CACHE)] = None,
+    max_failures: Failures = 0.01,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", rich_help_panel=RUN)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.", rich_help_panel=RUN)] = False,
+    as_json: Json = False,
+) -> None:
+    """Precompute, train and evaluate a row of the paper's tables, and print the paper's row beside it."""
+    ours = (
+        "benchmark",
+        "student",
+        "root",
+        "test_on",
+        "test_root",
+        "limit",
+        "max_failures",
+        "out",
+        "dry_run",
+        "as_json",
+    )
+    given = given_of(locals(), *ours, "ours")
+    from experiments import reproduce as rows
+
+    wanted = rows.Reproduction(benchmark, student, root, out, test_on, test_root, limit, max_failures, given)
+    if dry_run:
+        told = rows.dry_run(wanted, say_note)
+        show(told if as_json else "\n".join(f"{name}: {json.dumps(value)}" for name, value in told.items()))
+        return
+    row = rows.reproduce(wanted, bar("the same command goes on"), say_note)
+    show(row.as_json() if as_json else str(row))

@@ -1,0 +1,126 @@
+"""New masks from cached dense tokens, without CLIP: another entry under masks/ beside those that are there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_cache.datasets.base import Dataset
+from data_cache.errors import UsageError, UserError
+from data_cache.lock import writer_lock
+from data_cache.schema import reserved_label
+from data_cache.splits import make_split
+from data_cache.store import MASKS, OK, Cache
+from data_cache.views import View, replay_label
+from pipeline.live import photographs
+from pipeline.masks import Masker
+from pipeline.workers import run_shards
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What `cluster` is asked for; None is what stage 1's own mask set has."""
+
+    cache: Path
+    name: str
+    root: Path | None = None
+    unseen: str | None = None
+    windows: tuple[int, ...] | None = None
+    threshold: float | None = None
+    updates: int | None = None
+    kmeans: str = "auto"
+
+    @property
+    def images(self) -> int:
+        """Images of the cache. Raises UserError if it is none."""
+        return Cache(self.cache).layout.images
+
+
+def window_sizes(text: str) -> tuple[int, ...]:
+    """Window sizes from "3,7". Raises UsageError for anything but positive whole numbers."""
+    sides = text.split(",")
+    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(f"--windows {text}: must be positive whole numbers with commas between")
+    return tuple(map(int, sides))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resolved clustering, small enough to travel."""
+
+    cache: Path
+    name: str
+    dataset: Dataset
+    masker: Masker
+
+    def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
+        """Cluster one shard and write its masks."""
+        cache = Cache(self.cache, mode="r+")
+        span, (h, w), size = cache.layout.span(shard), cache.layout.grid, cache.fingerprint["clip"]["image_size"]
+        images, views = span.stop - span.start, cache.layout.views
+        label = np.full((images, views, h, w), reserved_label(self.masker.dtype), self.masker.dtype)
+        count = np.zeros((images, views), np.int32)
+        for row, index in enumerate(range(span.start, span.stop)):
+            if cache.group["image/status"][index] == OK:
+                whole = self._label(cache, index)
+                dense, box, flip = cache.dense(index), cache.group["view/box"][index], cache.group["view/flip"][index]
+                for view in range(views):
+                    top, left, bottom, right = (int(edge) for edge in box[view])
+                    geometry = View((top, left, bottom, right), bool(flip[view]))
+                    shown = None if whole is None else replay_label(whole, geometry, size)
+                    label[row, view], count[row, view] = self.masker(dense[view], shown)
+            tell(1)
+        cache.write_masks(shard, label, count, self.name)
+        return {}
+
+    def _label(self, cache: Cache, index: int) -> np.ndarray | None:
+        if self.dataset.digest(index)[1] != cache.group["image/label_hash"][index]:
+            raise UserError(
+                f"{self.dataset.path(index)}: its label map changed since it was cached; restore it, or precompute "
+                "again into another --cache"
+            )
+        return self.dataset.label(index)
+
+
+def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) -> int:
+    """Cluster what is not clustered yet; returns how many images. `tell` hears of images done.
+
+    Killed at any instant and called again, it goes on with the unfinished shards.
+
+    Raises:
+        UsageError: the name is taken by masks of other settings, or a setting is impossible.
+        UserError: the cache has no dense tokens or unfinished features, or the photographs are not its own.
+
+    """
+    cache = Cache(wanted.cache, mode="r+")
+    if not wanted.name.isidentifier():
+        raise UsageError(f"--name {wanted.name!r}: letters, digits and _ only")
+    if cache.layout.dense == "none":
+        raise UserError(f"{cache.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
+    if cache.pending(MASKS):
+        raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
+    job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root), _masker(wanted, cache))
+    with writer_lock(wanted.cache):
+        if wanted.name not in cache.masks:
+            cache.add_masks(wanted.name, job.masker.attributes())
+        cache = Cache(wanted.cache, mode="r+")
+        cache.require_masks(wanted.name, job.masker.attributes())
+        pending = cache.pending(wanted.name)
+        for _ in run_shards(job, pending, tell):
+            pass
+    return cache.layout.images_in(pending)
+
+
+def _masker(wanted: Clustering, cache: Cache) -> Masker:
+    about = cache.mask_attributes(MASKS)
+    classes = cache.texts().classes
+    unseen = ",".join(about["unseen"]) if wanted.unseen is None else wanted.unseen
+    return Masker(
+        make_split(cache.fingerprint["dataset"]["name"], classes, unseen),
+        cache.layout.grid,
+        tuple(about["windows"]) if wanted.windows is None else wanted.windows,
+        about["threshold"] if wanted.threshold is None else wanted.threshold,
+        about["updates"] if wanted.updates is None else wanted.updates,
+        wanted.kmeans,
+    )

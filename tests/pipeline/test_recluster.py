@@ -1,0 +1,180 @@
+"""New masks from cached dense tokens: the same ones for the same settings, others beside them, and int8 for half."""
+
+import numpy as np
+import pytest
+from command_line import in_a_process
+from refusals import refused
+from tiny_world import CLASSES, CONFIG, draw_folder
+
+from data_cache.errors import UsageError
+from data_cache.store import Cache, quantised
+from data_cache.views import Cropping
+from pipeline.precompute import Settings, execute, plan
+from pipeline.recluster import Clustering, recluster, window_sizes
+from pipeline.weights import CLIPSource
+
+IMAGES, VIEWS, SCENES = 9, 2, 100
+
+
+@pytest.fixture
+def root(tmp_path):
+    return draw_folder(tmp_path / "own", IMAGES, {2}, set(), {5})
+
+
+def precomputed(root, dense="float16", name="c.zarr", source=None):
+    source = source or CLIPSource(str(CONFIG), "random")
+    settings = Settings(
+        "folder",
+        root.parent / name,
+        root,
+        clip=source,
+        device="cpu",
+        shard=4,
+        dense=dense,
+        unseen="tree",
+        cropping=Cropping(VIEWS),
+    )
+    execute(plan(settings))
+    return settings.cache
+
+
+def labels(cache, name):
+    opened = Cache(cache)
+    return opened.group[f"masks/{name}/label"][:], opened.group[f"masks/{name}/count"][:]
+
+
+def test_the_original_settings_give_the_original_masks_bit_for_bit(root):
+    cache = precomputed(root)
+    assert recluster(Clustering(cache, "again")) == IMAGES
+    for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert Cache(cache).mask_attributes("again") == Cache(cache).mask_attributes("default")
+
+
+def test_other_settings_and_splits_live_side_by_side_and_leave_the_first_alone(root):
+    cache = precomputed(root)
+    before = labels(cache, "default")
+    recluster(Clustering(cache, "coarse", threshold=0.2))
+    recluster(Clustering(cache, "other", unseen=CLASSES[0], windows=(2, 4)))
+    opened = Cache(cache)
+    assert opened.masks == ["coarse", "default", "other"]
+    assert labels(cache, "coarse")[1].sum() < before[1].sum()
+    assert opened.mask_attributes("other")["unseen"] == [CLASSES[0]]
+    assert opened.mask_attributes("other")["windows"] == [2, 4]
+    assert ((labels(cache, "other")[0] == 255) != (before[0] == 255)).any()
+    for one, other in zip(labels(cache, "default"), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name in opened.masks:
+        loaded = opened.load(name)
+        assert (loaded.label[2] == 255).all()  # the image that failed
+
+
+def test_a_name_that_is_taken_by_other_settings_is_refused_and_by_the_same_ones_done(root):
+    cache = precomputed(root)
+    recluster(Clustering(cache, "coarse", threshold=0.2))
+    assert recluster(Clustering(cache, "coarse", threshold=0.2)) == 0
+    refused(lambda: recluster(Clustering(cache, "coarse", threshold=0.3)), "threshold: 0.2 there, 0.3", kind=UsageError)
+    refused(lambda: recluster(Clustering(cache, "../x")), "--name", kind=UsageError)
+
+
+def test_without_dense_tokens_there_is_nothing_to_cluster(root):
+    refused(lambda: recluster(Clustering(precomputed(root, "none"), "again")), "--dense float16")
+
+
+def test_a_label_map_that_changed_is_told(root):
+    cache = precomputed(root)
+    file = root / "labels/00.png"
+    file.write_bytes((root / "labels/01.png").read_bytes())
+    refused(lambda: recluster(Clustering(cache, "again")), "00", "changed since it was cached")
+
+
+KILL = """
+import os, signal
+from data_cache.store import Cache
+from data_cache import schema, store
+def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        KILL + "store.seal = die\n",
+        KILL + "shutil = schema.shutil; copy = shutil.copyfile; schema.metadata_hash = die\n",
+        KILL + "write = Cache.write_masks\nCache.write_masks = lambda s, n, *a: die() if n == 1 else write(s, n, *a)\n",
+    ],
+    ids=["arrays-before-seal", "within-seal", "second-shard"],
+)
+def test_killed_at_any_instant_the_cache_stays_whole_and_the_same_command_finishes(root, instant):
+    cache = precomputed(root)
+    command = ("cluster", cache, "--name", "again")
+    assert in_a_process(*command, prelude=instant).returncode == -9
+    assert Cache(cache).load("default").ok.sum() == IMAGES - 1
+    told = in_a_process(*command)
+    assert told.returncode == 0, told.stderr
+    for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert Cache(cache).check_files()[1] == []
+
+
+@pytest.mark.parametrize("windows", ["3,x", "0", "", "3;7", "-1"])
+def test_windows_that_are_no_numbers_are_usage_errors(windows):
+    refused(lambda: window_sizes(windows), "--windows", kind=UsageError)
+
+
+# -- int8 -------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_in_8_bits_is_off_by_half_a_step_of_its_own_scale_at_most():
+    tokens = np.random.default_rng(0).normal(size=(3, 4, 64)) * np.array([1e-4, 1, 3000])[:, None, None]
+    tokens[1, 2] = 0
+    values, scale = quantised(tokens.astype(np.float16))
+    assert values.dtype == np.int8
+    step = np.abs(tokens).max(axis=-1) / 127
+    np.testing.assert_allclose(scale, step, rtol=2e-3, atol=1e-9)
+    error = np.abs(values * scale[..., None] - tokens.astype(np.float16))
+    assert (error <= 0.501 * scale[..., None]).all()
+    assert not values[1, 2].any()
+
+
+def rand_index(a, b):
+    """The adjusted Rand index of two labellings, by its definition over pairs."""
+    table = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(table, (a, b), 1)
+
+    def pairs(n):
+        return (n * (n - 1) / 2).sum()
+
+    total = pairs(np.array([len(a)]))
+    expected = pairs(table.sum(0)) * pairs(table.sum(1)) / total
+    most = (pairs(table.sum(0)) + pairs(table.sum(1))) / 2
+    return 1.0 if most == expected else (pairs(table) - expected) / (most - expected)
+
+
+def test_int8_tokens_of_the_tiny_clip_keep_directions_and_masks_in_half_the_bytes(tmp_path):
+    caches = {}
+    for dense in ("float16", "int8"):
+        settings = Settings(
+            "scenes", tmp_path / f"{dense}.zarr", clip=CLIPSource("tiny"), limit=SCENES, dense=dense, device="cpu"
+        )
+        execute(plan(settings)).check(0)
+        recluster(Clustering(settings.cache, "again"))
+        caches[dense] = Cache(settings.cache)
+    exact, rough = caches["float16"], caches["int8"]
+    np.testing.assert_array_equal(exact.group["masks/default/label"][:], rough.group["masks/default/label"][:])
+    cosines, indices = [], []
+    for image in range(SCENES):
+        a, b = exact.dense(image).astype(np.float64), rough.dense(image).astype(np.float64)
+        cosines.append((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
+        one, other = (cache.group["masks/again/label"][image, 0].ravel() for cache in (exact, rough))
+        keep = one != 255
+        if keep.sum() > 1:
+            indices.append(rand_index(one[keep].astype(int), other[keep].astype(int)))
+    ratio = rough.bytes()["dense"] / exact.bytes()["dense"]
+    parts = np.quantile(indices, [0, 0.05, 0.25, 0.5]).round(3)
+    print(f"cosine {np.mean(cosines):.6f}, at least {np.min(cosines):.6f}; Rand index {np.mean(indices):.4f}, ")
+    print(f"least, 5 %, 25 %, median {parts}; bytes {ratio:.3f}")
+    assert np.mean(cosines) > 0.999
+    assert np.mean(indices) > 0.95
+    assert ratio < 0.52
+    assert len(indices) >= 64

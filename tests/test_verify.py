@@ -1,0 +1,61 @@
+"""verify: every file is read again, and the live teacher is asked once more."""
+
+import numpy as np
+import pytest
+from command_line import TINY, pictures
+
+from data_cache.store import Cache
+
+
+@pytest.fixture
+def cache(clipteacher, drawn, tmp_path):
+    path = tmp_path / "c.zarr"
+    clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", path, "--shard", 4, "--views", 3)
+    return path
+
+
+def test_a_sound_cache_is_called_sound_and_the_live_teacher_says_the_same(clipteacher, cache):
+    told = clipteacher.good("verify", cache, "--live", 10, "--device", "cpu", "--json").json
+    assert told["bad"] == []
+    assert told["files"] > 10
+    live = told["live"]
+    assert live["views"] == 10
+    assert live["cls_cosine_min"] > 0.9999
+    assert live["dense_cosine_min"] > 0.999
+    assert live["masks_equal"] > 0.98
+    assert "0 bad" in clipteacher.good("verify", cache).out
+
+
+def test_a_cache_of_other_features_is_found_out(clipteacher, cache):
+    group = Cache(cache, mode="r+").group
+    shard = group["cls"][:4]
+    group["cls"][:4] = shard[::-1]
+    told = clipteacher("verify", cache, "--json")
+    assert told.status == 1
+    assert "cls/c/0/0/0: damaged" in told.out
+
+
+@pytest.mark.parametrize("part", ["cls", "dense", "masks/default/label", "text", "image/id", "view/box"])
+def test_a_flipped_bit_and_a_lost_file_are_named(clipteacher, cache, part):
+    files = sorted(f for f in (cache / part).rglob("*") if f.is_file() and f.name != "zarr.json")
+    content = bytearray(files[0].read_bytes())
+    content[len(content) // 2] ^= 4
+    files[0].write_bytes(bytes(content))
+    files[-1].unlink() if len(files) > 1 else None
+    told = clipteacher("verify", cache)
+    assert told.status == 1
+    assert f"{files[0]}: damaged" in told.out
+    if len(files) > 1:
+        assert f"{files[-1]}: missing" in told.out
+    assert "delete it and run `precompute` again" in told.error
+
+
+def test_int8_and_no_dense_tokens_are_verified_too(clipteacher, drawn, tmp_path):
+    for dense in ("int8", "none"):
+        path = tmp_path / f"{dense}.zarr"
+        clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", path, "--dense", dense)
+        live = clipteacher.good("verify", path, "--live", 4, "--device", "cpu", "--json").json["live"]
+        assert (live["dense_cosine_mean"] is None) == (dense == "none")
+        if dense == "int8":
+            assert live["dense_cosine_mean"] > 0.999
+            assert np.isfinite(live["dense_cosine_min"])
