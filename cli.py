@@ -309,6 +309,7 @@ def verify(
 
 app.command()(commands.demo)
 app.command()(commands.reproduce)
+app.command()(commands.ablate)
 
 
 @app.command()

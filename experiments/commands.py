@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.console import bar, say_note, show
+from experiments.console import bar, say, say_note, show
 from experiments.options import (
     CACHE,
     CLIP,
@@ -109,3 +109,38 @@ def reproduce(
         return
     row = rows.reproduce(wanted, bar("the same command goes on"), say_note)
     show(row.as_json() if as_json else str(row))
+
+
+def ablate(
+    cache: Annotated[
+        Path | None, typer.Option(help="A cache with dense tokens; the demo's own by default.", rich_help_panel=DATA)
+    ] = None,
+    root: Root = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The full method's settings; the demo's, or the defaults.", rich_help_panel=RUN)
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="ROW,...", help="Which rows; all by default.", rich_help_panel=RUN)
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each row.", rich_help_panel=RUN)] = 3,
+    iterations: Annotated[int | None, setting("iterations", RUN, preset=True)] = None,
+    tested: Annotated[int | None, typer.Option(help="Only the first N test images.", rich_help_panel=DATA)] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, a thread each.", rich_help_panel=RUN)] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.", rich_help_panel=RUN)] = Path("runs/ablate"),
+    as_json: Json = False,
+) -> None:
+    """Train and measure the rows of the paper's ablation tables, and our own switches, over several seeds."""
+    from experiments import ablate as ablations
+    from experiments.demo import STUDENT, Demo
+    from experiments.stages import Clock, cached
+    from trainer.config import read_config
+
+    if cache is None:
+        cache = cached(Demo(out).settings("train", Demo.images), bar("the same command goes on"), Clock())
+        full = read_config(config, cache=cache) if config else replace(STUDENT, cache=str(cache))
+    else:
+        full = read_config(config, cache=cache)
+    full = replace(full, iterations=full.iterations if iterations is None else iterations)
+    names = tuple(ablations.VARIANTS) if rows is None else tuple(row.strip() for row in rows.split(","))
+    told = ablations.ablate(ablations.Ablation(full, out, names, seeds, tested, root), jobs, say)
+    show(told if as_json else ablations.markdown(told))

@@ -8,7 +8,7 @@ import pytest
 from command_line import STUDENT, TINY, in_a_process, pictures
 from PIL import Image
 
-COMMANDS = ("precompute", "train", "evaluate", "demo", "info")
+COMMANDS = ("precompute", "train", "evaluate", "cluster", "verify", "demo", "reproduce", "ablate", "info")
 
 
 @pytest.fixture

@@ -1,0 +1,215 @@
+"""Every row of the paper's ablation tables, and our own switches: trained, measured, and set in a table."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+from dask.distributed import Client, LocalCluster, as_completed
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.base import Dataset
+from data_cache.errors import UsageError
+from data_cache.store import Cache
+from experiments.presets import paper
+from experiments.stages import Clock, trained
+from pipeline.live import photographs
+from pipeline.recluster import Clustering, recluster
+from trainer.config import TrainConfig
+from trainer.evaluate import GAMMA, Predictor, evaluate
+from trainer.metrics import Metrics
+
+FULL = "full"
+GAMMAS = (0.0, GAMMA, 5.0)
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: what of the full method is changed.
+
+    Args:
+        table: where the paper has it, or `ours`.
+        train: settings of training.
+        cluster: settings of clustering; masks are then made anew from the cached dense tokens.
+
+    """
+
+    table: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+
+
+VARIANTS: Mapping[str, Variant] = {
+    FULL: Variant("full method"),
+    "no-nel": Variant("Table 3", {"nel": False}),
+    "no-ce": Variant("Table 3", {"ce": False}),
+    "no-glm": Variant("Table 3", {"glm": "off"}),
+    "no-generate": Variant("Table 3", {"generate": False}),
+    "glm-max": Variant("Table 4", {"glm": "max"}),
+    "glm-mean": Variant("Table 4", {"glm": "mean"}),
+    "vla-mlp": Variant("Table 5", {"vla": "mlp"}),
+    "vla-identity": Variant("Table 5", {"vla": "identity"}),
+    "pseudo-scope-batch": Variant("ours", {"pseudo_scope": "batch"}),
+    "logits-dot": Variant("ours", {"logits": "dot"}),
+    "nel-masked": Variant("ours", {"nel_ignore": "masked"}),
+    "loss-stride-1": Variant("ours", {"loss_stride": 1}),
+    "loss-stride-4": Variant("ours", {"loss_stride": 4}),
+    "bank-0": Variant("ours", {"bank": 0}),
+    "bank-4": Variant("ours", {"bank": 4}),
+    "weight-global-1": Variant("ours", {"weight_global": 1.0}),
+    "lambda-0.7": Variant("ours", cluster={"threshold": 0.7}),
+    "lambda-0.9": Variant("ours", cluster={"threshold": 0.9}),
+    "windows-3": Variant("ours", cluster={"windows": (3,)}),
+    "windows-7": Variant("ours", cluster={"windows": (7,)}),
+}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is to be compared.
+
+    Args:
+        config: the full method, its cache included.
+        out: folder of all runs.
+        rows: names of `VARIANTS`.
+        seeds: trainings of each, seeds 0, 1, ..
+        tested: only the first so many images of the split `val`.
+        root: of the dataset; where precompute found it by default.
+
+    """
+
+    config: TrainConfig
+    out: Path
+    rows: Sequence[str] = tuple(VARIANTS)
+    seeds: int = 3
+    tested: int | None = None
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [row for row in self.rows if row not in VARIANTS]:
+            raise UsageError(f"--rows {unknown[0]}: choose {', '.join(VARIANTS)}")
+        if self.seeds < 1:
+            raise UsageError(f"--seeds {self.seeds}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one row, small enough to travel."""
+
+    row: str
+    config: TrainConfig
+    folder: Path
+    images: Dataset
+
+    def __call__(self) -> dict[str, Any]:
+        """Train and measure, or read what was measured before with the same settings."""
+        wanted = asdict(self.config) | {"tested": len(self.images)}
+        file = self.folder / RESULT
+        if file.is_file() and (told := json.loads(file.read_text()))["settings"] == wanted:
+            return told
+        start, student = time.perf_counter(), trained(self.config, self.folder, _silent, Clock())
+        found = evaluate(Predictor(student), self.images, GAMMAS)
+        told = {
+            "row": self.row,
+            "seed": self.config.seed,
+            "minutes": (time.perf_counter() - start) / 60,
+            "settings": wanted,
+            "metrics": {f"{gamma:g}": found.at(gamma).summary for gamma in GAMMAS},
+        }
+        draft = file.with_suffix(".partial")
+        draft.write_text(json.dumps(told, indent=2) + "\n")
+        draft.replace(file)
+        return told
+
+
+def ablate(wanted: Ablation, jobs: int = 1, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Train and measure every row with every seed; interrupted, the same call goes on where it was.
+
+    `jobs` trainings run at a time, more than one in processes of Dask with one thread each. `tell` hears of each run.
+
+    Raises:
+        UsageError, UserError: what clustering, training and evaluation raise.
+
+    """
+    start, runs = time.perf_counter(), _runs(wanted)
+    results: dict[str, list[dict[str, Any]]] = {row: [] for row in wanted.rows}
+    for done, result in enumerate(_carried_out(runs, jobs), 1):
+        results[result["row"]].append(result)
+        hiou = 100 * result["metrics"][f"{GAMMA:g}"]["hIoU"]
+        name = f"{result['row']}, seed {result['seed']}"
+        tell(f"{done} of {len(runs)}: {name}: hIoU {hiou:.1f}, {result['minutes']:.1f} min")
+    for found in results.values():
+        found.sort(key=lambda result: result["seed"])
+    full = replace(wanted.config, cache=Path(wanted.config.cache or "").name)
+    told = {
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "full": asdict(full),
+        "rows": {
+            row: [{"seed": one["seed"], "minutes": one["minutes"], "metrics": one["metrics"]} for one in found]
+            for row, found in results.items()
+        },
+    }
+    (wanted.out / RESULT).write_text(json.dumps(told, indent=2) + "\n")
+    (wanted.out / "table.md").write_text(markdown(told) + "\n")
+    return told
+
+
+def markdown(told: Mapping[str, Any]) -> str:
+    """The rows in per cent, mean and standard deviation over seeds, the paper's figures beside those it has."""
+    columns = list(Metrics.COLUMNS)
+    lines = [f"| | | gamma | {' | '.join(Metrics.COLUMNS.values())} | paper |", "|---|---|---|" + "---|" * 5]
+    for row, found in told["rows"].items():
+        printed = paper()["ablations"].get(row, {})
+        for gamma in (f"{GAMMA:g}", *(f"{g:g}" for g in GAMMAS if g != GAMMA)):
+            values = 100 * np.array([[one["metrics"][gamma][name] for name in columns] for one in found])
+            spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(columns))
+            cells = [f"{mean:.1f} ± {one:.1f}" for mean, one in zip(values.mean(axis=0), spread, strict=True)]
+            same = printed and printed.get("gamma", GAMMA) == float(gamma)
+            theirs = "/".join(map(str, printed["figures"])) if same else ""
+            lines.append(f"| {VARIANTS[row].table} | {row} | {gamma} | {' | '.join(cells)} | {theirs} |")
+    return "\n".join(lines)
+
+
+def _runs(wanted: Ablation) -> list[Run]:
+    cache = Cache(Path(wanted.config.cache or ""))
+    about = cache.fingerprint["dataset"]
+    root = wanted.root or photographs(cache, None).root
+    images = open_dataset(about["name"], root, "val", wanted.tested)
+    runs = []
+    for row in wanted.rows:
+        variant, masks = VARIANTS[row], wanted.config.masks
+        if variant.cluster:
+            masks = row.replace("-", "_").replace(".", "_")
+            recluster(Clustering(cache.path, masks, wanted.root, **variant.cluster))
+        elif masks is None and len(cache.masks) > 1:
+            masks = "default"
+        for seed in range(wanted.seeds):
+            config = replace(wanted.config, **variant.train, seed=seed, masks=masks or "default")
+            runs.append(Run(row, config, wanted.out / f"{row}_{seed}", images))
+    return runs
+
+
+def _carried_out(runs: Sequence[Run], jobs: int) -> Iterator[dict[str, Any]]:
+    if jobs == 1:
+        yield from (run() for run in runs)
+        return
+    quiet = {f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")}
+    with (
+        dask.config.set(quiet),
+        LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
+        Client(cluster) as client,
+    ):
+        futures = [client.submit(run.__call__, pure=False, retries=0) for run in runs]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def _silent(verb: str, total: int, unit: str) -> AbstractContextManager[Callable[..., None]]:
+    # of many trainings, perhaps several at a time, one line a run is enough
+    return nullcontext(lambda *_, **__: None)
