@@ -261,7 +261,7 @@ def evaluate(
 @app.command()
 def cluster(
     cache: Annotated[Path, typer.Argument(help="A finished cache with dense tokens.")],
-    name: Annotated[str, typer.Option(help="Name of the mask set.", rich_help_panel=CACHE)] = "default",
+    name: Annotated[str, typer.Option(help="Name of the new mask set.", rich_help_panel=CACHE)],
     root: Root = None,
     unseen: Unseen = None,
     windows: Annotated[
@@ -277,7 +277,7 @@ def cluster(
     """Cluster the cached dense tokens anew, without CLIP, into another mask set. What is not given stays as it was."""
     from pipeline.recluster import Clustering, recluster, window_sizes
 
-    sides = window_sizes(windows) if windows else None
+    sides = None if windows is None else window_sizes(windows)
     wanted = Clustering(cache, name, root, unseen, sides, threshold, updates, kmeans)
     with progress("clustering", wanted.images, "images", "finished shards are kept") as advance:
         done = recluster(wanted, advance)
@@ -290,6 +290,7 @@ def verify(
     live: Annotated[
         int, typer.Option(metavar="K", min=0, help="Also ask CLIP about K random views again.", rich_help_panel=RUN)
     ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of views.", min=0, rich_help_panel=RUN)] = 0,
     masks: Annotated[str | None, setting("masks", CACHE)] = None,
     root: Root = None,
     clip: CLIP = None,
@@ -301,10 +302,13 @@ def verify(
     from experiments import verification
 
     with progress("asking", live, "views", "nothing was written") as advance:
-        told = verification.verify(cache, live, masks, root, clip, clip_weights, device or "auto", advance)
+        told = verification.verify(cache, live, masks, root, clip, clip_weights, device or "auto", seed, advance)
     show(told.as_json() if as_json else str(told))
     if told.bad:
-        raise UserError(f"{cache}: {len(told.bad)} of {told.files} files are bad; delete it and run `precompute` again")
+        raise UserError(
+            f"{cache}: {len(told.bad)} findings; finish what is not done, delete what is damaged and make it again: by "
+            "`precompute`, or by `cluster` for masks of another name than default"
+        )
 
 
 app.command()(commands.demo)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 import uuid
@@ -17,7 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from data_cache.errors import UserError
 
-FORMAT, VERSION = "clipteacher-cache", 1
+FORMAT, VERSION = "clipteacher-cache", 2
 Dense = Literal["float16", "int8", "none"]
 DENSE_BYTES = {"float16": (2, 0), "int8": (1, 4), "none": (0, 0)}
 """Bytes of a number, and of a token on top of its numbers (its scale)."""
@@ -167,7 +168,10 @@ def seal(path: Path) -> None:
         root["attributes"]["metadata_sha256"] = metadata_hash(copy)
     file = path / "zarr.json"
     draft = file.with_suffix(f".{uuid.uuid4().hex}.partial")
-    draft.write_text(json.dumps(root, indent=2))
+    with draft.open("w") as opened:
+        opened.write(json.dumps(root, indent=2))
+        opened.flush()
+        os.fsync(opened.fileno())  # it takes the place of the only copy
     draft.replace(file)
 
 

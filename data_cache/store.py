@@ -109,7 +109,7 @@ class Cache:
     def layout(self) -> Layout:
         """The sizes of the arrays."""
         n, v, c = self.group["cls"].shape
-        grid = next(iter(self.group["masks"].groups()))[1]["label"].shape[2:]
+        grid = self.group[f"masks/{MASKS}/label"].shape[2:]
         stored: Dense = "int8" if "dense_scale" in self.group else "float16"
         dense: Dense = stored if "dense" in self.group else "none"
         return Layout(n, v, c, grid, self.group["cls"].chunks[0], dense)
@@ -145,12 +145,12 @@ class Cache:
         return sorted(name for name, _ in self.group["masks"].groups())
 
     def mask_name(self, name: str | None) -> str:
-        """The mask set called `name`, or the only one. Raises UsageError if there is no such or no single one."""
-        if name is None and len(self.masks) == 1:
-            return self.masks[0]
+        """The mask set called `name`, or stage 1's own. Raises UsageError if there is no such."""
+        if name is None:
+            return MASKS
         if name not in self.masks:
-            wrong = f"no mask set named {name!r}" if name else "several mask sets"
-            raise UsageError(f"{self.path}: {wrong}; pass --masks with one of: {', '.join(self.masks)}")
+            known = ", ".join(self.masks)
+            raise UsageError(f"{self.path}: no mask set named {name!r}; pass --masks with one of: {known}")
         return name
 
     def mask_attributes(self, name: str) -> dict[str, Any]:
@@ -158,9 +158,14 @@ class Cache:
         return self.group[f"masks/{name}"].attrs.asdict()
 
     def add_masks(self, name: str, attributes: Mapping[str, Any]) -> None:
-        """Add an empty mask set. It is part of the cache once this returns; killed before, it never was."""
-        # what a killed call left behind is not in the consolidated metadata, and must not be written over
-        shutil.rmtree(self.path / "masks" / name, ignore_errors=True)
+        """Add an empty mask set. It is part of the cache once this returns; killed before, it never was.
+
+        Only for whoever is the cache's one writer, and who opened it as such.
+        """
+        # what killed calls left behind, under any name, must not be consolidated with the new set
+        for folder in (self.path / "masks").iterdir():
+            if folder.is_dir() and folder.name not in self.masks:
+                shutil.rmtree(folder)
         create_mask_arrays(zarr.open_group(self.path, mode="r+", use_consolidated=False), name, self.layout, attributes)
         seal(self.path)
 
@@ -221,13 +226,12 @@ class Cache:
         return self._journal(f"masks/{masks}").commit(*done, self._chunks(shard, names))
 
     def _write_dense(self, span: slice, dense: Float16[np.ndarray, "image view y x channel"]) -> None:
-        int8 = self.layout.dense == "int8"
+        values: np.ndarray = dense
+        if self.layout.dense == "int8":
+            values, self.group["dense_scale"][span] = quantised(dense)
+        # a view at a time: that much is assembled in memory for a shard file
         for view in range(self.layout.views):
-            values: np.ndarray = dense[:, view : view + 1]
-            if int8:
-                values, scale = quantised(values)
-                self.group["dense_scale"][span, view : view + 1] = scale
-            self.group["dense"][span, view : view + 1] = values
+            self.group["dense"][span, view : view + 1] = values[:, view : view + 1]
 
     def sweep(self) -> None:
         """Remove what a killed writer left half written. Only for whoever is the cache's one writer."""
@@ -240,10 +244,10 @@ class Cache:
         """What training needs, in memory. Raises UserError if shards are unfinished, lost or damaged."""
         features, clustered = self._both_records(masks)
         if pending := _unfinished(features, clustered):
-            raise UserError(
-                f"{self.path}: {len(pending)} of {self.layout.shards} shards are not done; run the same "
-                "`precompute` command again to finish them"
-            )
+            done = masks != MASKS and None not in features
+            cure = f"run `cluster` with --name {masks} again" if done else "run the same `precompute` command again"
+            missing = f"{len(pending)} of {self.layout.shards} shards are not done"
+            raise UserError(f"{self.path}: {missing}; {cure} to finish them")
         self._check_files([*self._journal("image").records(), *features, *clustered])
         return Loaded(
             ids=[str(name) for name in self._read("image/id")],
@@ -268,11 +272,19 @@ class Cache:
             raise UserError(f"{where} ({error}); delete the cache and run `precompute` again") from None
 
     def check_files(self) -> tuple[int, list[str]]:
-        """Read every file that any record promises; returns how many, and what is wrong with which."""
-        sets = (f"{kind}/{name}" for kind in ("masks", "text") for name, _ in self.group[kind].groups())
-        records = (record for part in ("", "image", *sets) for record in self._journal(part).records() if record)
-        stamps = {key: stamp for record in records for key, stamp in record.files.items()}
-        return len(stamps), bad_files(self.path, stamps)
+        """Read every file that any record promises; returns how many, and what is wrong with which, or not done."""
+        sets = [f"{kind}/{name}" for kind in ("masks", "text") for name, _ in self.group[kind].groups()]
+        stamps, found = {}, []
+        for part in ("", "image", *sets):
+            try:
+                records = self._journal(part).records()
+            except UserError as error:
+                found.append(str(error))
+                continue
+            if None in records:
+                found.append(f"{self.path / part}: {records.count(None)} of {len(records)} shards are not done")
+            stamps |= {key: stamp for record in records if record for key, stamp in record.files.items()}
+        return len(stamps), found + bad_files(self.path, stamps)
 
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""

@@ -53,8 +53,8 @@ class Cropping:
         if self.seed < 0:
             raise UsageError(f"--view-seed {self.seed}: must not be negative")
         for name, (low, high), limit in (("scale", self.scale, 1.0), ("ratio", self.ratio, np.inf)):
-            if not 0 < low <= high <= limit:
-                limits = f"above 0 and at most {limit:g}"
+            if not (0 < low <= high <= limit and np.isfinite(high)):
+                limits = "above 0" + (f", at most {limit:g}" if np.isfinite(limit) else "")
                 raise UsageError(f"--view-{name} {low:g},{high:g}: must be two rising numbers {limits}")
 
     def views(self, name: str, height: int, width: int) -> list[View]:

@@ -187,10 +187,8 @@ def _runs(wanted: Ablation) -> list[Run]:
         if variant.cluster:
             masks = row.replace("-", "_").replace(".", "_")
             recluster(Clustering(cache.path, masks, wanted.root, **variant.cluster))
-        elif masks is None and len(cache.masks) > 1:
-            masks = "default"
         for seed in range(wanted.seeds):
-            config = replace(wanted.config, **variant.train, seed=seed, masks=masks or "default")
+            config = replace(wanted.config, **variant.train, seed=seed, masks=masks)
             runs.append(Run(row, config, wanted.out / f"{row}_{seed}", images))
     return runs
 

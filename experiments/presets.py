@@ -28,6 +28,7 @@ TEACHER: Mapping[str, Any] = {
     "image_size": 512,
     # training reads CLS tokens and masks; the dense tokens of COCO alone would be 116 GiB
     "dense": "none",
+    "views": 4,
 }
 _TRAINING = {
     "size": 512,
@@ -56,7 +57,8 @@ class Preset:
 
     def precompute(self, changed: Mapping[str, Any]) -> dict[str, Any]:
         """Options of `precompute`, some of them changed. Another CLIP comes with its own weights and size."""
-        teacher = {"dense": TEACHER["dense"]} if "clip" in changed else TEACHER
+        own = ("clip", "clip_weights", "image_size")
+        teacher = {k: v for k, v in TEACHER.items() if k not in own} if "clip" in changed else TEACHER
         return {"dataset": self.dataset, "split": "train", "prompts": self.prompts, **teacher, **changed}
 
     def train(self, student: str | None = None) -> dict[str, Any]:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from data_cache.devices import resolve_device
 from data_cache.errors import UserError
+from data_cache.schema import reserved_label
 from data_cache.store import OK, Cache
 from pipeline.live import live_teacher
 
-SEED, AT_ONCE = 0, 8
+AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,10 @@ class Agreement:
     cls_cosine_min: float
     dense_cosine_mean: float | None
     dense_cosine_min: float | None
-    masks_equal: float
-    """Share of the tokens whose label is the same."""
+    ignored_equal: float
+    """Share of the tokens that are ignored in both, or in neither."""
+    masks_rand_index: float
+    """Mean adjusted Rand index of the masks on tokens ignored in both: 1 for equal masks, 0 for unrelated ones."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,10 @@ def verify(
     clip: str | None = None,
     weights: str | None = None,
     device: str = "auto",
+    seed: int = 0,
     tell: Callable[[int], None] = lambda _: None,
 ) -> Verdict:
-    """Read every file of a cache against its record, and ask the live teacher about `live` random views.
+    """Read every file of a cache against its record, and ask the live teacher about `live` views, drawn by `seed`.
 
     `tell` hears of views asked. Raises UserError if it is no cache, or the CLIP or the photographs are not its own.
     """
@@ -74,29 +78,44 @@ def verify(
     good = np.flatnonzero([status == OK for _, status in cache.statuses()])
     if not len(good):
         raise UserError(f"{path}: every image failed; there is nothing to ask about")
-    rng = np.random.default_rng(SEED)
-    image, view = rng.choice(good, live), rng.integers(loaded.cls.shape[1], size=live)
-    cls, dense, equal = [], [], []
-    for start in range(0, live, AT_ONCE):
+    views = loaded.cls.shape[1]
+    places = np.random.default_rng(seed).permutation(len(good) * views)[:live]
+    image, view = good[places // views], places % views
+    cls, dense, ignored, masks_alike = [], [], [], []
+    for start in range(0, len(places), AT_ONCE):
         some = slice(start, start + AT_ONCE)
-        answer = teacher.ask(image[some], view[some])
+        answer, stored = teacher.ask(image[some], view[some]), loaded.label[image[some], view[some]]
         cls.append(_cosine(answer.cls, loaded.cls[image[some], view[some]]))
-        equal.append((answer.label == loaded.label[image[some], view[some]]).mean(axis=(1, 2)))
+        for ours, theirs in zip(answer.label, stored, strict=True):
+            hidden = [labels != reserved_label(labels.dtype.name) for labels in (ours, theirs)]
+            ignored.append((hidden[0] == hidden[1]).mean())
+            masks_alike.append(rand_index(ours[hidden[0] & hidden[1]], theirs[hidden[0] & hidden[1]]))
         if cache.layout.dense != "none":
-            stored = np.stack([cache.dense(int(i))[v] for i, v in zip(image[some], view[some], strict=True)])
-            dense.append(_cosine(answer.dense, stored).ravel())
+            tokens = np.stack([cache.dense(int(i))[v] for i, v in zip(image[some], view[some], strict=True)])
+            dense.append(_cosine(answer.dense, tokens).ravel())
         tell(len(answer.cls))
-    tokens = np.concatenate(dense) if dense else None
-    both = np.concatenate(cls)
+    both, of_tokens = np.concatenate(cls), np.concatenate(dense) if dense else None
     agreement = Agreement(
-        live,
+        len(places),
         float(both.mean()),
         float(both.min()),
-        None if tokens is None else float(tokens.mean()),
-        None if tokens is None else float(tokens.min()),
-        float(np.concatenate(equal).mean()),
+        None if of_tokens is None else float(of_tokens.mean()),
+        None if of_tokens is None else float(of_tokens.min()),
+        float(np.mean(ignored)),
+        float(np.mean(masks_alike)),
     )
     return Verdict(files, bad, agreement)
+
+
+def rand_index(a: Int[np.ndarray, "token"], b: Int[np.ndarray, "token"]) -> float:
+    """Adjusted Rand index of two labellings (Hubert and Arabie): pairs on which they agree, less those by chance."""
+    if len(a) < 2:
+        return 1.0
+    table = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
+    np.add.at(table, (a, b), 1)
+    inside, rows, columns = (float((n * (n - 1) / 2).sum()) for n in (table, table.sum(axis=1), table.sum(axis=0)))
+    by_chance, most = rows * columns / (len(a) * (len(a) - 1) / 2), (rows + columns) / 2
+    return 1.0 if most == by_chance else (inside - by_chance) / (most - by_chance)
 
 
 def _cosine(a: Float[np.ndarray, "*row channel"], b: Float[np.ndarray, "*row channel"]) -> Float[np.ndarray, "*row"]:

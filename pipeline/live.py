@@ -114,7 +114,8 @@ def photographs(cache: Cache, root: Path | None) -> Dataset:
     where = root or (Path(recorded["root"]) if recorded["root"] else None)
     dataset = open_dataset(about["name"], where, about["split"], about["images"])
     if list(dataset.ids) != [str(name) for name in cache.group["image/id"][:]]:
-        raise UserError(f"{where}: not the images {cache.path} was made from; pass --root with the same dataset")
+        name = where or about["name"]
+        raise UserError(f"{name}: not the images {cache.path} was made from; pass --root with the same dataset")
     return dataset
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Shaped, UInt8
 
 from data_cache.datasets.base import VOID
+from data_cache.errors import UsageError
 from data_cache.schema import label_dtype, reserved_label
 from data_cache.splits import Split
 from pipeline.fusion import NOT_IGNORED, THRESHOLD, fuse
@@ -35,6 +36,15 @@ class Masker:
     threshold: float = THRESHOLD
     updates: int = UPDATES
     kmeans: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError, one line, for a setting that is none."""
+        if not -1 <= self.threshold <= 1:
+            raise UsageError(f"--threshold {self.threshold:g}: a cosine similarity is between -1 and 1")
+        if self.updates < 0:
+            raise UsageError(f"--updates {self.updates}: must not be negative")
+        if not self.windows or min(self.windows) < 1 or len(set(self.windows)) < len(self.windows):
+            raise UsageError(f"--windows {','.join(map(str, self.windows))}: must be different sizes of at least 1")
 
     @property
     def dtype(self) -> str:

@@ -1,21 +1,25 @@
 """New masks from cached dense tokens, without CLIP: another entry under masks/ beside those that are there."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError
 from data_cache.lock import writer_lock
 from data_cache.schema import reserved_label
-from data_cache.splits import make_split
+from data_cache.splits import Split, make_split
 from data_cache.store import MASKS, OK, Cache
 from data_cache.views import View, replay_label
 from pipeline.live import photographs
 from pipeline.masks import Masker
 from pipeline.workers import run_shards
+
+READ = ("image/status", "image/label_hash", "view/box", "view/flip")
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,21 @@ class Job:
         images, views = span.stop - span.start, cache.layout.views
         label = np.full((images, views, h, w), reserved_label(self.masker.dtype), self.masker.dtype)
         count = np.zeros((images, views), np.int32)
+        status, digest, box, flip = (cache.group[key][span] for key in READ)
         for row, index in enumerate(range(span.start, span.stop)):
-            if cache.group["image/status"][index] == OK:
-                whole = self._label(cache, index)
-                dense, box, flip = cache.dense(index), cache.group["view/box"][index], cache.group["view/flip"][index]
+            if status[row] == OK:
+                whole, dense = self._label(index, digest[row]), cache.dense(index)
                 for view in range(views):
-                    top, left, bottom, right = (int(edge) for edge in box[view])
-                    geometry = View((top, left, bottom, right), bool(flip[view]))
+                    top, left, bottom, right = (int(edge) for edge in box[row, view])
+                    geometry = View((top, left, bottom, right), bool(flip[row, view]))
                     shown = None if whole is None else replay_label(whole, geometry, size)
                     label[row, view], count[row, view] = self.masker(dense[view], shown)
             tell(1)
         cache.write_masks(shard, label, count, self.name)
         return {}
 
-    def _label(self, cache: Cache, index: int) -> np.ndarray | None:
-        if self.dataset.digest(index)[1] != cache.group["image/label_hash"][index]:
+    def _label(self, index: int, digest: str) -> UInt8[np.ndarray, "height width"] | None:
+        if self.dataset.digest(index)[1] != digest:
             raise UserError(
                 f"{self.dataset.path(index)}: its label map changed since it was cached; restore it, or precompute "
                 "again into another --cache"
@@ -94,7 +98,7 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
 
     """
     cache = Cache(wanted.cache, mode="r+")
-    if not wanted.name.isidentifier():
+    if not re.fullmatch(r"\w+", wanted.name):
         raise UsageError(f"--name {wanted.name!r}: letters, digits and _ only")
     if cache.layout.dense == "none":
         raise UserError(f"{cache.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
@@ -102,9 +106,11 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
     job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root), _masker(wanted, cache))
     with writer_lock(wanted.cache):
+        cache = Cache(wanted.cache, mode="r+")  # another call may have added a set while this one waited or looked
+        cache.sweep()
         if wanted.name not in cache.masks:
             cache.add_masks(wanted.name, job.masker.attributes())
-        cache = Cache(wanted.cache, mode="r+")
+            cache = Cache(wanted.cache, mode="r+")
         cache.require_masks(wanted.name, job.masker.attributes())
         pending = cache.pending(wanted.name)
         for _ in run_shards(job, pending, tell):
@@ -113,11 +119,12 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
 
 
 def _masker(wanted: Clustering, cache: Cache) -> Masker:
-    about = cache.mask_attributes(MASKS)
-    classes = cache.texts().classes
-    unseen = ",".join(about["unseen"]) if wanted.unseen is None else wanted.unseen
+    about, classes = cache.mask_attributes(MASKS), cache.texts().classes
+    name = cache.fingerprint["dataset"]["name"]
+    as_before = Split(classes, tuple(about["unseen"]))
+    split = as_before if wanted.unseen is None else make_split(name, classes, wanted.unseen)
     return Masker(
-        make_split(cache.fingerprint["dataset"]["name"], classes, unseen),
+        split,
         cache.layout.grid,
         tuple(about["windows"]) if wanted.windows is None else wanted.windows,
         about["threshold"] if wanted.threshold is None else wanted.threshold,

@@ -31,6 +31,7 @@ def test_a_preset_is_the_paper_s_settings(name, iterations, prompts, dataset):
     preset = preset_named(name)
     settings, config = settings_from(preset.precompute({})), TrainConfig(**preset.train())
     assert (settings.dataset, settings.asked.name, settings.clip.image_size) == (dataset, prompts, 512)
+    assert settings.cropping.count == 4
     assert (settings.clip.clip, settings.clip.weights) == ("ViT-B-16-quickgelu", "openai")
     wanted = {
         "iterations": iterations,
@@ -145,8 +146,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(clipteacher, coco, tmp_path
         "reproduce", "coco", "--root", tmp_path / "coco", "--student", student, "--dry-run", "--json"
     )
     plan = told.json
-    assert (plan["images"], plan["views"], plan["iterations"]) == (5, 1, 80000)
-    assert plan["cache_bytes"] == 5 * (512 * 2 + 32 * 32)
+    assert (plan["images"], plan["views"], plan["iterations"]) == (5, 4, 80000)
+    assert plan["cache_bytes"] == 5 * 4 * (512 * 2 + 32 * 32)
     low, high = plan["gpu_bytes_about"]
     assert 16 * plan["parameters"] < low < high
     assert (plan["tested"], plan["cache_exists"]) == (2, False)

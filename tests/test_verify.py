@@ -22,7 +22,8 @@ def test_a_sound_cache_is_called_sound_and_the_live_teacher_says_the_same(clipte
     assert live["views"] == 10
     assert live["cls_cosine_min"] > 0.9999
     assert live["dense_cosine_min"] > 0.999
-    assert live["masks_equal"] > 0.98
+    assert live["ignored_equal"] == 1
+    assert live["masks_rand_index"] > 0.9
     assert "0 bad" in clipteacher.good("verify", cache).out
 
 
@@ -59,3 +60,27 @@ def test_int8_and_no_dense_tokens_are_verified_too(clipteacher, drawn, tmp_path)
         if dense == "int8":
             assert live["dense_cosine_mean"] > 0.999
             assert np.isfinite(live["dense_cosine_min"])
+
+
+def test_more_views_than_there_are_is_all_of_them_and_another_seed_asks_others(clipteacher, cache):
+    everything = clipteacher.good("verify", cache, "--live", 99, "--device", "cpu", "--json").json["live"]
+    assert everything["views"] == 6 * 3
+    one, other = (
+        clipteacher.good("verify", cache, "--live", 3, "--seed", seed, "--device", "cpu", "--json").json["live"]
+        for seed in (0, 1)
+    )
+    assert one["dense_cosine_mean"] != other["dense_cosine_mean"] or one["cls_cosine_mean"] != other["cls_cosine_mean"]
+
+
+def test_shards_that_are_not_done_and_a_damaged_journal_are_findings_beside_all_others(clipteacher, cache):
+    Cache(cache, mode="r+").group["masks/default/journal"][1] = ""
+    told = clipteacher("verify", cache)
+    assert told.status == 1
+    assert "1 of 2 shards are not done" in told.out
+    journal = next(f for f in (cache / "journal/c").rglob("*") if f.is_file())
+    journal.write_bytes(b"rubbish")
+    lost = next(f for f in (cache / "masks/default/label/c").rglob("*") if f.is_file())
+    lost.unlink()
+    told = clipteacher("verify", cache)
+    assert "damaged journal record" in told.out
+    assert f"{lost}: missing" in told.out

@@ -20,7 +20,7 @@ from trainer.segmenter import Segmenter
 from trainer.words import Words
 
 FORMAT, VERSION = "clipteacher-checkpoint", 2
-MODEL, CARD, RESUME = "model.safetensors", "model.json", "resume.safetensors"
+MODEL, CARD, RESUME, ONLINE = "model.safetensors", "model.json", "resume.safetensors", "online"
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     folder = latest(path)
     try:
         card = json.loads((folder / CARD).read_text())
-        if (card["format"], card["version"]) != (FORMAT, VERSION):
-            raise UserError(f"{folder}: a checkpoint of another version; train again")
+        check_version(card, folder)
         config = TrainConfig(**card["config"])
         tensors = load_file(folder / MODEL)
         text = tensors.pop("text")
@@ -96,6 +95,12 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         raise UserError(f"{folder}: damaged or foreign checkpoint ({one_line(error)})") from None
     split = Split(tuple(card["classes"]), tuple(card["unseen"]))
     return Checkpoint(config, segmenter.to(device).eval(), split, text.to(device), card["size"], card["step"], card)
+
+
+def check_version(card: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError for a checkpoint of another version."""
+    if (card["format"], card["version"]) != (FORMAT, VERSION):
+        raise UserError(f"{folder}: a checkpoint of another version; train again")
 
 
 def card_of(config: TrainConfig, split: Split, size: int, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class TrainConfig:
 
     cache: str | None = _option(None, "The cache to train from; the only one in ./data_cache by default.")
     root: str | None = _option(None, "Root of the dataset; where precompute found it by default.")
-    masks: str | None = _option(None, "Name of the mask set; the only one by default.")
+    masks: str | None = _option(None, "Name of the mask set; the one precompute made by default.")
     arch: str = _option("segformer", "Student: segnext, or an architecture of segmentation_models_pytorch.")
     encoder: str = _option("mit_b0", "Its encoder (timm's as tu-NAME; mscan_t to mscan_l).")
     encoder_weights: str = _option("imagenet", "Encoder weights: imagenet, none, or the path of a state dict.")

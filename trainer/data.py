@@ -22,6 +22,9 @@ from trainer.losses import Taught
 from trainer.photometric import distort
 from trainer.plm import IGNORE
 
+PHOTOMETRIC = 1
+"""Sets the generators of colours apart from those of the stream, which share their seed."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -110,7 +113,7 @@ class ViewSet(TorchDataset):
         geometry = View((top, left, bottom, right), bool(self.flip[index, view]))
         pixels = torch.from_numpy(replay_image(image, geometry, self.size)).permute(2, 0, 1)
         if self.photometric is not None:
-            pixels = distort(pixels, np.random.default_rng((self.photometric, draw.place)))
+            pixels = distort(pixels, np.random.default_rng((self.photometric, draw.place, PHOTOMETRIC)))
         if label is None:
             return pixels, torch.full((self.size, self.size), IGNORE), index, view
         ranks = self.rank[replay_label(label, geometry, self.size)].astype(np.int64)

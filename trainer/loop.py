@@ -128,7 +128,8 @@ def train(
         learner, config.lr, config.head_lr, config.weight_decay, slow=learner.segmenter.network.encoder
     )
     peaks = [group["lr"] for group in groups]
-    card = checkpoint.card_of(config, material.split, material.size, material.about)
+    about = {**material.about, checkpoint.ONLINE: teacher is not None}
+    card = checkpoint.card_of(config, material.split, material.size, about)
     learner, optimizer = fabric.setup(learner, torch.optim.AdamW(groups))
     step = restore(out, learner.module, optimizer, card) if resume else 0
     teacher = teacher or CachedTeacher(material.loaded)

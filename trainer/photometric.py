@@ -1,7 +1,8 @@
 """Changes of colour that leave every pixel where it is: all that a cached teacher allows on top of its views."""
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -19,13 +20,17 @@ def distort(image: UInt8[Tensor, "3 height width"], rng: np.random.Generator) ->
     contrast, saturation = rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
     bright, contrasted, saturated, turned, early = rng.random(5) < CHANCE
     if bright:
-        image = (image.float() + brightness).round().clamp(0, 255).to(image.dtype)
+        image = _rounded(image.float() + brightness)
     if contrasted and early:
-        image = F.adjust_contrast(image, contrast)
+        image = _rounded(image.float() * contrast)
     if saturated:
         image = F.adjust_saturation(image, saturation)
     if turned:
         image = F.adjust_hue(image, hue)
     if contrasted and not early:
-        image = F.adjust_contrast(image, contrast)
+        image = _rounded(image.float() * contrast)
     return image
+
+
+def _rounded(image: Float[Tensor, "3 height width"]) -> UInt8[Tensor, "3 height width"]:
+    return image.round().clamp(0, 255).to(torch.uint8)

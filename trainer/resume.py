@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_cache.errors import UsageError, UserError, one_line
-from trainer.checkpoint import CARD, MODEL, RESUME, latest
+from trainer.checkpoint import CARD, MODEL, ONLINE, RESUME, check_version, latest
 from trainer.config import TrainConfig
 
-FREE_TO_CHANGE = {"device", "workers", "log_every", "checkpoint_every", "root", "cache"}
-"""Settings that a resumed run may change; of the cache, its content is compared."""
+FREE_TO_CHANGE = {"device", "workers", "log_every", "checkpoint_every", "root", "cache", "masks"}
+"""Settings that a resumed run may change; of the cache and its masks, the content is compared."""
 
 
 def resume_state(learner: Any, optimizer: Any) -> dict[str, Tensor]:
@@ -41,6 +41,7 @@ def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) ->
     folder = latest(run)
     try:
         stored = json.loads((folder / CARD).read_text())
+        check_version(stored, folder)
         _check_same(stored, card, run)
         tensors, weights = load_file(folder / RESUME), load_file(folder / MODEL)
         learner.segmenter.load_state_dict(_below("segmenter.", weights))
@@ -79,7 +80,11 @@ def _check_same(stored: Mapping[str, Any], card: Mapping[str, Any], run: Path) -
         if name not in FREE_TO_CHANGE and config.get(name) != value
     ]
     others = card.keys() - {"config", "recorded"}
-    changed += [f"the cache's {name}" for name in sorted(others) if card[name] != stored.get(name)]
+    changed += [
+        "--online" if name == ONLINE else f"the cache's {name}"
+        for name in sorted(others)
+        if card[name] != stored.get(name)
+    ]
     if changed:
         raise UsageError(f"--resume: {changed[0]} differs from the run in {run}; keep it, or pass another --out")
 

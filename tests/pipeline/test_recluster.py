@@ -9,6 +9,8 @@ from tiny_world import CLASSES, CONFIG, draw_folder
 from data_cache.errors import UsageError
 from data_cache.store import Cache, quantised
 from data_cache.views import Cropping
+from pipeline import recluster as module
+from pipeline.live import photographs
 from pipeline.precompute import Settings, execute, plan
 from pipeline.recluster import Clustering, recluster, window_sizes
 from pipeline.weights import CLIPSource
@@ -115,6 +117,69 @@ def test_killed_at_any_instant_the_cache_stays_whole_and_the_same_command_finish
     for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
         np.testing.assert_array_equal(one, other)
     assert Cache(cache).check_files()[1] == []
+
+
+ARRAYS = """
+from zarr import Group
+create = Group.create_array
+def dying(self, name, *a, **k):
+    if name == "{name}": die()
+    return create(self, name, *a, **k)
+Group.create_array = dying
+"""
+
+
+@pytest.mark.parametrize(
+    "instant", [ARRAYS.format(name=name) for name in ("label", "journal")] + ["store.seal = die\n"]
+)
+def test_what_a_killed_call_left_does_not_touch_a_set_of_another_name(root, instant):
+    cache = precomputed(root)
+    assert in_a_process("cluster", cache, "--name", "a", prelude=KILL + instant).returncode == -9
+    assert (cache / "masks/a").is_dir()
+    recluster(Clustering(cache, "b", threshold=0.3))
+    assert Cache(cache).masks == ["b", "default"]
+    recluster(Clustering(cache, "a", threshold=0.2))
+    assert Cache(cache).check_files()[1] == []
+    assert Cache(cache).load("a").ok.sum() == IMAGES - 1
+
+
+def test_a_call_that_waited_finds_the_set_another_one_made(root, monkeypatch):
+    cache = precomputed(root)
+
+    def meanwhile(*arguments):
+        monkeypatch.undo()
+        recluster(Clustering(cache, "same"))
+        return photographs(*arguments)
+
+    monkeypatch.setattr(module, "photographs", meanwhile)
+    assert recluster(Clustering(cache, "same")) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"threshold": float("nan")}, "--threshold"),
+        ({"threshold": 5.0}, "--threshold"),
+        ({"updates": -1}, "--updates"),
+        ({"windows": (3, 3)}, "--windows"),
+    ],
+)
+def test_impossible_settings_are_usage_errors_and_leave_nothing(root, given, word):
+    cache = precomputed(root)
+    refused(lambda: recluster(Clustering(cache, "new", **given)), word, kind=UsageError)
+    assert Cache(cache).masks == ["default"]
+
+
+def test_training_goes_on_with_stage_1_s_own_masks_when_others_were_added(root, clipteacher, tmp_path):
+    cache = precomputed(root)
+    run = ("--cache", cache, "--out", tmp_path / "run", "--iterations", 2, "--batch-size", 2, "--size", 64)
+    student = ("--arch", "fpn", "--encoder", "resnet18", "--encoder-weights", "none", "--workers", 0, "--device", "cpu")
+    clipteacher.good("train", *run, *student)
+    recluster(Clustering(cache, "fine", threshold=0.9))
+    clipteacher.good("train", "--out", tmp_path / "run", "--resume")
+    clipteacher.good("train", "--out", tmp_path / "run", "--resume", "--masks", "default")
+    assert "masks differs" in clipteacher("train", "--out", tmp_path / "run", "--resume", "--masks", "fine").error
+    assert "--online differs" in clipteacher("train", "--out", tmp_path / "run", "--resume", "--online").error
 
 
 @pytest.mark.parametrize("windows", ["3,x", "0", "", "3;7", "-1"])
