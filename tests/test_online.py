@@ -119,7 +119,7 @@ def test_whoever_forgets_flip_or_crop_no_longer_agrees(world, cached, tmp_path, 
     # the schedule depends on the number of updates: compare the first, before any of them
     found = steps(config, tmp_path / "wrong", teacher)[0]
     difference = np.abs(found - cached[0]) / np.abs(cached[0])
-    assert difference[TERMS.index(term)] > 0.01
+    assert difference[TERMS.index(term)] > 1e-3  # a hundred times what agreement is held to
 
 
 def test_masks_of_a_view_are_clustered_from_its_own_ignored_area(world):

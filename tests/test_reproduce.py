@@ -178,7 +178,7 @@ def test_a_row_goes_on_when_the_photographs_moved(clipteacher, coco, tmp_path):
 
 def test_a_cache_with_dense_tokens_serves_a_row_too(clipteacher, coco, tmp_path):
     clip = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
-    clipteacher.good("precompute", "--dataset", "coco", "--root", tmp_path / "coco", *clip)
+    clipteacher.good("precompute", "--dataset", "coco", "--root", tmp_path / "coco", "--views", 4, *clip)
     clipteacher.good("reproduce", *coco)
 
 
