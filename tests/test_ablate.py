@@ -43,9 +43,7 @@ def test_each_row_of_the_paper_s_tables_3_to_5_is_there():
     assert {VARIANTS[row].table for row in paper()["ablations"]} == {"full method", "Table 3", "Table 4", "Table 5"}
 
 
-def test_rows_and_seeds_become_a_table_of_means_and_spreads_with_the_paper_s_figures(
-    clipteacher, options, cache, tmp_path
-):
+def test_rows_and_seeds_become_a_table_with_the_paper_s_figures(clipteacher, options, cache, tmp_path):
     told = clipteacher.good("ablate", *options, "--rows", ROWS, "--json")
     assert "6 of 6" in told.err
     result = told.json
