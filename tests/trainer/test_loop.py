@@ -12,8 +12,9 @@ from scenery import draw_folder, make_cache
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError
-from trainer import checkpoint
+from trainer import checkpoint, loop
 from trainer.config import TrainConfig
+from trainer.data import Stream
 from trainer.evaluate import GAMMA, Predictor, evaluate
 from trainer.loop import schedule, train
 
@@ -233,3 +234,19 @@ def test_a_damaged_checkpoint_is_told_in_one_line(stopped, tmp_path, damage):
     file = checkpoint.latest(out) / damage
     file.write_bytes(file.read_bytes()[:100])
     refused(lambda: checkpoint.load(out, torch.device("cpu")), "damaged")
+
+
+def test_strict_compares_every_image_before_the_first_update_else_a_sample_is(tiny_config, tmp_path, monkeypatch):
+    root, cache = draw_folder(tmp_path / "photographs"), tmp_path / "c.zarr"
+    make_cache(root, cache)
+    monkeypatch.setattr(loop, "CHECKED", 1)
+    config = tiny_config(cache=str(cache), iterations=1, batch_size=1)
+    drawn = Stream(8, 1, 1, config.seed).batch(0)[0].item
+    victim = next(item for item in (5, 6) if item != drawn)
+    (root / f"images/{victim}.png").write_bytes((root / "images/1.png").read_bytes())
+    train(config, tmp_path / "sampled")
+    refused(lambda: train(config, tmp_path / "strict", strict=True), f"{victim}.png", "changed since it was cached")
+    assert not (tmp_path / "strict").exists()
+    (root / "images/0.png").write_bytes((root / "images/1.png").read_bytes())
+    refused(lambda: train(config, tmp_path / "again"), "0.png", "changed since it was cached")
+    assert not (tmp_path / "again").exists()
