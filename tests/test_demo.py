@@ -118,7 +118,7 @@ def test_heat_is_brightest_where_the_weight_is_greatest():
 
 @pytest.mark.slow
 def test_at_full_length_the_demo_shows_what_the_paper_shows(tmp_path):
-    """Nine minutes on two cores. Margins are half of what was seen there, or less."""
+    """Ten minutes on two cores. Margins are half of what was seen there, or less."""
     report = run(Demo(tmp_path, replace(STUDENT, device="cpu"), variants=ALL_VARIANTS), Bars())
     print(report)
     without = report.compared
