@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from data_cache.errors import UsageError
@@ -21,6 +21,12 @@ class View:
 
     box: tuple[int, int, int, int]
     flip: bool = False
+
+    @classmethod
+    def stored(cls, box: Int[np.ndarray, "4"], flip: bool) -> "View":
+        """The view whose geometry a cache holds."""
+        top, left, bottom, right = (int(edge) for edge in box)
+        return cls((top, left, bottom, right), bool(flip))
 
 
 def whole(height: int, width: int) -> View:

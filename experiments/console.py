@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from data_cache.datasets.base import Dataset
@@ -47,13 +48,7 @@ def show(value: Any) -> None:
 
 def bar(interrupted: str) -> Callable[..., Any]:
     """Progress bars (`experiments.stages.Progress`); Ctrl-C under one says what was `interrupted`."""
-
-    @contextmanager
-    def opened(verb: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-        with progress(verb, total, unit, interrupted) as advance:
-            yield advance
-
-    return opened
+    return partial(progress, interrupted=interrupted)
 
 
 @contextmanager

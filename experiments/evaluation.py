@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ class Result:
     evaluation: Evaluation
     gammas: tuple[float, ...]
     picked: float | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -91,9 +90,8 @@ def measure(asked: Asked, progress: Progress, note: Callable[[Dataset], None] = 
     if asked.pick_gamma:
         picked = pick(student, asked, progress)
         gammas = tuple(dict.fromkeys((*gammas, picked)))
-    clock = Clock()
-    found = measured(Predictor(student, asked.sliding, words), images, gammas, progress, clock)
-    return Result(found, asked.gamma, picked, clock.seconds)
+    found = measured(Predictor(student, asked.sliding, words), images, gammas, progress, Clock())
+    return Result(found, asked.gamma, picked)
 
 
 def pick(student: Checkpoint, asked: Asked, progress: Progress) -> float:

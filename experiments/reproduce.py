@@ -24,7 +24,6 @@ from trainer.memory import estimated_memory
 from trainer.metrics import Metrics
 from trainer.segmenter import Segmenter, check_size
 
-MAX_FAILURES = 0.01
 CLIP_OPTIONS = ("clip", "clip_weights", "image_size")
 PLACES = {"cache", "root", "device", "workers", "log_every", "checkpoint_every", "seed", "limit", "shard", "kmeans"}
 """Settings that do not make a run another one than the paper's."""

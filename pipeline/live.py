@@ -74,8 +74,7 @@ class LiveTeacher:
         self, image: int, view: int
     ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"] | None]:
         pixels, label = self.dataset.load(int(image))
-        top, left, bottom, right = (int(edge) for edge in self.box[image, view])
-        geometry, size = View((top, left, bottom, right), bool(self.flip[image, view])), self.clip.image_size
+        geometry, size = View.stored(self.box[image, view], self.flip[image, view]), self.clip.image_size
         return replay_image(pixels, geometry, size), None if label is None else replay_label(label, geometry, size)
 
 

@@ -12,10 +12,10 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError
 from data_cache.lock import writer_lock
 from data_cache.schema import reserved_label
-from data_cache.splits import Split, make_split
+from data_cache.splits import make_split
 from data_cache.store import MASKS, OK, Cache
 from data_cache.views import View, replay_label
-from pipeline.live import photographs
+from pipeline.live import masker_of, photographs
 from pipeline.masks import Masker
 from pipeline.workers import run_shards
 
@@ -70,8 +70,7 @@ class Job:
             if status[row] == OK:
                 whole, dense = self._label(index, digest[row]), cache.dense(index)
                 for view in range(views):
-                    top, left, bottom, right = (int(edge) for edge in box[row, view])
-                    geometry = View((top, left, bottom, right), bool(flip[row, view]))
+                    geometry = View.stored(box[row, view], flip[row, view])
                     shown = None if whole is None else replay_label(whole, geometry, size)
                     label[row, view], count[row, view] = self.masker(dense[view], shown)
             tell(1)
@@ -119,15 +118,11 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
 
 
 def _masker(wanted: Clustering, cache: Cache) -> Masker:
-    about, classes = cache.mask_attributes(MASKS), cache.texts().classes
-    name = cache.fingerprint["dataset"]["name"]
-    as_before = Split(classes, tuple(about["unseen"]))
-    split = as_before if wanted.unseen is None else make_split(name, classes, wanted.unseen)
-    return Masker(
-        split,
-        cache.layout.grid,
-        tuple(about["windows"]) if wanted.windows is None else wanted.windows,
-        about["threshold"] if wanted.threshold is None else wanted.threshold,
-        about["updates"] if wanted.updates is None else wanted.updates,
-        wanted.kmeans,
+    classes, given = (
+        cache.texts().classes,
+        {name: getattr(wanted, name) for name in ("windows", "threshold", "updates")},
     )
+    if wanted.unseen is not None:
+        given["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, wanted.unseen).unseen
+    about = cache.mask_attributes(MASKS) | {name: value for name, value in given.items() if value is not None}
+    return masker_of(cache, about, classes, wanted.kmeans)

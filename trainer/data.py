@@ -109,8 +109,7 @@ class ViewSet(TorchDataset):
             image, label = self.dataset.load(index)
         except UserError as error:
             return error
-        top, left, bottom, right = (int(edge) for edge in self.box[index, view])
-        geometry = View((top, left, bottom, right), bool(self.flip[index, view]))
+        geometry = View.stored(self.box[index, view], self.flip[index, view])
         pixels = torch.from_numpy(replay_image(image, geometry, self.size)).permute(2, 0, 1)
         if self.photometric is not None:
             pixels = distort(pixels, np.random.default_rng((self.photometric, draw.place, PHOTOMETRIC)))
