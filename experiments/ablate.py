@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
-from dask.distributed import Client, LocalCluster, as_completed
+from dask.distributed import as_completed
 
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
@@ -20,6 +19,7 @@ from experiments.presets import paper
 from experiments.stages import Clock, trained
 from pipeline.live import photographs
 from pipeline.recluster import Clustering, recluster
+from pipeline.workers import dask_client
 from trainer.config import TrainConfig
 from trainer.evaluate import GAMMA, Predictor, evaluate
 from trainer.metrics import Metrics
@@ -197,12 +197,7 @@ def _carried_out(runs: Sequence[Run], jobs: int) -> Iterator[dict[str, Any]]:
     if jobs == 1:
         yield from (run() for run in runs)
         return
-    quiet = {f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")}
-    with (
-        dask.config.set(quiet),
-        LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0) as cluster,
-        Client(cluster) as client,
-    ):
+    with dask_client(jobs, processes=True) as client:
         futures = [client.submit(run.__call__, pure=False, retries=0) for run in runs]
         for future in as_completed(futures):
             yield future.result()

@@ -1,8 +1,10 @@
 """Who works the shards off: Dask. Today one worker inside this process; the same code serves a cluster."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import dask
@@ -40,20 +42,7 @@ def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]
     if not shards:
         return
     _STOP.clear()
-    with (
-        # Dask would serve HTTP to the whole network: keep what it insists on to this machine, and empty
-        dask.config.set({f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")}),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with dask_client(1, processes=False) as client:
         client.register_plugin(JobPlugin(job))
         client.subscribe_topic(PROGRESS, lambda event: tell(event[1]))
         # pure=False: a shard number must run again even if a scheduler remembers an equal task
@@ -66,6 +55,36 @@ def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]
             _STOP.set()
             client.cancel(futures)
             raise
+
+
+@contextmanager
+def dask_client(workers: int, *, processes: bool) -> Iterator[Client]:
+    """Dask on this machine: so many workers of one thread each, in this process or in their own.
+
+    Nothing is served but to this machine, and the environment is as it was afterwards.
+    """
+    # Dask would serve HTTP to the whole network: keep what it insists on to this machine, and empty
+    quiet = {f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")}
+    # it also leaves its workers' OMP_NUM_THREADS behind in this process, for all it starts later
+    before = dict(os.environ)
+    try:
+        with (
+            dask.config.set(quiet),
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=processes,
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _run(shard: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Ablations: every switch is one the trainer has, runs go on, and the table says what came out."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -76,8 +77,10 @@ def test_typed_again_nothing_is_trained_and_more_seeds_are_added(clipteacher, op
 @pytest.mark.slow
 def test_several_jobs_give_what_one_gives(clipteacher, options, tmp_path):
     one = clipteacher.good("ablate", *options, "--rows", "full,no-glm", "--json").json
+    environment = dict(os.environ)
     elsewhere = (*options[:5], tmp_path / "elsewhere", *options[6:])
     two = clipteacher.good("ablate", *elsewhere, "--rows", "full,no-glm", "--jobs", 2, "--json").json
+    assert os.environ == environment
     for row in one["rows"]:
         for a, b in zip(one["rows"][row], two["rows"][row], strict=True):
             assert a["seed"] == b["seed"]
