@@ -1,8 +1,11 @@
-"""Pixel learning written out from the paper (eq. 6-10, 12) and NEL's formulas: numpy, float64, one pixel at a time."""
+"""The losses written out from the paper (eq. 1-3, 6-10, 12) and NEL's formulas: numpy, float64, one pixel at a time."""
 
 import numpy as np
 
+from trainer.config import TrainConfig
+
 FOCAL_WEIGHT, DICE_WEIGHT = 100.0, 1.0
+EMPTY = -1
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -91,3 +94,56 @@ def cross_entropy(logits: list[np.ndarray], columns: list[np.ndarray]) -> float:
             scores = z[:, y, x]
             losses.append(np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[column[y, x]])
     return float(np.sum(losses) / max(1, len(losses)))
+
+
+def numpy_pixel_terms(config: TrainConfig, features, text, target) -> dict[str, float]:
+    """CE, focal, dice and generate loss with the identity adapter, written out from the formulas."""
+    seen = len(text)
+    rows = pixel_prototypes(features, target, seen)
+    step = config.loss_stride
+    logits, columns, targets = [], [], []
+    for b, cells in enumerate(features):
+        owners = range(len(target)) if config.pseudo_scope == "batch" else [b]
+        keys = [key for key in rows if key[0] in owners]
+        classifier = np.concatenate([text, np.array([rows[key] for key in keys]).reshape(-1, text.shape[1])])
+        sampled = target[b][step // 2 :: step, step // 2 :: step]
+        targets.append(sampled)
+        logits.append(bilinear(cell_logits(cells, classifier, config.logits, config.tau), sampled.shape))
+        row_of = {key[1]: seen + n for n, key in enumerate(keys) if key[0] == b} | {k: k for k in range(-1, seen)}
+        columns.append(np.array([row_of[int(label)] for label in sampled.flat]).reshape(sampled.shape))
+    focal, dice = focal_and_dice([z[:seen] for z in logits], targets, seen, config.nel_ignore)
+    distances = [((unit(row) - text[k]) ** 2).sum() for (owner, k), row in rows.items() if owner < 0]
+    return {
+        "ce": cross_entropy(logits, columns),
+        "focal": focal,
+        "dice": dice,
+        "generate": float(np.mean(distances)) if distances else 0.0,
+    }
+
+
+def numpy_attention(cls: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Eq. 1."""
+    batch, channels = cls.shape
+    cells = features.reshape(batch, channels, -1)
+    weights = np.zeros((batch, cells.shape[2]))
+    for b in range(batch):
+        scores = np.array([cls[b] @ cells[b, :, cell] for cell in range(cells.shape[2])]) / np.sqrt(channels)
+        weights[b] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+    return weights
+
+
+def numpy_info_nce(pooled, cls, image, bank_cls, bank_image, tau) -> float:
+    """Eq. 3 with its logarithm: entries of the same image, and empty ones, are no negatives."""
+
+    def cosine(a, b):
+        return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+    losses = []
+    for i in range(len(pooled)):
+        positive = np.exp(cosine(pooled[i], cls[i]) / tau)
+        negative = 0.0
+        for s, owner in [*zip(cls, image, strict=True), *zip(bank_cls, bank_image, strict=True)]:
+            if owner not in (EMPTY, image[i]):
+                negative += np.exp(cosine(pooled[i], s) / tau)
+        losses.append(-np.log(positive / (positive + negative)))
+    return float(np.mean(losses))

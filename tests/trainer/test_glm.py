@@ -5,37 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import numpy_attention, numpy_info_nce
 
 from trainer.config import TrainConfig
 from trainer.glm import EMPTY, CLSBank, attention_weights, info_nce, pool
 from trainer.losses import Taught, TeacherLoss
 
 TAU = 0.07
-
-
-def numpy_attention(cls: np.ndarray, features: np.ndarray) -> np.ndarray:
-    batch, channels = cls.shape
-    cells = features.reshape(batch, channels, -1)
-    weights = np.zeros((batch, cells.shape[2]))
-    for b in range(batch):
-        scores = np.array([cls[b] @ cells[b, :, cell] for cell in range(cells.shape[2])]) / np.sqrt(channels)
-        weights[b] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-    return weights
-
-
-def numpy_info_nce(pooled, cls, image, bank_cls, bank_image, tau) -> float:
-    def cosine(a, b):
-        return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
-
-    losses = []
-    for i in range(len(pooled)):
-        positive = np.exp(cosine(pooled[i], cls[i]) / tau)
-        negative = 0.0
-        for s, owner in [*zip(cls, image, strict=True), *zip(bank_cls, bank_image, strict=True)]:
-            if owner not in (EMPTY, image[i]):
-                negative += np.exp(cosine(pooled[i], s) / tau)
-        losses.append(-np.log(positive / (positive + negative)))
-    return float(np.mean(losses))
 
 
 def draw(seed: int, batch: int = 3, channels: int = 5, grid: tuple[int, int] = (2, 3)):

@@ -5,17 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from oracles import (
-    DICE_WEIGHT,
-    FOCAL_WEIGHT,
-    bilinear,
-    cell_logits,
-    cross_entropy,
-    draw_targets,
-    focal_and_dice,
-    pixel_prototypes,
-    unit,
-)
+from oracles import DICE_WEIGHT, FOCAL_WEIGHT, draw_targets, numpy_pixel_terms, unit
 
 import trainer.losses
 from trainer.config import TrainConfig
@@ -48,30 +38,6 @@ def run(config: TrainConfig, features, cls, text, target, grow: bool = False):
     tensor = torch.tensor(features, requires_grad=grow)
     taught = Taught(torch.tensor(cls), torch.tensor(target), torch.arange(len(cls)))
     return build(config, text)(tensor, taught), tensor
-
-
-def numpy_pixel_terms(config: TrainConfig, features, text, target) -> dict[str, float]:
-    """CE, focal, dice and generate loss with the identity adapter, written out from the formulas."""
-    rows = pixel_prototypes(features, target, SEEN)
-    step = config.loss_stride
-    logits, columns, targets = [], [], []
-    for b, cells in enumerate(features):
-        owners = range(len(target)) if config.pseudo_scope == "batch" else [b]
-        keys = [key for key in rows if key[0] in owners]
-        classifier = np.concatenate([text, np.array([rows[key] for key in keys]).reshape(-1, CHANNELS)])
-        sampled = target[b][step // 2 :: step, step // 2 :: step]
-        targets.append(sampled)
-        logits.append(bilinear(cell_logits(cells, classifier, config.logits, config.tau), sampled.shape))
-        row_of = {key[1]: SEEN + n for n, key in enumerate(keys) if key[0] == b} | {k: k for k in (-1, 0, 1, 2)}
-        columns.append(np.array([row_of[int(label)] for label in sampled.flat]).reshape(sampled.shape))
-    focal, dice = focal_and_dice([z[:SEEN] for z in logits], targets, SEEN, config.nel_ignore)
-    distances = [((unit(row) - text[k]) ** 2).sum() for (owner, k), row in rows.items() if owner < 0]
-    return {
-        "ce": cross_entropy(logits, columns),
-        "focal": focal,
-        "dice": dice,
-        "generate": float(np.mean(distances)) if distances else 0.0,
-    }
 
 
 def assert_terms(terms: dict[str, torch.Tensor], expected: dict[str, float]) -> None:
