@@ -7,15 +7,17 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from data_cache.colours import paint
 from data_cache.datasets.base import VOID, Dataset
 from data_cache.schema import reserved_label
-from data_cache.show import colour, legend, sheet
+from data_cache.show import legend, sheet
 from data_cache.store import Cache
 from data_cache.views import replay_image, whole
 from trainer.evaluate import GAMMA, Predictor
 from trainer.glm import attention_weights
 
 ROWS, PANEL = 6, 160
+SIDES = (PANEL, PANEL)
 TITLES = ("image", "seen labels", "fused masks", "GLM attention", "prediction", "ground truth")
 
 
@@ -37,14 +39,14 @@ def draw_sheet(predictor: Predictor, cache: Path, images: Dataset) -> Image.Imag
         rows.append(
             (
                 image,
-                colour(np.where(np.isin(label, hidden), VOID, label), VOID),
-                colour(np.where(nothing, VOID, fused + len(split.classes)), VOID),
+                paint(np.where(np.isin(label, hidden), VOID, label), VOID, SIDES),
+                paint(np.where(nothing, VOID, fused + len(split.classes)), VOID, SIDES),
                 heat(image, attention(predictor, loaded.cls[index, 0], image)),
-                colour(predictor(image).at(GAMMA), VOID),
-                colour(label, VOID),
+                paint(predictor(image).at(GAMMA), VOID, SIDES),
+                paint(label, VOID, SIDES),
             )
         )
-    names = [name if name in split.seen else f"{name} (unseen)" for name in split.classes]
+    names = {i: name if name in split.seen else f"{name} (unseen)" for i, name in enumerate(split.classes)}
     return legend(sheet(rows, TITLES, PANEL), names)
 
 

@@ -1,0 +1,56 @@
+"""Colours: stable, told apart in every kind of sight, hatched where there is no label."""
+
+import numpy as np
+import pytest
+
+from data_cache.colours import LINE, NOTHING, colour, colour_of, overlay, paint
+
+SIGHTS = {  # linear RGB; Machado, Oliveira and Fernandes 2009, severity 1
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def cie_lab(rgb: np.ndarray, sight: str) -> np.ndarray:
+    """CIE L*a*b* (D65) of sRGB colours as somebody sees them."""
+    unit = rgb / 255
+    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(SIGHTS[sight]), 0, 1)
+    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    x, y, z = (seen @ np.transpose(to_xyz) / [0.95047, 1, 1.08883]).T
+    f = [np.where(v > 216 / 24389, np.cbrt(v), (24389 / 27 * v + 16) / 116) for v in (x, y, z)]
+    return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=1)
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_the_first_seventeen_colours_and_no_label_are_told_apart_in_every_sight(sight):
+    lab = cie_lab(np.stack([*(colour_of(label) for label in range(17)), NOTHING]).astype(float), sight)
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(18, 1)]
+    assert distances.min() > 9  # four times what is just noticed (2.3)
+
+
+def test_200_labels_have_200_colours_and_none_is_that_of_no_label():
+    colours = {tuple(colour_of(label)) for label in range(200)} | {tuple(NOTHING)}
+    assert len(colours) == 201
+
+
+def test_a_label_keeps_its_colour_whatever_else_is_in_the_picture():
+    one, two = colour(np.array([[3, 255]]), 255), colour(np.array([[0, 1], [3, 90]]), 255)
+    np.testing.assert_array_equal(one[0, 0], two[1, 0])
+    np.testing.assert_array_equal(one[0, 1], NOTHING)
+
+
+def test_no_label_is_hatched_at_the_size_of_the_picture_and_nothing_else_is():
+    painted = paint(np.array([[1, 255]]), 255, (32, 64))
+    assert painted.shape == (32, 64, 3)
+    assert {tuple(c) for c in painted[:, :32].reshape(-1, 3)} == {tuple(colour_of(1))}
+    assert {tuple(c) for c in painted[:, 32:].reshape(-1, 3)} == {tuple(NOTHING), tuple(LINE)}
+
+
+def test_an_overlay_shows_the_photograph_in_grey():
+    image = np.array([[[255, 0, 0], [30, 60, 90]]], np.uint8)
+    through = overlay(image, np.zeros_like(image))
+    assert (through == through[..., :1]).all()
+    assert through[0, 0, 0] > through[0, 1, 0] > 0
