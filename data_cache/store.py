@@ -2,15 +2,15 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
-from jaxtyping import Bool, Float, Float16, Int, Shaped
+from jaxtyping import Float, Float16, Int, Shaped
 
+from data_cache.content import OK, Loaded, Shard, Texts, quantised
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
 from data_cache.journal import Journal, Record, bad_files, missing_files
@@ -27,35 +27,8 @@ from data_cache.schema import (
 
 FEATURES = ("image/size", "image/content_hash", "image/label_hash", "image/status", "view/box", "view/flip")
 HASHES = ("image/content_hash", "image/label_hash")
-OK = "ok"
 MASKS = "default"
 """The mask set that stage 1 makes."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Text features of a class list: one L2-normalised row a class, and the prompts they were made from."""
-
-    name: str
-    classes: tuple[str, ...]
-    templates: tuple[str, ...]
-    features: Float[np.ndarray, "class channel"]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What stage 1 knows of some consecutive images; failed images carry zeros and their reason in `status`."""
-
-    size: Int[np.ndarray, "image 2"]
-    content_hash: list[str]
-    label_hash: list[str]
-    status: list[str]
-    box: Int[np.ndarray, "image view 4"]
-    flip: Bool[np.ndarray, "image view"]
-    cls: Float16[np.ndarray, "image view channel"]
-    dense: Float16[np.ndarray, "image view y x channel"] | None
-    label: Shaped[np.ndarray, "image view y x"]
-    count: Int[np.ndarray, "image view"]
 
 
 class Cache:
@@ -240,7 +213,7 @@ class Cache:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def load(self, masks: str) -> "Loaded":
+    def load(self, masks: str) -> Loaded:
         """What training needs, in memory. Raises UserError if shards are unfinished, lost or damaged."""
         features, clustered = self._both_records(masks)
         if pending := _unfinished(features, clustered):
@@ -327,14 +300,6 @@ class Cache:
         return [f"{name}/c/" + "/".join(map(str, i[: self.group[name].ndim])) for name, i in indices]
 
 
-def quantised(
-    dense: Float16[np.ndarray, "*token channel"],
-) -> tuple[Int[np.ndarray, "*token channel"], Float[np.ndarray, "*token"]]:
-    """Tokens in 8 bits: each divided by a scale of its own, so that its greatest number becomes 127."""
-    scale = np.abs(dense).max(axis=-1).astype(np.float32) / 127
-    return np.rint(dense / np.maximum(scale, 1e-30)[..., None]).astype(np.int8), scale
-
-
 def _compared(attributes: Mapping[str, Any]) -> dict[str, Any]:
     # backends give the same labels: which one did is told, and may change
     return {name: value for name, value in attributes.items() if name != "backend"}
@@ -342,17 +307,3 @@ def _compared(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unfinished(features: list[Record | None], clustered: list[Record | None]) -> list[int]:
     return [shard for shard, records in enumerate(zip(features, clustered, strict=True)) if None in records]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The part of a cache that training keeps in memory (about 2 KiB a view)."""
-
-    ids: list[str]
-    digest: list[tuple[str, str]]
-    ok: Bool[np.ndarray, "image"]
-    box: Int[np.ndarray, "image view 4"]
-    flip: Bool[np.ndarray, "image view"]
-    cls: Float16[np.ndarray, "image view channel"]
-    label: Shaped[np.ndarray, "image view y x"]
-    count: Int[np.ndarray, "image view"]

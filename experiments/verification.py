@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from data_cache.content import OK
 from data_cache.devices import resolve_device
 from data_cache.errors import UserError
 from data_cache.schema import reserved_label
-from data_cache.store import OK, Cache
+from data_cache.store import Cache
 from pipeline.live import live_teacher
 
 AT_ONCE = 8

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import UInt8
 
+from data_cache.content import OK, Shard
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
 from data_cache.schema import Layout, reserved_label
-from data_cache.store import OK, Shard
 from data_cache.views import Cropping, View, replay_image, replay_label
 from pipeline.clip import FrozenCLIP, finite
 from pipeline.masks import Masker

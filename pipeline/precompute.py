@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from data_cache.content import OK, Texts
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
@@ -20,7 +21,7 @@ from data_cache.fingerprint import Fingerprint, hash_names
 from data_cache.lock import writer_lock
 from data_cache.schema import DENSE_BYTES, Dense, Layout
 from data_cache.splits import make_split
-from data_cache.store import MASKS, OK, Cache, Texts
+from data_cache.store import MASKS, Cache
 from data_cache.views import Cropping
 from pipeline.clip import FrozenCLIP, Precision, resolve_precision
 from pipeline.encode import Encoder

@@ -11,12 +11,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from data_cache.content import Loaded, Texts
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
 from data_cache.errors import InterruptError, UsageError, UserError
 from data_cache.splits import Split
-from data_cache.store import Cache, Loaded, Texts
+from data_cache.store import Cache
 from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches, taught

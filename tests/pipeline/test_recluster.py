@@ -6,8 +6,9 @@ from command_line import in_a_process
 from refusals import refused
 from tiny_world import CLASSES, CONFIG, draw_folder
 
+from data_cache.content import quantised
 from data_cache.errors import UsageError
-from data_cache.store import Cache, quantised
+from data_cache.store import Cache
 from data_cache.views import Cropping
 from pipeline import recluster as module
 from pipeline.live import photographs
