@@ -86,6 +86,15 @@ def precompute(
     shard: Annotated[
         int | None, typer.Option(help="Images in a unit of work and resume; 64 by default.", rich_help_panel=CACHE)
     ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add images that are new in the dataset.", rich_help_panel=CACHE)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the cache that is there.", rich_help_panel=CACHE)
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that failed.", rich_help_panel=CACHE)
+    ] = False,
     max_failures: Failures = 0.01,
     device: Device = None,
     as_json: Json = False,

@@ -55,6 +55,10 @@ class Journal:
         self._array[shard] = json.dumps(vars(record))
         return record
 
+    def erase(self, shard: int) -> None:
+        """Call a shard not done."""
+        self._array[shard] = ""
+
 
 def missing_files(root: Path, records: Iterable[Record | None]) -> list[Path]:
     """Chunk files that a record promises and that are gone or have another size."""

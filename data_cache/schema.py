@@ -17,6 +17,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from data_cache.errors import UserError
+from data_cache.redo import check_finished
 
 FORMAT, VERSION = "clipteacher-cache", 2
 Dense = Literal["float16", "int8", "none"]
@@ -190,6 +191,7 @@ def check_seal(path: Path) -> None:
     if not (path / "zarr.json").is_file():
         raise UserError(foreign)
     try:
+        check_finished(path)
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
         if attributes.get("format") != FORMAT:
             raise UserError(foreign)

@@ -12,10 +12,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from data_cache.content import Loaded, Texts
-from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
 from data_cache.errors import InterruptError, UsageError, UserError
+from data_cache.source import photographs
 from data_cache.splits import Split
 from data_cache.store import Cache
 from trainer import checkpoint
@@ -72,27 +72,14 @@ def gather(config: TrainConfig) -> Material:
     cache = Cache(Path(config.cache))
     masks = cache.mask_name(config.masks)
     loaded = cache.load(masks)
-    about = cache.fingerprint["dataset"]
     root = config.root or cache.attributes["recorded"]["root"]
-    dataset = open_dataset(about["name"], Path(root) if root else None, about["split"], about["images"])
-    where = root or about["name"]
-    if list(dataset.ids) != loaded.ids:
-        raise UserError(
-            f"{where}: not the images {cache.path} was made from; pass --root with the same dataset, "
-            "or precompute again"
-        )
-    texts = cache.texts()
-    if dataset.classes != texts.classes:
-        raise UserError(
-            f"{where}: its class names or their order are not those {cache.path} was made with; restore them, or "
-            "precompute again into another --cache"
-        )
+    dataset, texts = photographs(cache, Path(root) if root else None), cache.texts()
     if not loaded.ok.any():
         raise UserError(f"{cache.path}: every image failed; see `info` and run `precompute` again")
     split = Split(dataset.classes, tuple(cache.mask_attributes(masks)["unseen"]))
     size = config.size or int(cache.fingerprint["clip"]["image_size"])
     origin = {
-        "dataset": about,
+        "dataset": cache.fingerprint["dataset"],
         "clip": cache.fingerprint["clip"],
         "masks": cache.mask_attributes(masks),
         "prompts": {"name": texts.name, "templates": list(texts.templates)},
