@@ -300,6 +300,9 @@ def verify(
         int, typer.Option(metavar="K", min=0, help="Also ask CLIP about K random views again.", rich_help_panel=RUN)
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of the choice of views.", min=0, rich_help_panel=RUN)] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make damaged shards again, and only those.", rich_help_panel=CACHE)
+    ] = False,
     masks: Annotated[str | None, setting("masks", CACHE)] = None,
     root: Root = None,
     clip: CLIP = None,
@@ -311,12 +314,13 @@ def verify(
     from experiments import verification
 
     with progress("asking", live, "views", "nothing was written") as advance:
-        told = verification.verify(cache, live, masks, root, clip, clip_weights, device or "auto", seed, advance)
+        teacher = (root, clip, clip_weights, device or "auto")
+        told = verification.verify(cache, live, masks, *teacher, seed=seed, mend=repair, tell=advance)
     show(told.as_json() if as_json else str(told))
     if told.bad:
         raise UserError(
-            f"{cache}: {len(told.bad)} findings; finish what is not done, delete what is damaged and make it again: by "
-            "`precompute`, or by `cluster` for masks of another name than default"
+            f"{cache}: {len(told.bad)} findings; --repair makes damaged shards again, `precompute` (or `cluster`, for "
+            "masks of another name than default) finishes what is not done"
         )
 
 

@@ -41,12 +41,18 @@ class Journal:
 
     def records(self) -> list[Record | None]:
         """All records, None where a shard is not done. Raises UserError for a damaged record."""
+        return self._parsed(slice(None))
+
+    def record(self, shard: int) -> Record | None:
+        """One record, None where the shard is not done. Raises UserError if it is damaged."""
+        return self._parsed(slice(shard, shard + 1))[0]
+
+    def _parsed(self, span: slice) -> list[Record | None]:
         try:
-            return [_parse(text) for text in np.asarray(self._array[:], dtype=object)]
+            return [_parse(text) for text in np.asarray(self._array[span], dtype=object)]
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self._root / self._array.path}: a damaged journal record ({error}); delete the cache "
-                "and run `precompute` again"
+                f"{self._root / self._array.path}: a damaged journal record ({error}); `verify --repair` mends it"
             ) from None
 
     def commit(self, shard: int, ok: int, failed: int, chunks: Iterable[str]) -> Record:

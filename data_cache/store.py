@@ -14,7 +14,7 @@ from jaxtyping import Float, Float16, Int, Shaped
 from data_cache.content import OK, Loaded, Shard, Texts, quantised
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
-from data_cache.journal import Journal, Record, bad_files, missing_files
+from data_cache.journal import Journal, Record, missing_files
 from data_cache.redo import REDO, finish
 from data_cache.schema import (
     Dense,
@@ -154,7 +154,7 @@ class Cache:
         """The text features (the only set there is yet)."""
         name = self.texts_name
         group = self.group[f"text/{name}"]
-        self._check_files(self._journal(f"text/{name}").records())
+        self._check_files(self.journal(f"text/{name}").records())
         strings = {key: tuple(str(s) for s in group[key][:]) for key in ("name", "template")}
         return Texts(name, strings["name"], strings["template"], self._read(f"text/{name}/features"))
 
@@ -174,8 +174,8 @@ class Cache:
         All of them, unless it was done: then those it has grown by, and with `retry` those that failed.
         """
         span = self.layout.span(shard)
-        record = self._journal("").records()[shard]
-        if record is None or not self._journal(f"masks/{MASKS}").records()[shard]:
+        record = self.journal("").records()[shard]
+        if record is None or not self.journal(f"masks/{MASKS}").records()[shard]:
             return list(range(span.stop - span.start))
         there = record.ok + record.failed
         failed = np.flatnonzero(self.group["image/status"][span][:there] != OK) if retry else []
@@ -191,11 +191,11 @@ class Cache:
     def undeclare(self, shard: int) -> None:
         """Call a shard not done, in every mask set, before it is changed."""
         for part in ("", *(f"masks/{name}" for name in self.masks)):
-            self._journal(part).erase(shard)
+            self.journal(part).erase(shard)
 
     def records(self) -> list[Record]:
         """The records of all shards whose features are done."""
-        return [record for record in self._journal("").records() if record]
+        return [record for record in self.journal("").records() if record]
 
     def write_shard(self, shard: int, data: Shard, masks: str, rows: Sequence[int] | None = None) -> Record:
         """Write one shard and declare it done; of dense tokens only `rows`, if given. Only one writer may hold it."""
@@ -212,7 +212,7 @@ class Cache:
         ok = sum(status == OK for status in data.status)
         done = (shard, ok, len(data.status) - ok)
         self.write_masks(shard, data.label, data.count, masks, done)
-        return self._journal("").commit(*done, self._chunks(shard, (*FEATURES, *self._arrays())))
+        return self.journal("").commit(*done, self._chunks(shard, (*FEATURES, *self._arrays())))
 
     def write_masks(
         self,
@@ -226,10 +226,10 @@ class Cache:
         span, names = self.layout.span(shard), (f"masks/{masks}/label", f"masks/{masks}/count")
         self.group[names[0]][span], self.group[names[1]][span] = label, count
         if done is None:
-            record = self._journal("").records()[shard]
+            record = self.journal("").records()[shard]
             assert record, "masks follow features"
             done = (shard, record.ok, record.failed)
-        return self._journal(f"masks/{masks}").commit(*done, self._chunks(shard, names))
+        return self.journal(f"masks/{masks}").commit(*done, self._chunks(shard, names))
 
     def _write_dense(
         self, span: slice, dense: Float16[np.ndarray, "image view y x channel"], rows: Sequence[int] | None
@@ -272,12 +272,12 @@ class Cache:
 
     def ids(self) -> list[str]:
         """The names of all images, in the order of every array."""
-        self._check_files(self._journal("image").records())
+        self._check_files(self.journal("image").records())
         return [str(name) for name in self._read("image/id")]
 
-    def digests(self) -> list[tuple[str, str]]:
-        """(image hash, label hash) of every image; both empty while it is not done, or failed."""
-        return [(str(a), str(b)) for a, b in zip(*map(self._read, HASHES), strict=True)]
+    def digests(self, span: slice = slice(None)) -> list[tuple[str, str]]:
+        """(image hash, label hash) of images; both empty while one is not done, or failed."""
+        return [(str(a), str(b)) for a, b in zip(*(self._read(name, span) for name in HASHES), strict=True)]
 
     def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
         """The dense tokens of an image: float16 as CLIP's were rounded, or float32 from int8 and its scales."""
@@ -288,26 +288,11 @@ class Cache:
             return values.astype(np.float32) * self.group["dense_scale"][image][..., None]
         except (ValueError, RuntimeError) as error:
             where = f"{self.path / 'dense'}: damaged at image {image}"
-            raise UserError(f"{where} ({error}); delete the cache and run `precompute` again") from None
-
-    def check_files(self) -> tuple[int, list[str]]:
-        """Read every file that any record promises; returns how many, and what is wrong with which, or not done."""
-        sets, whole = [f"masks/{name}" for name in self.masks], ["image", f"text/{self.texts_name}"]
-        stamps, found = {}, []
-        for part in ("", *sets, *whole):
-            try:
-                records = self._journal(part).records() if part in whole else self._whole(part)
-            except UserError as error:
-                found.append(str(error))
-                continue
-            if None in records:
-                found.append(f"{self.path / part}: {records.count(None)} of {len(records)} shards are not done")
-            stamps |= {key: stamp for record in records if record for key, stamp in record.files.items()}
-        return len(stamps), found + bad_files(self.path, stamps)
+            raise UserError(f"{where} ({error}); `verify --repair` mends it") from None
 
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
-        self._check_files(self._journal("").records())
+        self._check_files(self.journal("").records())
         return [(name, str(status)) for name, status in zip(self.ids(), self._read("image/status"), strict=True)]
 
     def bytes(self) -> dict[str, int]:
@@ -320,26 +305,23 @@ class Cache:
         try:
             return self.group[name][span]
         except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
-            ) from None
+            raise UserError(f"{self.path / name}: damaged ({error}); `verify --repair` mends it") from None
 
     def _check_files(self, records: Sequence[Record | None]) -> None:
         if lost := missing_files(self.path, records):
-            raise UserError(
-                f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
-            )
+            raise UserError(f"{lost[0]}: missing or truncated ({len(lost)} such files); `verify --repair` mends it")
 
     def _both_records(self, masks: str) -> tuple[list[Record | None], list[Record | None]]:
-        return self._whole(""), self._whole(f"masks/{masks}")
+        return self.whole_records(""), self.whole_records(f"masks/{masks}")
 
-    def _whole(self, part: str) -> list[Record | None]:
+    def whole_records(self, part: str) -> list[Record | None]:
         """The records of a part; none for a shard that has more images now than when it was recorded."""
         counts = [self.layout.images_in([shard]) for shard in range(self.layout.shards)]
-        records = self._journal(part).records()
+        records = self.journal(part).records()
         return [one if one and one.ok + one.failed == n else None for one, n in zip(records, counts, strict=True)]
 
-    def _journal(self, part: str) -> Journal:
+    def journal(self, part: str) -> Journal:
+        """The journal of features (""), of a mask set, of the image names or of the texts."""
         return Journal(self.path, self.group[part] if part else self.group)
 
     def _arrays(self) -> tuple[str, ...]:

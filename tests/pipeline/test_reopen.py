@@ -10,6 +10,7 @@ from refusals import refused
 from test_precompute import arrays, same_arrays
 from tiny_world import CONFIG, draw_folder, label_map, picture
 
+from data_cache.damage import check_files
 from data_cache.errors import UsageError
 from data_cache.source import photographs
 from data_cache.store import MASKS, Cache
@@ -90,7 +91,7 @@ def test_extend_encodes_new_images_only_and_leaves_the_others_as_they_were(root,
         np.testing.assert_array_equal(after[name][kept], before[name], err_msg=name)
     assert list(after["image/id"][7:]) == ["images/00a.png", "images/99.png"]
     assert list(after["image/status"][7:]) == ["ok", "ok"]
-    assert Cache(settings.cache).check_files()[1] == []
+    assert check_files(Cache(settings.cache))[1] == []
 
 
 def test_an_extended_cache_holds_what_a_new_one_would(settings, root, tmp_path):
@@ -159,7 +160,7 @@ def test_an_extension_killed_at_any_instant_has_happened_or_not(settings, root, 
         refused(lambda: Cache(settings.cache), "cut short", "precompute")
     execute(plan(replace(settings, extend=True)))
     assert not list(settings.cache.rglob("*.partial")) + list(settings.cache.glob(redo.REDO))
-    assert Cache(settings.cache).check_files()[1] == []
+    assert check_files(Cache(settings.cache))[1] == []
     np.testing.assert_array_equal(arrays(settings.cache)["cls"][:7], before["cls"])
     assert Cache(settings.cache).statuses()[7] == ("images/99.png", "ok")
 
@@ -197,7 +198,7 @@ def test_retry_failed_encodes_failed_images_only_and_the_cache_is_as_if_they_had
     whole = replace(settings, cache=tmp_path / "whole.zarr")
     execute(plan(whole))
     alike(settings.cache, whole.cache)
-    assert Cache(settings.cache).check_files()[1] == []
+    assert check_files(Cache(settings.cache))[1] == []
 
 
 def test_an_image_that_fails_again_stays_failed_with_its_new_reason(settings, root):
@@ -214,7 +215,7 @@ def test_a_retry_killed_in_mid_shard_is_finished_by_the_same_command_without_the
             execute(plan(replace(settings, retry_failed=True)))
     assert Cache(settings.cache).pending(MASKS) == [0]
     assert execute(plan(settings)).failures == []
-    assert Cache(settings.cache).check_files()[1] == []
+    assert check_files(Cache(settings.cache))[1] == []
 
 
 # -- overwrite ------------------------------------------------------------------------------------------------------
