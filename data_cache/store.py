@@ -153,10 +153,9 @@ class Cache:
     def texts(self) -> Texts:
         """The text features (the only set there is yet)."""
         name = self.texts_name
-        group = self.group[f"text/{name}"]
         self._check_files(self.journal(f"text/{name}").records())
-        strings = {key: tuple(str(s) for s in group[key][:]) for key in ("name", "template")}
-        return Texts(name, strings["name"], strings["template"], self._read(f"text/{name}/features"))
+        strings = {key: tuple(str(s) for s in self.read(f"text/{name}/{key}")) for key in ("name", "template")}
+        return Texts(name, strings["name"], strings["template"], self.read(f"text/{name}/features"))
 
     # -- shards -----------------------------------------------------------------------------------------------
 
@@ -178,13 +177,13 @@ class Cache:
         if record is None or not self.journal(f"masks/{MASKS}").records()[shard]:
             return list(range(span.stop - span.start))
         there = record.ok + record.failed
-        failed = np.flatnonzero(self.group["image/status"][span][:there] != OK) if retry else []
+        failed = np.flatnonzero(self.read("image/status", span)[:there] != OK) if retry else []
         return [*map(int, failed), *range(there, span.stop - span.start)]
 
     def read_shard(self, shard: int) -> Shard:
         """A shard as it is stored, without its dense tokens."""
         span = self.layout.span(shard)
-        values = {name: self._read(key, span) for name, key in SHARD.items()}
+        values = {name: self.read(key, span) for name, key in SHARD.items()}
         strings = {name: [str(text) for text in values[name]] for name in ("content_hash", "label_hash", "status")}
         return Shard(**(values | strings), dense=None)
 
@@ -262,22 +261,22 @@ class Cache:
         return Loaded(
             ids=self.ids(),
             digest=self.digests(),
-            ok=np.array([status == OK for status in self._read("image/status")]),
-            box=self._read("view/box"),
-            flip=self._read("view/flip"),
-            cls=self._read("cls"),
-            label=self._read(f"masks/{masks}/label"),
-            count=self._read(f"masks/{masks}/count"),
+            ok=np.array([status == OK for status in self.read("image/status")]),
+            box=self.read("view/box"),
+            flip=self.read("view/flip"),
+            cls=self.read("cls"),
+            label=self.read(f"masks/{masks}/label"),
+            count=self.read(f"masks/{masks}/count"),
         )
 
     def ids(self) -> list[str]:
         """The names of all images, in the order of every array."""
         self._check_files(self.journal("image").records())
-        return [str(name) for name in self._read("image/id")]
+        return [str(name) for name in self.read("image/id")]
 
     def digests(self, span: slice = slice(None)) -> list[tuple[str, str]]:
         """(image hash, label hash) of images; both empty while one is not done, or failed."""
-        return [(str(a), str(b)) for a, b in zip(*(self._read(name, span) for name in HASHES), strict=True)]
+        return [(str(a), str(b)) for a, b in zip(*(self.read(name, span) for name in HASHES), strict=True)]
 
     def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
         """The dense tokens of an image: float16 as CLIP's were rounded, or float32 from int8 and its scales."""
@@ -293,7 +292,7 @@ class Cache:
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
         self._check_files(self.journal("").records())
-        return [(name, str(status)) for name, status in zip(self.ids(), self._read("image/status"), strict=True)]
+        return [(name, str(status)) for name, status in zip(self.ids(), self.read("image/status"), strict=True)]
 
     def bytes(self) -> dict[str, int]:
         """Bytes on disk of the three payloads."""
@@ -301,7 +300,8 @@ class Cache:
         files = {part: [f for name in names for f in (self.path / name).rglob("*")] for part, names in arrays.items()}
         return {part: sum(f.stat().st_size for f in found if f.is_file()) for part, found in files.items()}
 
-    def _read(self, name: str, span: slice = slice(None)) -> np.ndarray:
+    def read(self, name: str, span: slice = slice(None)) -> np.ndarray:
+        """An array by its name, or some of its images. Raises UserError if it is damaged."""
         try:
             return self.group[name][span]
         except (ValueError, RuntimeError) as error:

@@ -67,7 +67,7 @@ class Job:
         images, views = span.stop - span.start, cache.layout.views
         label = np.full((images, views, h, w), reserved_label(self.masker.dtype), self.masker.dtype)
         count = np.zeros((images, views), np.int32)
-        status, digest, box, flip = (cache.group[key][span] for key in READ)
+        status, digest, box, flip = (cache.read(key, span) for key in READ)
         for row, index in enumerate(range(span.start, span.stop)):
             if status[row] == OK:
                 whole, dense = self._label(index, digest[row]), cache.dense(index)

@@ -1,6 +1,7 @@
 """The training loop, to be read top to bottom: cache -> batches -> student -> losses -> checkpoint."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -138,7 +139,16 @@ def train(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(step, config)
             terms = learner(batch.to(fabric.device), teacher)
-            _check_finite(terms, step)
+            losses = {name: float(value.detach()) for name, value in terms.items()}
+            if term := not_finite(losses):
+                failure = {"term": term, "losses": {name: str(value) for name, value in losses.items()}}
+                failure |= {"image": batch.image.tolist(), "view": batch.view.tolist()}
+                state, told = resume_state(learner.module, optimizer), card | {"failed": failure}
+                where = checkpoint.save(out, step + 1, learner.module.segmenter, text, told, state, checkpoint.FAILED)
+                raise UserError(
+                    f"update {step + 1}: the loss is not finite (term: {term}); weights and batch are kept in {where}; "
+                    "lower --lr in the config, or use 32-true"
+                )
             optimizer.zero_grad()
             fabric.backward(terms["total"])
             if config.max_grad_norm:
@@ -146,7 +156,6 @@ def train(
             optimizer.step()
             step += 1
 
-            losses = {name: float(value.detach()) for name, value in terms.items()}
             line = {"step": step, "lr": optimizer.param_groups[0]["lr"], **losses}
             line["seconds"] = round(time.perf_counter() - start, 3)
             tell(line)
@@ -180,9 +189,7 @@ def _fabric(config: TrainConfig) -> Fabric:
     return Fabric(accelerator=kind, devices=devices, precision=precision)
 
 
-def _check_finite(terms: Mapping[str, Tensor], step: int) -> None:
-    bad = [name for name, value in terms.items() if name != "entropy" and not torch.isfinite(value)]
-    if bad:
-        raise UserError(
-            f"update {step + 1}: the loss is not finite (term: {bad[-1]}); lower --lr in the config, or use 32-true"
-        )
+def not_finite(losses: Mapping[str, float]) -> str | None:
+    """The last term that is not finite, if any: `total` and `pixel` come before those they are made of."""
+    bad = [name for name, value in losses.items() if name != "entropy" and not math.isfinite(value)]
+    return bad[-1] if bad else None
