@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_leaves_weights_batch_and_the_last_good_checkp
     folder = tmp_path / "run/failed_00000004"
     card = json.loads((folder / "model.json").read_text())
     assert card["failed"]["image"] == updates[-1]
-    assert card["failed"]["terms"]["dice"] == "nan"
+    assert card["failed"]["losses"]["dice"] == "nan"
     kept = checkpoint.load(folder, torch.device("cpu"))
     assert all(value.isfinite().all() for value in kept.segmenter.state_dict().values())
     assert checkpoint.latest(tmp_path / "run").name == "step_00000002"
