@@ -354,7 +354,7 @@ def main() -> None:
         say(str(error), "error: ", "red")
         sys.exit(error.exit_code)
     except OSError as error:
-        # a full or read-only disk, a file where a folder should be: the system's words name the path
+        # a file where a folder should be, and the like: the system's words name the path
         say(str(error), "error: ", "red")
         sys.exit(1)
 

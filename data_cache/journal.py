@@ -88,6 +88,8 @@ def _parse(text: str) -> Record | None:
         return None
     fields = json.loads(text)
     files = {key: stamp and (int(stamp[0]), int(stamp[1])) for key, stamp in fields.pop("files").items()}
+    if any(Path(key).is_absolute() or ".." in Path(key).parts for key in files):
+        raise ValueError("a path that leads out of the cache")
     return Record(**fields, files=files)
 
 

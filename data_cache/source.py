@@ -48,7 +48,10 @@ def changed(cache: Cache, dataset: Dataset) -> list[str]:
     """
     if dataset.root is None:
         return []
-    stored = cache.digests()
+    stored: dict[int, tuple[str, str]] = {}
+    for record in cache.records():  # what a shard that is not done holds may be half of something
+        span = cache.layout.span(record.shard)
+        stored |= {i: digest for i, digest in enumerate(cache.digests(span), span.start) if digest[0]}
 
     def differs(index: int) -> bool:
         try:
@@ -56,7 +59,7 @@ def changed(cache: Cache, dataset: Dataset) -> list[str]:
         except UserError:
             return True
 
-    known = [index for index, digest in enumerate(stored) if digest[0]]
+    known = list(stored)
     with ThreadPoolExecutor(READERS) as pool:
         return [dataset.ids[i] for i, other in zip(known, pool.map(differs, known), strict=True) if other]
 

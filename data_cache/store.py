@@ -15,6 +15,7 @@ from data_cache.content import OK, Loaded, Shard, Texts, quantised
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
 from data_cache.journal import Journal, Record, missing_files
+from data_cache.limits import check_arrays
 from data_cache.redo import REDO, finish
 from data_cache.schema import (
     Dense,
@@ -54,6 +55,10 @@ class Cache:
         # Any: zarr types every member as array or group
         self.group: Any = zarr.open_group(path, mode=mode)
         self.attributes: Mapping[str, Any] = self.group.attrs.asdict()
+        arrays = {name: node for name, node in self.group.members(max_depth=None) if isinstance(node, zarr.Array)}
+        if not {"cls", "journal", f"masks/{MASKS}/label"} <= arrays.keys():
+            raise UserError(f"{path}: lacks arrays that every cache has; it is not trusted")
+        check_arrays(path, arrays)
 
     @classmethod
     def create(
@@ -275,7 +280,7 @@ class Cache:
         return [str(name) for name in self.read("image/id")]
 
     def digests(self, span: slice = slice(None)) -> list[tuple[str, str]]:
-        """(image hash, label hash) of images; both empty while one is not done, or failed."""
+        """(image hash, label hash) of images; both empty if one failed. True of done shards only."""
         return [(str(a), str(b)) for a, b in zip(*(self.read(name, span) for name in HASHES), strict=True)]
 
     def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:

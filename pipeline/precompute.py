@@ -1,5 +1,6 @@
 """Stage 1: images -> cache. Plans the run, lets Dask work off the shards that are not done, and sums up."""
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from data_cache.content import OK, Texts
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.fingerprint import Fingerprint, hash_names
 from data_cache.lock import writer_lock
 from data_cache.schema import DENSE_BYTES, Dense, Layout
@@ -32,6 +33,9 @@ from pipeline.weights import CLIPSource
 from pipeline.workers import run_shards
 
 RECORDED = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
+
+
+FULL = "finished shards are kept: make room, and the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary
         tell(images)
 
     stages: Counter[str] = Counter()
-    with writer_lock(job.cache):
+    with disk_errors(job.cache, FULL), writer_lock(job.cache):
         cache = _opened(work)
         # asked under the lock: another run may have finished some since the plan
         for clock in run_shards(job, _todo(cache, job.retry), counted):
@@ -299,6 +303,8 @@ def _check_some(dataset: Dataset, samples: int = 4) -> None:
 
 def _check_disk(work: Plan) -> None:
     folder = next(p for p in (work.job.cache, *work.job.cache.absolute().parents) if p.exists())
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{work.job.cache}: {folder} cannot be written; pass --cache PATH on another disk")
     need, free = sum(work.bytes.values()), shutil.disk_usage(folder).free
     if work.overwrite and work.job.cache.is_dir():
         free += sum(file.stat().st_size for file in work.job.cache.rglob("*") if file.is_file())

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from data_cache.content import OK
 from data_cache.datasets.base import Dataset
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.lock import writer_lock
 from data_cache.schema import reserved_label
 from data_cache.source import photographs
@@ -106,7 +106,8 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
     if cache.pending(MASKS):
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
     job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root), _masker(wanted, cache))
-    with writer_lock(wanted.cache):
+    room = "finished shards are kept: make room, and the same command goes on"
+    with disk_errors(wanted.cache, room), writer_lock(wanted.cache):
         cache = Cache(wanted.cache, mode="r+")  # another call may have added a set while this one waited or looked
         cache.sweep()
         if wanted.name not in cache.masks:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_cache.errors import UserError, one_line
+from data_cache.limits import read_json
 from data_cache.splits import Split
 from trainer.config import TrainConfig
 from trainer.segmenter import Segmenter
@@ -89,7 +90,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     """The newest checkpoint at `path`, ready to predict. Raises UserError for a damaged or foreign one."""
     folder = latest(path)
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = read_json(folder / CARD)
         check_version(card, folder)
         config = TrainConfig(**card["config"])
         tensors = load_file(folder / MODEL)

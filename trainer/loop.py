@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data_cache.content import Loaded, Texts
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
-from data_cache.errors import InterruptError, UsageError, UserError
+from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
 from data_cache.source import photographs
 from data_cache.splits import Split
 from data_cache.store import Cache
@@ -134,7 +134,8 @@ def train(
     log = reopen_log(out / LOG, step)
     start, line = time.perf_counter(), {}
     learner.train()
-    with log, interruptible() as interrupted:
+    room = "the newest checkpoint is kept: make room, and `train --resume` goes on"
+    with disk_errors(out, room), log, interruptible() as interrupted:
         for batch in batches(views, stream, step, config.iterations, config.workers):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(step, config)
