@@ -209,6 +209,9 @@ class Cache:
                 value = getattr(data, name)
                 self.group[key][span] = np.array(value, dtype=object) if isinstance(value, list) else value
         if data.dense is not None:
+            for name in self._chunks(shard, ("dense",)) if rows is None else ():
+                # zarr looks into the shard file that is there even when all of it is replaced, damaged or not
+                (self.path / name).unlink(missing_ok=True)
             try:
                 self._write_dense(span, data.dense, rows)
             except (ValueError, RuntimeError) as error:  # of the others, which share a file
