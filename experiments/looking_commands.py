@@ -1,5 +1,6 @@
 """The commands for looking at caches and students: parse, call one function, write one file, print its path."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,23 @@ from experiments.console import bar, say, say_note
 from experiments.console import show as tell
 from experiments.options import CACHE, DATA, KNOWN, RUN, Device, Json, Limit, Root, given_of
 
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise UsageError(f"--gamma {value}: must be a number")
+    return value
+
+
 Out = Annotated[Path | None, typer.Option(help="The file to write.", rich_help_panel=RUN)]
 Gamma = Annotated[
     float | None,
-    typer.Option(help="Added to the logits of classes without labels; 1.5 by default.", rich_help_panel=RUN),
+    typer.Option(
+        callback=_finite, help="Added to the logits of classes without labels; 1.5 by default.", rich_help_panel=RUN
+    ),
+]
+Hidden = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Unseen classes of another dataset, as for `evaluate`.", rich_help_panel=DATA),
 ]
 
 
@@ -48,12 +62,7 @@ def show(
     dataset: Annotated[str | None, typer.Option(help=f"For --predictions: {KNOWN}", rich_help_panel=DATA)] = None,
     root: Root = None,
     split: Annotated[str | None, typer.Option(help="For --predictions; val by default.", rich_help_panel=DATA)] = None,
-    unseen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES", help="For --predictions on another dataset, as `evaluate`.", rich_help_panel=DATA
-        ),
-    ] = None,
+    unseen: Hidden = None,
     gamma: Gamma = None,
     side: Annotated[int | None, typer.Option(help="Pixels of a panel's longer side; 192.", rich_help_panel=RUN)] = None,
     device: Device = None,
@@ -90,6 +99,7 @@ def report(
     ] = None,
     root: Root = None,
     split: Annotated[str | None, typer.Option(help="val by default.", rich_help_panel=DATA)] = None,
+    unseen: Hidden = None,
     limit: Limit = None,
     cache: Annotated[
         Path | None, typer.Option(help="Of the training, if not where it was.", rich_help_panel=CACHE)

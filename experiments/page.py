@@ -22,6 +22,7 @@ from trainer.evaluate import GAMMA
 from trainer.metrics import Metrics
 
 JPEG_QUALITY = 88
+TABLE_ROWS = 30
 FEW = 256
 """A picture of at most so many colours is stored exactly, any other as a photograph."""
 TERMS = {
@@ -53,7 +54,7 @@ def page(report: Report) -> str:
         history=report.history,
         measured=report.measured,
         columns=Metrics.COLUMNS,
-        kinds=kinds(report.measured) if report.measured else {},
+        class_tables=class_tables(report.measured) if report.measured else [],
         rows=figures_table(report),
         gamma_chart=gamma_chart(report.measured) if report.measured else None,
         charts=charts(report),
@@ -97,13 +98,18 @@ def breakable(name: str) -> Markup:
     return Markup("_<wbr>").join(name.split("_"))
 
 
-def kinds(measured: Measured) -> dict[str, list[tuple[str, float | None]]]:
-    """Classes with their IoU, the greatest first, those with labels in training and those without."""
-    ranked = sorted(measured.per_class.items(), key=lambda item: (item[1] is None, -(item[1] or 0)))
-    if not measured.unseen:
-        return {"Classes": ranked}
-    seen = [item for item in ranked if item[0] not in measured.unseen]
-    return {"Seen classes": seen, "Unseen classes": [item for item in ranked if item[0] in measured.unseen]}
+def class_tables(measured: Measured) -> list[tuple[str, bool, list[tuple[str, float]]]]:
+    """Tables of at most `TABLE_ROWS` classes: caption, whether they are unseen, IoU by name, the greatest first."""
+    occurring = [(name, share) for name, share in measured.per_class.items() if share is not None]
+    ranked = sorted(occurring, key=lambda item: -item[1])
+    kinds = {"Seen classes": False, "Unseen classes": True} if measured.unseen else {"Classes": False}
+    tables = []
+    for kind, unseen in kinds.items():
+        items = [item for item in ranked if (item[0] in measured.unseen) == unseen]
+        for start in range(0, len(items), TABLE_ROWS):
+            told = f"{kind} ({len(items)})" if not start else f"{kind}, from place {start + 1} on"
+            tables.append((told, unseen, items[start : start + TABLE_ROWS]))
+    return tables
 
 
 def figures_table(report: Report) -> list[tuple[str, Figures]]:

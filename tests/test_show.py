@@ -286,6 +286,7 @@ def test_gamma_is_what_predictions_are_made_at(clipteacher, made, tmp_path):
         (("run", "--masks", "default"), "--masks: of no use for predictions"),
         (("run", "--attention", "--predictions"), "one figure at a time"),
         (("run", "--attention", "--gamma", 2), "--gamma: of no use for attention"),
+        (("run", "--gamma", "inf"), "--gamma inf"),
         (("run", "--dataset", "cocoa"), "no dataset named 'cocoa'"),
     ],
 )
