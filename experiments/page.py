@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from data_cache.colours import colour_of
-from experiments.plots import Series, line_chart
+from experiments.plots import POINTS, Series, line_chart
 from experiments.report import Figures, Measured, Report
 from trainer.config import help_of
 from trainer.evaluate import GAMMA
@@ -58,6 +58,7 @@ def page(report: Report) -> str:
         rows=figures_table(report),
         gamma_chart=gamma_chart(report.measured) if report.measured else None,
         charts=charts(report),
+        merged=len(report.history.lines) > POINTS,
         unused=[TERMS[name][0] for name in _unused(report)],
         method=method(report),
         settings=asdict(report.history.config),
@@ -148,7 +149,9 @@ def charts(report: Report) -> list[tuple[str, str, Markup]]:
     for name, (title, unit) in TERMS.items():
         lines = [line for line in report.history.lines if name in line]
         series = Series(name, [line["step"] for line in lines], [line[name] for line in lines])
-        chart = None if name in unused else line_chart(title, "update", unit, [series])
+        # a rate that falls to nothing would be all tail on the logarithmic axis of a steep curve
+        room = (0.0, max(series.y)) if name == "lr" and any(series.y) else None
+        chart = None if name in unused else line_chart(title, "update", unit, [series], y_range=room)
         if chart is not None:
             weight = getattr(report.history.config, f"weight_{name}", None)
             found.append((title, "" if weight is None else f"weight {weight:g} in the total", chart))

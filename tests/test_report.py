@@ -437,6 +437,18 @@ def test_a_steep_curve_is_drawn_logarithmically_and_says_so():
     assert "nats, logarithmic" in texts
 
 
+def test_a_learning_rate_that_falls_to_nothing_is_drawn_from_zero(report, made, tmp_path):
+    run = copied(made, tmp_path, checkpoint=False)
+    lines = [{"step": step, "lr": 0.01 * (1 - step / 401), "total": 1.0} for step in range(1, 401)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page, _ = report(run)
+    (chart,) = re.findall(r'<svg[^>]*aria-label="Learning rate[^"]*".*?</svg>', page.text)
+    points, texts = read_back(chart)
+    np.testing.assert_allclose([value for _, value in points[0]][::199], [0.01 * (1 - 1.5 / 401), 0.00004], atol=1e-4)
+    assert not any("logarithmic" in text for text in texts)
+    assert "Lines are means over neighbouring lines of the log" in page.words
+
+
 def test_a_long_log_becomes_means_with_a_band_from_least_to_greatest():
     y = np.random.default_rng(0).normal(5, 1, 8000)
     y[4321] = 11
