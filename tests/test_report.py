@@ -3,27 +3,25 @@
 import base64
 import io
 import json
-import math
 import re
 import shutil
-from html import unescape
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pages import Page
 from PIL import Image
 from refusals import refused
 from small_run import small_run
+from test_plots import read_back
 
 from data_cache.colours import colour_of
 from data_cache.datasets import open_dataset
 from data_cache.errors import InterruptError, UserError
 from experiments.history import read_run, run_in
 from experiments.page import data_uri
-from experiments.plots import POINTS, Series, line_chart
 from experiments.report import Report, read_result
 from trainer.checkpoint import load
 from trainer.config import TrainConfig
@@ -32,53 +30,6 @@ from trainer.evaluate import Predictor, evaluate
 EVIL = "<script>alert(1)</script>"
 LONG = "antidisestablishmentarianism" * 4
 CLASSES = (EVIL, 'a "wide" & <b>bold</b> meadow', LONG, "disc", "square", "stripe")
-VOID_ELEMENTS = {"meta", "link", "img", "br", "wbr", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """A page taken apart; fails for tags that are not closed in turn."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.text, self.open, self.tags, self.written, self.rows = text, [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        assert len(attributes) == len(dict(attributes)), (tag, attributes)
-        self.tags.append((tag, dict(attributes)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID_ELEMENTS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open, tag
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.written.append(data)
-            if {"td", "th"} & set(self.open):
-                self.rows[-1][-1] += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.written).split())
-
-    def row(self, *first):
-        """The cells of the one row that begins so."""
-        (found,) = [row for row in self.rows if row[: len(first)] == list(first)]
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +187,18 @@ def test_every_term_of_the_log_has_a_curve_and_those_not_used_are_named(report, 
     for word in ("Total", "Global", "Cross-entropy", "Focal", "Generate", "Entropy", "Learning rate"):
         assert any(title.startswith(word) for title in titles)
     assert "Not used in this run: Dice loss." in page.words
+
+
+def test_a_learning_rate_that_falls_to_nothing_is_drawn_from_zero(report, made, tmp_path):
+    run = copied(made, tmp_path, checkpoint=False)
+    lines = [{"step": step, "lr": 0.01 * (1 - step / 401), "total": 1.0} for step in range(1, 401)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page, _ = report(run)
+    (chart,) = re.findall(r'<svg[^>]*aria-label="Learning rate[^"]*".*?</svg>', page.text)
+    points, texts = read_back(chart)
+    np.testing.assert_allclose([value for _, value in points[0]][::199], [0.01 * (1 - 1.5 / 401), 0.00004], atol=1e-4)
+    assert not any("logarithmic" in text for text in texts)
+    assert "Lines are means over neighbouring lines of the log" in page.words
 
 
 # -- what it cannot say --------------------------------------------------------------------------------------------
@@ -397,84 +360,6 @@ def test_a_mistake_is_a_usage_error_and_nothing_is_written(clipteacher, made, tm
     assert told.status == 2
     assert words in told.error
     assert not (run / "report.html").exists()
-
-
-# -- charts --------------------------------------------------------------------------------------------------------
-
-
-def read_back(chart, logarithmic=False):
-    """The points of every line of a chart, by what its ticks say, and its texts."""
-    texts = re.findall(r'<text x="([-\d.]+)" y="([-\d.]+)" text-anchor="(\w+)">([^<]*)</text>', chart)
-    number = re.compile(r"-?[\d.]+(e-?\d+)?[kM]?")
-    value = lambda t: float(t.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(t[-1], 1)  # noqa: E731
-    up = [(float(y) - 4, value(t)) for _, y, anchor, t in texts if anchor == "end" and number.fullmatch(t)]
-    across = [(float(x), value(t)) for x, _, anchor, t in texts if anchor == "middle" and number.fullmatch(t)][:2]
-    (p0, v0), (p1, v1) = up[0], up[-1]
-    (q0, u0), (q1, u1) = across
-    scale, back = (math.log, math.exp) if logarithmic else (float, float)
-    lines = []
-    for points in re.findall(r'<polyline class="line s\d" points="([^"]*)"', chart):
-        pairs = [tuple(map(float, pair.split(","))) for pair in points.split()]
-        xs = [u0 + (x - q0) / (q1 - q0) * (u1 - u0) for x, _ in pairs]
-        ys = [back(scale(v0) + (y - p0) / (p1 - p0) * (scale(v1) - scale(v0))) for _, y in pairs]
-        lines.append(list(zip(xs, ys, strict=True)))
-    return lines, [unescape(t) for *_, t in texts]
-
-
-def test_a_chart_draws_its_points_where_its_ticks_say():
-    x = np.arange(0, 5.25, 0.25)
-    series = [Series("a", x.tolist(), (20 + 10 * np.sin(x)).tolist()), Series("b", x.tolist(), (40 - 3 * x).tolist())]
-    lines, texts = read_back(line_chart("t", "gamma", "per cent", series, {1.5: "the paper's"}, (0, 100)))
-    for line, one in zip(lines, series, strict=False):
-        np.testing.assert_allclose(line, np.stack([one.x, one.y], axis=1), atol=0.15)
-    assert {"gamma", "per cent", "the paper's", "a", "b", "100", "0"} <= set(texts)
-
-
-def test_a_steep_curve_is_drawn_logarithmically_and_says_so():
-    x, y = np.arange(1, 101.0), np.geomspace(300, 0.02, 100)
-    lines, texts = read_back(line_chart("t", "update", "nats", [Series("a", x.tolist(), y.tolist())]), True)
-    np.testing.assert_allclose([v for _, v in lines[0]], y, rtol=0.02)
-    assert "nats, logarithmic" in texts
-
-
-def test_a_learning_rate_that_falls_to_nothing_is_drawn_from_zero(report, made, tmp_path):
-    run = copied(made, tmp_path, checkpoint=False)
-    lines = [{"step": step, "lr": 0.01 * (1 - step / 401), "total": 1.0} for step in range(1, 401)]
-    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page, _ = report(run)
-    (chart,) = re.findall(r'<svg[^>]*aria-label="Learning rate[^"]*".*?</svg>', page.text)
-    points, texts = read_back(chart)
-    np.testing.assert_allclose([value for _, value in points[0]][::199], [0.01 * (1 - 1.5 / 401), 0.00004], atol=1e-4)
-    assert not any("logarithmic" in text for text in texts)
-    assert "Lines are means over neighbouring lines of the log" in page.words
-
-
-def test_a_long_log_becomes_means_with_a_band_from_least_to_greatest():
-    y = np.random.default_rng(0).normal(5, 1, 8000)
-    y[4321] = 11
-    chart = line_chart("t", "update", "nats", [Series("a", list(range(8000)), y.tolist())])
-    lines, texts = read_back(chart)
-    assert len(lines[0]) == POINTS
-    np.testing.assert_allclose([v for _, v in lines[0]], y.reshape(POINTS, -1).mean(axis=1), atol=0.1)
-    assert len(chart) < 20000
-    band = re.search(r'<polygon class="band s0" points="([^"]*)"', chart)[1]
-    assert len(band.split()) == 2 * POINTS
-    assert min(float(pair.split(",")[1]) for pair in band.split()) == pytest.approx(24, abs=0.1)
-    assert "5000" in texts or "5k" in texts or "2000" in texts
-
-
-@pytest.mark.parametrize("y", [[3.0], [2.0, 2.0, 2.0], [0.0, 0.0], [1e-9, 2e-9], [-5.0, 7.0], [6e-5, 0.0]])
-def test_few_flat_and_tiny_values_have_a_chart_too(y):
-    chart = line_chart("t", "update", "nats", [Series("a", list(range(1, len(y) + 1)), y)])
-    assert "nan" not in chart
-    assert re.search('class="(line|dot) s0"', chart)
-
-
-def test_what_is_not_finite_is_left_out_and_nothing_at_all_is_no_chart():
-    lines, _ = read_back(line_chart("t", "x", "y", [Series("a", [1, 2, 3, 4], [1, math.nan, 3, math.inf])]))
-    assert len(lines[0]) == 2
-    assert line_chart("t", "x", "y", [Series("a", [1], [math.nan])]) is None
-    assert "<b>" not in line_chart("<b>", "<b>", "<b>", [Series("<b>", [1, 2], [1, 2])])
 
 
 # -- in a browser --------------------------------------------------------------------------------------------------
