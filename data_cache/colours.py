@@ -6,6 +6,7 @@ from PIL import Image
 
 NOTHING = np.array([232, 232, 232], np.uint8)
 LINE = np.array([176, 176, 176], np.uint8)
+OUTLINE = np.array([24, 24, 24], np.uint8)
 PERIOD, WIDTH = 8, 2
 
 # Each colour is, of all on a grid, the one farthest in OKLab from those before it, in normal sight and in simulated
@@ -39,8 +40,27 @@ def paint(
     label: Integer[np.ndarray, "y x"], nothing: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Colour a label map at `size` (height, width), without blending; what is `nothing` is hatched."""
-    enlarged = np.asarray(Image.fromarray(label.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
-    return hatch(colour(enlarged, nothing), enlarged == nothing)
+    label = enlarged(label, size)
+    return hatch(colour(label, nothing), label == nothing)
+
+
+def enlarged(label: Integer[np.ndarray, "y x"], size: tuple[int, int]) -> Integer[np.ndarray, "height width"]:
+    """A label map at `size` (height, width): every pixel copies its nearest one."""
+    return np.asarray(Image.fromarray(label.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def laid_over(
+    label: Integer[np.ndarray, "y x"], nothing: int, image: UInt8[np.ndarray, "height width 3"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A label map with outlines over its photograph, which alone is seen, in pale grey, where there is `nothing`."""
+    label = enlarged(label, image.shape[:2])
+    pale = overlay(image, np.full_like(image, 255), 0.6)
+    drawn = np.where((label == nothing)[..., None], pale, overlay(image, colour(label, nothing), 0.8))
+    edge = np.zeros(label.shape, bool)
+    edge[:, 1:] |= label[:, 1:] != label[:, :-1]
+    edge[1:] |= label[1:] != label[:-1]
+    drawn[edge] = OUTLINE
+    return drawn
 
 
 def hatch(

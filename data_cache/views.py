@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
 from data_cache.errors import UsageError
@@ -28,6 +28,12 @@ class View:
         """The view whose geometry a cache holds."""
         top, left, bottom, right = (int(edge) for edge in box)
         return cls((top, left, bottom, right), bool(flip))
+
+    def cut(self, pixels: Shaped[np.ndarray, "height width *channel"]) -> Shaped[np.ndarray, "y x *channel"]:
+        """The view's own pixels, as many as there are."""
+        top, left, bottom, right = self.box
+        crop = pixels[top:bottom, left:right]
+        return np.ascontiguousarray(crop[:, ::-1]) if self.flip else crop
 
 
 def whole(height: int, width: int) -> View:

@@ -12,7 +12,7 @@ from data_cache.errors import InterruptError, UserError
 from data_cache.splits import Split
 from data_cache.views import Cropping
 from experiments.dense_clip import DenseCLIP
-from experiments.sheet import draw_sheet
+from experiments.sheet import demo_figure
 from experiments.stages import Clock, Progress, cached, measured, trained
 from pipeline.precompute import Settings, load_clip
 from pipeline.weights import TINY, CLIPSource
@@ -127,6 +127,7 @@ class Report:
             f"  python cli.py info {cache}",
             f"  python cli.py train --config {config} --iterations 2000 --out runs/longer",
             "  python cli.py evaluate runs/longer --dataset scenes",
+            f"  python cli.py report {shlex.quote(str(self.run))}",
             '  python cli.py precompute --dataset folder --root DIR --unseen "NAME,NAME"',
         )
 
@@ -160,7 +161,7 @@ def run(demo: Demo, progress: Progress) -> Report:
         for name, segmenter in segmenters.items()
     }
     picture = demo.out / "sheet.png"
-    draw_sheet(Predictor(students[FULL]), shown, images).save(picture)
+    demo_figure(Predictor(students[FULL]), shown).draw().save(picture)
     return Report(found.pop(FULL), clock.seconds, students[FULL].split, demo.run(FULL), picture, found)
 
 

@@ -3,71 +3,39 @@
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
 
-from data_cache.colours import paint
-from data_cache.datasets.base import VOID, Dataset
-from data_cache.schema import reserved_label
-from data_cache.show import legend, sheet
-from data_cache.store import Cache
-from data_cache.views import replay_image, whole
-from trainer.evaluate import GAMMA, Predictor
-from trainer.glm import attention_weights
+from data_cache.colours import laid_over, paint
+from data_cache.datasets.base import VOID
+from data_cache.show import fitted, scaled
+from experiments.attention import attention, heat
+from experiments.cached_views import CachedViews
+from experiments.centres import COLOURS, NONE, pseudo
+from experiments.figures import IGNORED, Figure, Row, seen_only, vocabulary
+from trainer.evaluate import GAMMA, Predictor, labelled
 
 ROWS, PANEL = 6, 160
-SIDES = (PANEL, PANEL)
 TITLES = ("image", "seen labels", "fused masks", "GLM attention", "prediction", "ground truth")
 
 
-def draw_sheet(predictor: Predictor, cache: Path, images: Dataset) -> Image.Image:
-    """Draw those images of a cache in which unseen classes cover most; `images` begins with the cache's."""
-    stored = Cache(cache)
-    loaded = stored.load(stored.mask_name(None))
-    split = predictor.words.split
-    hidden = split.unseen_index
-    scenes = [images.load(i) for i in range(len(loaded.ids))]
-    by_share = sorted(range(len(scenes)), key=lambda i: -np.isin(scenes[i][1], hidden).mean())
-    rows = []
-    for index in sorted(by_share[:ROWS]):
-        image, label = scenes[index]
-        assert label is not None
-        fused = loaded.label[index, 0].astype(int)
-        # pseudo labels are no classes: they get colours of their own
-        nothing = fused == reserved_label(loaded.label.dtype.name)
-        rows.append(
-            (
-                image,
-                paint(np.where(np.isin(label, hidden), VOID, label), VOID, SIDES),
-                paint(np.where(nothing, VOID, fused + len(split.classes)), VOID, SIDES),
-                heat(image, attention(predictor, loaded.cls[index, 0], image)),
-                paint(predictor(image).at(GAMMA), VOID, SIDES),
-                paint(label, VOID, SIDES),
-            )
+def demo_figure(predictor: Predictor, cache: Path, rows: int = ROWS) -> Figure:
+    """Those images of a cache in which unseen classes cover most, with everything there is about them."""
+    views, split = CachedViews.open(cache, None), predictor.words.split
+    scenes = [labelled(views.images, index) for index in range(len(views.images))]
+    by_share = sorted(range(len(scenes)), key=lambda i: -np.isin(scenes[i][1], split.unseen_index).mean())
+    drawn, maps = [], []
+    for index in sorted(by_share[:rows]):
+        geometry, image, _, label = views.look(index)
+        size, found = fitted(*label.shape, PANEL), predictor(image).at(GAMMA)
+        photograph, masks = scaled(image, size), pseudo(views.fused(index)[0], len(split.classes) % COLOURS)
+        weights = attention(predictor.checkpoint, views.cls(index), image, geometry)
+        maps += [label, found]
+        panels = (
+            photograph,
+            paint(seen_only(label, split), VOID, size),
+            laid_over(masks, NONE, photograph),
+            heat(photograph, weights),
+            paint(found, VOID, size),
+            paint(label, VOID, size),
         )
-    names = {i: name if name in split.seen else f"{name} (unseen)" for i, name in enumerate(split.classes)}
-    return legend(sheet(rows, TITLES, PANEL), names)
-
-
-@torch.inference_mode()
-def attention(
-    predictor: Predictor, cls: Float[np.ndarray, "channel"], image: UInt8[np.ndarray, "height width 3"]
-) -> Float[np.ndarray, "y x"]:
-    """Eq. 1 for one image: how much each of the student's cells counts."""
-    checkpoint = predictor.checkpoint
-    view = replay_image(image, whole(*image.shape[:2]), checkpoint.size)
-    features = checkpoint.segmenter(torch.from_numpy(view).permute(2, 0, 1)[None])
-    weights = attention_weights(torch.from_numpy(cls.astype(np.float32))[None], features)
-    return weights.view(features.shape[2:]).numpy()
-
-
-def heat(
-    image: UInt8[np.ndarray, "height width 3"], weights: Float[np.ndarray, "y x"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image in grey and dark, the more orange the greater the weight."""
-    height, width = image.shape[:2]
-    scaled = Image.fromarray((weights / weights.max()).astype(np.float32)).resize((width, height))
-    strength = np.asarray(scaled).clip(0, 1)[..., None]
-    grey = 0.45 * image.mean(axis=2, keepdims=True)
-    return ((1 - strength) * grey + strength * np.array([255, 140, 0])).astype(np.uint8)
+        drawn.append(Row(views.images.ids[index], panels))
+    return Figure(TITLES, drawn, *vocabulary(split, maps), IGNORED)

@@ -6,14 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float16, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 from data_cache.datasets.base import VOID
 from data_cache.errors import UsageError
 from data_cache.schema import label_dtype, reserved_label
 from data_cache.splits import Split
 from pipeline.fusion import NOT_IGNORED, THRESHOLD, fuse
-from pipeline.kmeans import UPDATES, WINDOWS, Assign, backend, cluster, max_centres
+from pipeline.kmeans import UPDATES, WINDOWS, Assign, Clusters, backend, cluster, max_centres
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,26 @@ class Masker:
 
     def __call__(
         self,
-        dense: Float16[np.ndarray, "y x channel"],
+        dense: Float[np.ndarray, "y x channel"],
         label: UInt8[np.ndarray, "height width"] | None,
     ) -> tuple[Shaped[np.ndarray, "y x"], int]:
         """Fused labels of a view's tokens (the reserved value where not ignored) and how many there are."""
+        return self.fused(self.clusters(dense, label), dense)
+
+    def clusters(
+        self,
+        dense: Float[np.ndarray, "y x channel"],
+        label: UInt8[np.ndarray, "height width"] | None,
+    ) -> Clusters:
+        """The masks of single centres, before fusion."""
         ignored = ignored_tokens(label, self.split, self.grid)
-        fused = fuse(cluster(dense, ignored, self._assign, self.windows, self.updates), dense, self.threshold)
+        return cluster(dense, ignored, self._assign, self.windows, self.updates)
+
+    def fused(
+        self, clusters: Clusters, dense: Float[np.ndarray, "y x channel"]
+    ) -> tuple[Shaped[np.ndarray, "y x"], int]:
+        """The labels these clusters are fused to, as they are stored, and how many there are."""
+        fused = fuse(clusters, dense, self.threshold)
         stored = np.where(fused == NOT_IGNORED, reserved_label(self.dtype), fused).astype(self.dtype)
         return stored, int(fused.max(initial=NOT_IGNORED)) + 1
 

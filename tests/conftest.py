@@ -1,9 +1,11 @@
 """Fixtures for all rooms."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from browser import NAMES, Browser
 from command_line import CommandLine
 from pictures import draw_folder
 
@@ -30,3 +32,12 @@ def drawn(tmp_path: Path) -> Path:
     """A `folder` dataset of 6 training and 2 validation pictures."""
     draw_folder(tmp_path / "drawn", {"train": 6, "val": 2})
     return tmp_path / "drawn"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    """A browser without a window, if there is one on the PATH; the test is skipped without."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser to open the page in: none of {', '.join(NAMES)} is on the PATH")
+    return Browser(program, tmp_path_factory.mktemp("browser"))

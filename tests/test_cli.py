@@ -9,6 +9,7 @@ from command_line import STUDENT, TINY, in_a_process, pictures
 from PIL import Image
 
 COMMANDS = ("precompute", "train", "evaluate", "cluster", "verify", "demo", "reproduce", "ablate", "info")
+COMMANDS += ("show", "report")
 
 
 @pytest.fixture

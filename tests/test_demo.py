@@ -1,17 +1,20 @@
 """The demo in short: every part of the real path."""
 
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from command_line import REPOSITORY
 from PIL import Image
 
 from data_cache.datasets import open_dataset
 from data_cache.splits import make_split
 from experiments.demo import ALL_VARIANTS, CLIP, DENSE_CLIP, STUDENT, WITHOUT_GLM, WITHOUT_PLM, Demo, run
 from experiments.dense_clip import DenseCLIP
-from experiments.sheet import PANEL, ROWS, TITLES, heat
+from experiments.sheet import PANEL, ROWS, TITLES
 from pipeline.precompute import load_clip
 from pipeline.prompts import Prompts
 
@@ -108,12 +111,20 @@ def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
     assert (middle[0] == wanted)[agree].mean() > 0.95
 
 
-def test_heat_is_brightest_where_the_weight_is_greatest():
-    weights = np.zeros((4, 4))
-    weights[2, 1] = 1
-    drawn = heat(np.full((32, 32, 3), 120, np.uint8), weights).astype(int)
-    y, x = np.unravel_index((drawn[..., 0] - drawn[..., 2]).argmax(), (32, 32))
-    assert (y // 8, x // 8) == (2, 1)
+def test_the_readme_s_pictures_are_drawn_from_a_demo_and_small(report, tmp_path):
+    script = [sys.executable, REPOSITORY / "docs/pictures.py"]
+    subprocess.run([*script, report.picture.parent, "--out", tmp_path / "new"], check=True)
+    pictures = sorted((tmp_path / "new").iterdir())
+    assert [file.name for file in pictures] == ["attention.png", "demo.png", "masks.png", "predictions.png"]
+    for file in pictures:
+        assert file.stat().st_size <= 400_000
+        with Image.open(file) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 2 * PANEL
+    told = subprocess.run([*script, tmp_path], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr.startswith("error: ")
+    assert told.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
