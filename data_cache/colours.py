@@ -1,7 +1,7 @@
 """Colours of label maps: the same label has the same colour in every picture, whoever looks at it."""
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
 NOTHING = np.array([232, 232, 232], np.uint8)
@@ -59,3 +59,14 @@ def overlay(
     """A photograph, in grey so that colours keep their meaning, seen through a painted label map."""
     grey = image.mean(axis=2, keepdims=True)
     return ((1 - strength) * grey + strength * painted).round().astype(np.uint8)
+
+
+def heat(
+    image: UInt8[np.ndarray, "height width 3"], weights: Float[np.ndarray, "y x"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image in grey and dark, the more orange the greater the weight."""
+    height, width = image.shape[:2]
+    scaled = Image.fromarray((weights / weights.max()).astype(np.float32)).resize((width, height))
+    strength = np.asarray(scaled).clip(0, 1)[..., None]
+    grey = 0.45 * image.mean(axis=2, keepdims=True)
+    return ((1 - strength) * grey + strength * np.array([255, 140, 0])).astype(np.uint8)

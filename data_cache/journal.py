@@ -39,10 +39,11 @@ class Journal:
         self._root = root
         self._array: Any = group["journal"]
 
-    def records(self) -> list[Record | None]:
-        """All records, None where a shard is not done. Raises UserError for a damaged record."""
+    def records(self, shard: int | None = None) -> list[Record | None]:
+        """All records, or one shard's; None where a shard is not done. Raises UserError for a damaged record."""
+        where = slice(None) if shard is None else slice(shard, shard + 1)
         try:
-            return [_parse(text) for text in np.asarray(self._array[:], dtype=object)]
+            return [_parse(text) for text in np.asarray(self._array[where], dtype=object)]
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self._root / self._array.path}: a damaged journal record ({error}); delete the cache "

@@ -240,24 +240,28 @@ class Cache:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def load(self, masks: str) -> "Loaded":
-        """What training needs, in memory. Raises UserError if shards are unfinished, lost or damaged."""
-        features, clustered = self._both_records(masks)
+    def load(self, masks: str, shard: int | None = None) -> "Loaded":
+        """What training needs, in memory: of all images, or of one shard's.
+
+        Raises UserError if shards are unfinished, lost or damaged.
+        """
+        features, clustered = self._both_records(masks, shard)
         if pending := _unfinished(features, clustered):
             done = masks != MASKS and None not in features
             cure = f"run `cluster` with --name {masks} again" if done else "run the same `precompute` command again"
-            missing = f"{len(pending)} of {self.layout.shards} shards are not done"
-            raise UserError(f"{self.path}: {missing}; {cure} to finish them")
+            missing = f"{len(pending)} of {self.layout.shards} shards are" if shard is None else f"shard {shard} is"
+            raise UserError(f"{self.path}: {missing} not done; {cure} to finish them")
         self._check_files([*self._journal("image").records(), *features, *clustered])
+        span = slice(None) if shard is None else self.layout.span(shard)
         return Loaded(
-            ids=[str(name) for name in self._read("image/id")],
-            digest=[(str(a), str(b)) for a, b in zip(*map(self._read, HASHES), strict=True)],
-            ok=np.array([status == OK for status in self._read("image/status")]),
-            box=self._read("view/box"),
-            flip=self._read("view/flip"),
-            cls=self._read("cls"),
-            label=self._read(f"masks/{masks}/label"),
-            count=self._read(f"masks/{masks}/count"),
+            ids=[str(name) for name in self._read("image/id", span)],
+            digest=[(str(a), str(b)) for a, b in zip(*(self._read(name, span) for name in HASHES), strict=True)],
+            ok=np.array([status == OK for status in self._read("image/status", span)]),
+            box=self._read("view/box", span),
+            flip=self._read("view/flip", span),
+            cls=self._read("cls", span),
+            label=self._read(f"masks/{masks}/label", span),
+            count=self._read(f"masks/{masks}/count", span),
         )
 
     def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
@@ -297,9 +301,9 @@ class Cache:
         files = {part: [f for name in names for f in (self.path / name).rglob("*")] for part, names in arrays.items()}
         return {part: sum(f.stat().st_size for f in found if f.is_file()) for part, found in files.items()}
 
-    def _read(self, name: str) -> np.ndarray:
+    def _read(self, name: str, span: slice = slice(None)) -> np.ndarray:
         try:
-            return self.group[name][:]
+            return self.group[name][span]
         except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
@@ -311,8 +315,10 @@ class Cache:
                 f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
             )
 
-    def _both_records(self, masks: str) -> tuple[list[Record | None], list[Record | None]]:
-        return self._journal("").records(), self._journal(f"masks/{masks}").records()
+    def _both_records(
+        self, masks: str, shard: int | None = None
+    ) -> tuple[list[Record | None], list[Record | None]]:
+        return self._journal("").records(shard), self._journal(f"masks/{masks}").records(shard)
 
     def _journal(self, part: str) -> Journal:
         return Journal(self.path, self.group[part] if part else self.group)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from data_cache.colours import paint
+from data_cache.colours import heat, paint
 from data_cache.datasets.base import VOID, Dataset
 from data_cache.schema import reserved_label
 from data_cache.show import legend, sheet
@@ -60,14 +60,3 @@ def attention(
     features = checkpoint.segmenter(torch.from_numpy(view).permute(2, 0, 1)[None])
     weights = attention_weights(torch.from_numpy(cls.astype(np.float32))[None], features)
     return weights.view(features.shape[2:]).numpy()
-
-
-def heat(
-    image: UInt8[np.ndarray, "height width 3"], weights: Float[np.ndarray, "y x"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image in grey and dark, the more orange the greater the weight."""
-    height, width = image.shape[:2]
-    scaled = Image.fromarray((weights / weights.max()).astype(np.float32)).resize((width, height))
-    strength = np.asarray(scaled).clip(0, 1)[..., None]
-    grey = 0.45 * image.mean(axis=2, keepdims=True)
-    return ((1 - strength) * grey + strength * np.array([255, 140, 0])).astype(np.uint8)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float16, Int, Shaped, UInt8
 
-from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
+from data_cache.photographs import photographs
 from data_cache.splits import Split
 from data_cache.store import Cache
 from data_cache.views import View, replay_image, replay_label
@@ -105,17 +105,6 @@ def masker_of(cache: Cache, about: Mapping[str, Any], classes: tuple[str, ...], 
     """The clustering a mask set's attributes describe."""
     split = Split(classes, tuple(about["unseen"]))
     return Masker(split, cache.layout.grid, tuple(about["windows"]), about["threshold"], about["updates"], kmeans)
-
-
-def photographs(cache: Cache, root: Path | None) -> Dataset:
-    """The dataset a cache was made from, below `root` or where it was. Raises UserError if it is another one."""
-    about, recorded = cache.fingerprint["dataset"], cache.attributes["recorded"]
-    where = root or (Path(recorded["root"]) if recorded["root"] else None)
-    dataset = open_dataset(about["name"], where, about["split"], about["images"])
-    if list(dataset.ids) != [str(name) for name in cache.group["image/id"][:]]:
-        name = where or about["name"]
-        raise UserError(f"{name}: not the images {cache.path} was made from; pass --root with the same dataset")
-    return dataset
 
 
 def same_clip(

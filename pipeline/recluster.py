@@ -11,11 +11,12 @@ from jaxtyping import UInt8
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError
 from data_cache.lock import writer_lock
+from data_cache.photographs import photographs
 from data_cache.schema import reserved_label
 from data_cache.splits import make_split
 from data_cache.store import MASKS, OK, Cache
 from data_cache.views import View, replay_label
-from pipeline.live import masker_of, photographs
+from pipeline.live import masker_of
 from pipeline.masks import Masker
 from pipeline.workers import run_shards
 

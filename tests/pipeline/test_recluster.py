@@ -7,10 +7,10 @@ from refusals import refused
 from tiny_world import CLASSES, CONFIG, draw_folder
 
 from data_cache.errors import UsageError
+from data_cache.photographs import photographs
 from data_cache.store import Cache, quantised
 from data_cache.views import Cropping
 from pipeline import recluster as module
-from pipeline.live import photographs
 from pipeline.precompute import Settings, execute, plan
 from pipeline.recluster import Clustering, recluster, window_sizes
 from pipeline.weights import CLIPSource
