@@ -1,6 +1,10 @@
 """The photographs a cache was made from: a cache holds none itself, but knows where they were."""
 
+from functools import cached_property
 from pathlib import Path
+
+from jaxtyping import UInt8
+from numpy import ndarray
 
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
@@ -9,11 +13,70 @@ from data_cache.store import Cache
 
 
 def photographs(cache: Cache, root: Path | None) -> Dataset:
-    """The dataset a cache was made from, below `root` or where it was. Raises UserError if it is another one."""
-    about, recorded = cache.fingerprint["dataset"], cache.attributes["recorded"]
-    where = root or (Path(recorded["root"]) if recorded["root"] else None)
+    """The dataset a cache was made from, below `root` or where it was.
+
+    Raises UserError if it is not there, or has other images or class names: labels would mean something else.
+    """
+    about = cache.fingerprint["dataset"]
+    where = root or recorded_root(cache)
     dataset = open_dataset(about["name"], where, about["split"], about["images"])
     if list(dataset.ids) != [str(name) for name in cache.group["image/id"][:]]:
         name = where or about["name"]
         raise UserError(f"{name}: not the images {cache.path} was made from; pass --root with the same dataset")
+    if dataset.classes != cache.texts().classes:
+        raise UserError(
+            f"{where or about['name']}: its class names or their order are not those {cache.path} was made with; "
+            "restore them, or precompute again into another --cache"
+        )
     return dataset
+
+
+def recorded_root(cache: Cache) -> Path | None:
+    """Where a cache's photographs were when it was made; None if they are drawn."""
+    root = cache.attributes["recorded"]["root"]
+    return Path(root) if root else None
+
+
+class Photographs:
+    """A cache's photographs to look at, opened when first asked for; that they are gone is found out once."""
+
+    def __init__(self, cache: Cache, root: Path | None) -> None:
+        self._cache, self.root = cache, root or recorded_root(cache)
+
+    def load(
+        self, image: int, digest: tuple[str, str] | None
+    ) -> tuple[UInt8[ndarray, "height width 3"], UInt8[ndarray, "height width"] | None]:
+        """A photograph and its label map (class ids, 255 for void; None if it has none).
+
+        `digest` holds their hashes when they were cached, if that is known. Raises UserError if they are not there,
+        unreadable or no longer the same.
+        """
+        dataset = self.dataset
+        if digest and dataset.digest(image) != digest:
+            raise UserError(f"{dataset.path(image)}: the image or its label map changed since it was cached")
+        return dataset.load(image)
+
+    @property
+    def where(self) -> str:
+        """Where they are, or would be; nothing is opened to tell."""
+        if self.root is None:
+            return "drawn when they are asked for"
+        return (
+            str(self.root) if self.root.is_dir() else f"not in {self.root}; open_cache(path, root=DIR) looks elsewhere"
+        )
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset. Raises UserError if it is not there, or another one."""
+        if isinstance(self._found, UserError):
+            raise self._found
+        return self._found
+
+    @cached_property
+    def _found(self) -> Dataset | UserError:
+        if self.root and not self.root.is_dir():
+            return UserError(self.where)
+        try:
+            return photographs(self._cache, self.root)
+        except UserError as error:
+            return error

@@ -264,6 +264,11 @@ class Cache:
             count=self._read(f"masks/{masks}/count", span),
         )
 
+    def require_files(self, masks: str) -> None:
+        """Raise UserError if a file of the features or of a mask set is lost."""
+        features, clustered = self._both_records(masks)
+        self._check_files([*self._journal("image").records(), *features, *clustered])
+
     def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
         """The dense tokens of an image: float16 as CLIP's were rounded, or float32 from int8 and its scales."""
         try:
@@ -292,8 +297,13 @@ class Cache:
 
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
-        self._check_files([*self._journal("image").records(), *self._journal("").records()])
+        self._check_files([*self._journal("image").records(), *self._journal("").records()], "image/")
         return [(str(i), str(s)) for i, s in zip(self._read("image/id"), self._read("image/status"), strict=True)]
+
+    def counts(self, masks: str) -> Int[np.ndarray, "image view"]:
+        """How many pseudo labels each view has in a mask set; 0 where it failed or is not done."""
+        self._check_files(self._journal(f"masks/{masks}").records())
+        return self._read(f"masks/{masks}/count")
 
     def bytes(self) -> dict[str, int]:
         """Bytes on disk of the three payloads."""
@@ -309,15 +319,13 @@ class Cache:
                 f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
             ) from None
 
-    def _check_files(self, records: Sequence[Record | None]) -> None:
-        if lost := missing_files(self.path, records):
+    def _check_files(self, records: Sequence[Record | None], below: str = "") -> None:
+        if lost := missing_files(self.path, records, below):
             raise UserError(
                 f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
             )
 
-    def _both_records(
-        self, masks: str, shard: int | None = None
-    ) -> tuple[list[Record | None], list[Record | None]]:
+    def _both_records(self, masks: str, shard: int | None = None) -> tuple[list[Record | None], list[Record | None]]:
         return self._journal("").records(shard), self._journal(f"masks/{masks}").records(shard)
 
     def _journal(self, part: str) -> Journal:

@@ -11,7 +11,7 @@ from data_cache.datasets import open_dataset
 from data_cache.splits import make_split
 from experiments.demo import ALL_VARIANTS, CLIP, DENSE_CLIP, STUDENT, WITHOUT_GLM, WITHOUT_PLM, Demo, run
 from experiments.dense_clip import DenseCLIP
-from experiments.sheet import PANEL, ROWS, TITLES, heat
+from experiments.sheet import PANEL, ROWS, TITLES
 from pipeline.precompute import load_clip
 from pipeline.prompts import Prompts
 
@@ -106,14 +106,6 @@ def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
     agree = (middle == middle[0]).all(axis=0)
     assert agree.mean() > 0.5
     assert (middle[0] == wanted)[agree].mean() > 0.95
-
-
-def test_heat_is_brightest_where_the_weight_is_greatest():
-    weights = np.zeros((4, 4))
-    weights[2, 1] = 1
-    drawn = heat(np.full((32, 32, 3), 120, np.uint8), weights).astype(int)
-    y, x = np.unravel_index((drawn[..., 0] - drawn[..., 2]).argmax(), (32, 32))
-    assert (y // 8, x // 8) == (2, 1)
 
 
 @pytest.mark.slow
