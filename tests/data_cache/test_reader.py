@@ -33,6 +33,7 @@ CLASSES = ("<script>alert(1)</script>", "grass & sand", 'a "b" class', "disc", "
 UNSEEN = "disc,square"
 FAILED, UNLABELLED, CROP = 3, 4, 1
 SHARD, IMAGES = 2, 6
+CACHE = "own <i>&.zarr"
 
 
 class World(NamedTuple):
@@ -60,9 +61,9 @@ def made(tmp_path_factory) -> World:
             file.write_bytes(file.read_bytes()[:300])
         if number != UNLABELLED:
             Image.fromarray(label[: 96 + 4 * number]).save(root / "labels" / file.name)
-    precompute(root, folder / "own.zarr")
-    recluster(Clustering(folder / "own.zarr", "fine", threshold=0.99, unseen="grass & sand"))
-    return World(root, folder / "own.zarr")
+    precompute(root, folder / CACHE)
+    recluster(Clustering(folder / CACHE, "fine", threshold=0.99, unseen="grass & sand"))
+    return World(root, folder / CACHE)
 
 
 def precompute(root: Path, cache: Path, **given: object) -> None:
@@ -74,7 +75,7 @@ def precompute(root: Path, cache: Path, **given: object) -> None:
 @pytest.fixture
 def world(made, tmp_path) -> World:
     """A copy to spoil; the cache still says that the photographs are where they were."""
-    return World(made.root, Path(shutil.copytree(made.path, tmp_path / "own.zarr")))
+    return World(made.root, Path(shutil.copytree(made.path, tmp_path / CACHE)))
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_mask_sets_have_labels_of_their_own(made):
 
 def test_what_is_changed_in_a_notebook_does_not_change_what_is_read_next(made):
     cache = open_cache(made.path)
-    before = cache[0].masks
+    before = cache[0].masks.copy()
     cache[0].masks[:] = 7
     cache[0].cls[:] = 7
     np.testing.assert_array_equal(cache[0].masks, before)
@@ -350,6 +351,9 @@ def test_a_grid_has_a_picture_an_image_with_its_masks_in_colour_only(made):
     assert bare.any()
     assert colourful[bare].max() < 8
     assert np.median(colourful[~bare]) > 20
+    shown_there = np.asarray(Image.fromarray(record.shown).resize((SIDE, SIDE))).mean(axis=2)
+    brightness = shown_there.reshape(8, SIDE // 8, 8, SIDE // 8)[:, 4:-4, :, 4:-4].mean(axis=(1, 3))
+    assert np.corrcoef(brightness[bare], tokens.mean(axis=(1, 3, 4))[bare])[0, 1] > 0.98
     assert cache.grid(range(IMAGES)).drawn(columns=4).size > (4 * SIDE, 2 * SIDE)
 
 
