@@ -86,6 +86,15 @@ def precompute(
     shard: Annotated[
         int | None, typer.Option(help="Images in a unit of work and resume; 64 by default.", rich_help_panel=CACHE)
     ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add images that are new in the dataset.", rich_help_panel=CACHE)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the cache that is there.", rich_help_panel=CACHE)
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that failed.", rich_help_panel=CACHE)
+    ] = False,
     max_failures: Failures = 0.01,
     device: Device = None,
     as_json: Json = False,
@@ -291,6 +300,9 @@ def verify(
         int, typer.Option(metavar="K", min=0, help="Also ask CLIP about K random views again.", rich_help_panel=RUN)
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of the choice of views.", min=0, rich_help_panel=RUN)] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make damaged shards again, and only those.", rich_help_panel=CACHE)
+    ] = False,
     masks: Annotated[str | None, setting("masks", CACHE)] = None,
     root: Root = None,
     clip: CLIP = None,
@@ -302,12 +314,13 @@ def verify(
     from experiments import verification
 
     with progress("asking", live, "views", "nothing was written") as advance:
-        told = verification.verify(cache, live, masks, root, clip, clip_weights, device or "auto", seed, advance)
+        teacher = (root, clip, clip_weights, device or "auto")
+        told = verification.verify(cache, live, masks, *teacher, seed=seed, mend=repair, tell=advance)
     show(told.as_json() if as_json else str(told))
     if told.bad:
         raise UserError(
-            f"{cache}: {len(told.bad)} findings; finish what is not done, delete what is damaged and make it again: by "
-            "`precompute`, or by `cluster` for masks of another name than default"
+            f"{cache}: {len(told.bad)} findings; --repair makes damaged shards again, `precompute` (or `cluster`, for "
+            "masks of another name than default) finishes what is not done"
         )
 
 
@@ -341,7 +354,7 @@ def main() -> None:
         say(str(error), "error: ", "red")
         sys.exit(error.exit_code)
     except OSError as error:
-        # a full or read-only disk, a file where a folder should be: the system's words name the path
+        # a file where a folder should be, and the like: the system's words name the path
         say(str(error), "error: ", "red")
         sys.exit(1)
 

@@ -1,5 +1,10 @@
 """The errors a user can cause: one line each, saying what is wrong, where, and how to mend it."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something in the user's files or machine prevents the work. The command line exits with 1."""
@@ -19,6 +24,19 @@ class UsageError(UserError):
 
 class InterruptError(UserError):
     """The user pressed Ctrl-C; says what is kept and how to go on. The command line exits with 1."""
+
+
+@contextmanager
+def disk_errors(where: Path, cure: str) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk under `where` into a UserError that ends with the `cure`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        problem = "the disk is full" if full else f"cannot be written ({error.strerror})"
+        raise UserError(f"{where}: {problem}; {cure}") from None
 
 
 def one_line(error: Exception, limit: int = 200) -> str:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from data_cache.store import OK, Cache
+from data_cache.content import OK
+from data_cache.store import Cache
 
 
 def describe(cache: Cache) -> dict[str, Any]:

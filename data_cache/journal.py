@@ -39,15 +39,20 @@ class Journal:
         self._root = root
         self._array: Any = group["journal"]
 
-    def records(self, shard: int | None = None) -> list[Record | None]:
-        """All records, or one shard's; None where a shard is not done. Raises UserError for a damaged record."""
-        where = slice(None) if shard is None else slice(shard, shard + 1)
+    def records(self) -> list[Record | None]:
+        """All records, None where a shard is not done. Raises UserError for a damaged record."""
+        return self._parsed(slice(None))
+
+    def record(self, shard: int) -> Record | None:
+        """One record, None where the shard is not done. Raises UserError if it is damaged."""
+        return self._parsed(slice(shard, shard + 1))[0]
+
+    def _parsed(self, span: slice) -> list[Record | None]:
         try:
-            return [_parse(text) for text in np.asarray(self._array[where], dtype=object)]
+            return [_parse(text) for text in np.asarray(self._array[span], dtype=object)]
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self._root / self._array.path}: a damaged journal record ({error}); delete the cache "
-                "and run `precompute` again"
+                f"{self._root / self._array.path}: a damaged journal record ({error}); `verify --repair` mends it"
             ) from None
 
     def commit(self, shard: int, ok: int, failed: int, chunks: Iterable[str]) -> Record:
@@ -55,6 +60,10 @@ class Journal:
         record = Record(shard, ok, failed, {key: _stamp(self._root / key) for key in sorted(chunks)})
         self._array[shard] = json.dumps(vars(record))
         return record
+
+    def erase(self, shard: int) -> None:
+        """Call a shard not done."""
+        self._array[shard] = ""
 
 
 def missing_files(root: Path, records: Iterable[Record | None], below: str = "") -> list[Path]:
@@ -80,6 +89,8 @@ def _parse(text: str) -> Record | None:
         return None
     fields = json.loads(text)
     files = {key: stamp and (int(stamp[0]), int(stamp[1])) for key, stamp in fields.pop("files").items()}
+    if any(Path(key).is_absolute() or ".." in Path(key).parts for key in files):
+        raise ValueError("a path that leads out of the cache")
     return Record(**fields, files=files)
 
 

@@ -1,4 +1,4 @@
-"""The photographs a cache was made from: a cache holds none itself, but knows where they were."""
+"""The photographs of a cache, to look at, as far as they are still there and still the same."""
 
 from functools import cached_property
 from pathlib import Path
@@ -6,29 +6,10 @@ from pathlib import Path
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
+from data_cache.source import photographs
 from data_cache.store import Cache
-
-
-def photographs(cache: Cache, root: Path | None) -> Dataset:
-    """The dataset a cache was made from, below `root` or where it was.
-
-    Raises UserError if it is not there, or has other images or class names: labels would mean something else.
-    """
-    about = cache.fingerprint["dataset"]
-    where = root or recorded_root(cache)
-    dataset = open_dataset(about["name"], where, about["split"], about["images"])
-    if list(dataset.ids) != [str(name) for name in cache.group["image/id"][:]]:
-        name = where or about["name"]
-        raise UserError(f"{name}: not the images {cache.path} was made from; pass --root with the same dataset")
-    if dataset.classes != cache.texts().classes:
-        raise UserError(
-            f"{where or about['name']}: its class names or their order are not those {cache.path} was made with; "
-            "restore them, or precompute again into another --cache"
-        )
-    return dataset
 
 
 def recorded_root(cache: Cache) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
+from data_cache.content import Loaded, Texts
 from data_cache.errors import UsageError
 from data_cache.figure import Figure
 from data_cache.photographs import Photographs
@@ -17,7 +18,7 @@ from data_cache.portrait import thumbnail
 from data_cache.record import ImageRecord, Panels
 from data_cache.splits import Split
 from data_cache.stats import Stats, stats
-from data_cache.store import MASKS, Cache, Loaded, Texts
+from data_cache.store import MASKS, Cache
 from data_cache.summary import summary
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float, Float16, Int, Shaped, UInt8
 from PIL import Image
 
+from data_cache.content import OK
 from data_cache.datasets.base import VOID
 from data_cache.errors import UsageError, UserError
 from data_cache.portrait import heading, portrait
 from data_cache.schema import reserved_label
-from data_cache.store import MASKS, OK
+from data_cache.store import MASKS
 from data_cache.views import View, replay_image, replay_label
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from data_cache.errors import UserError
+from data_cache.limits import read_json
+from data_cache.redo import check_finished
 
 FORMAT, VERSION = "clipteacher-cache", 2
 Dense = Literal["float16", "int8", "none"]
@@ -163,7 +165,7 @@ def seal(path: Path) -> None:
             # zarr warns that consolidated metadata is no part of the v3 specification yet; xarray warns without it
             warnings.simplefilter("ignore")
             zarr.consolidate_metadata(copy)
-        root = json.loads((copy / "zarr.json").read_text())
+        root = read_json(copy / "zarr.json")
         root["attributes"].pop("metadata_sha256", None)
         root["attributes"]["metadata_sha256"] = metadata_hash(copy)
     file = path / "zarr.json"
@@ -177,10 +179,12 @@ def seal(path: Path) -> None:
 
 def metadata_hash(path: Path) -> str:
     """SHA-256 over every zarr.json in the order of their names, as canonical JSON, without the hash itself."""
-    root = json.loads((path / "zarr.json").read_text())
+    root = read_json(path / "zarr.json")
     root["attributes"].pop("metadata_sha256", None)
     nodes = sorted(root["consolidated_metadata"]["metadata"])
-    contents = [["", root], *([node, json.loads((path / node / "zarr.json").read_text())] for node in nodes)]
+    if any(Path(node).is_absolute() or ".." in Path(node).parts for node in nodes):
+        raise ValueError("a name that leads out of the cache")
+    contents = [["", root], *([node, read_json(path / node / "zarr.json")] for node in nodes)]
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
@@ -190,7 +194,8 @@ def check_seal(path: Path) -> None:
     if not (path / "zarr.json").is_file():
         raise UserError(foreign)
     try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+        check_finished(path)
+        attributes = read_json(path / "zarr.json")["attributes"]
         if attributes.get("format") != FORMAT:
             raise UserError(foreign)
         if attributes.get("version") != VERSION:

@@ -1,19 +1,22 @@
 """The cache: open it, write a shard, read what training needs."""
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
-from jaxtyping import Bool, Float, Float16, Int, Shaped
+from jaxtyping import Float, Float16, Int, Shaped
 
+from data_cache.content import OK, Loaded, Shard, Texts, quantised
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
-from data_cache.journal import Journal, Record, bad_files, missing_files
+from data_cache.journal import Journal, Record, missing_files
+from data_cache.limits import check_arrays
+from data_cache.redo import REDO, finish
 from data_cache.schema import (
     Dense,
     Layout,
@@ -25,37 +28,16 @@ from data_cache.schema import (
     seal,
 )
 
-FEATURES = ("image/size", "image/content_hash", "image/label_hash", "image/status", "view/box", "view/flip")
+SHARD = {
+    **{name: f"image/{name}" for name in ("size", "content_hash", "label_hash", "status")},
+    **{"box": "view/box", "flip": "view/flip", "cls": "cls"},
+    **{name: f"masks/default/{name}" for name in ("label", "count")},
+}
+"""Where the fields of a shard are stored, dense tokens apart."""
+FEATURES = tuple(key for key in SHARD.values() if key.startswith(("image/", "view/")))
 HASHES = ("image/content_hash", "image/label_hash")
-OK = "ok"
 MASKS = "default"
 """The mask set that stage 1 makes."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Text features of a class list: one L2-normalised row a class, and the prompts they were made from."""
-
-    name: str
-    classes: tuple[str, ...]
-    templates: tuple[str, ...]
-    features: Float[np.ndarray, "class channel"]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What stage 1 knows of some consecutive images; failed images carry zeros and their reason in `status`."""
-
-    size: Int[np.ndarray, "image 2"]
-    content_hash: list[str]
-    label_hash: list[str]
-    status: list[str]
-    box: Int[np.ndarray, "image view 4"]
-    flip: Bool[np.ndarray, "image view"]
-    cls: Float16[np.ndarray, "image view channel"]
-    dense: Float16[np.ndarray, "image view y x channel"] | None
-    label: Shaped[np.ndarray, "image view y x"]
-    count: Int[np.ndarray, "image view"]
 
 
 class Cache:
@@ -73,6 +55,10 @@ class Cache:
         # Any: zarr types every member as array or group
         self.group: Any = zarr.open_group(path, mode=mode)
         self.attributes: Mapping[str, Any] = self.group.attrs.asdict()
+        arrays = {name: node for name, node in self.group.members(max_depth=None) if isinstance(node, zarr.Array)}
+        if not {"cls", "journal", f"masks/{MASKS}/label"} <= arrays.keys():
+            raise UserError(f"{path}: lacks arrays that every cache has; it is not trusted")
+        check_arrays(path, arrays)
 
     @classmethod
     def create(
@@ -84,26 +70,21 @@ class Cache:
         masks: tuple[str, Mapping[str, Any]],
         texts: Texts,
     ) -> "Cache":
-        """Create an empty cache, all or nothing, with its text features and image ids, which serve as paths too."""
-
-        def fill(root: Any, draft: Path) -> None:
-            create_feature_arrays(root, layout)
-            create_mask_arrays(root, masks[0], layout, masks[1])
-            create_text_arrays(root, texts.name, len(texts.classes), len(texts.templates), layout.channels)
-            for name in ("id", "path"):
-                root[f"image/{name}"][:] = np.array(ids, dtype=object)
-            Journal(draft, root["image"]).commit(
-                0, layout.images, 0, [f"image/{name}/c/{i}" for name in ("id", "path") for i in range(layout.shards)]
-            )
-            group = root[f"text/{texts.name}"]
-            group["features"][:] = texts.features
-            group["name"][:] = np.array(texts.classes, dtype=object)
-            group["template"][:] = np.array(texts.templates, dtype=object)
-            chunks = ("features/c/0/0", "name/c/0", "template/c/0")
-            Journal(draft, group).commit(0, len(texts.classes), 0, [f"text/{texts.name}/{key}" for key in chunks])
-
-        build(path, fill, attributes)
+        """Create an empty cache, all or nothing, with its text features and image ids."""
+        build(path, _frame(layout, ids, {masks[0]: masks[1]}, texts), attributes)
         return cls(path, mode="r+")
+
+    def grow(self, ids: Sequence[str], fingerprint: Fingerprint) -> None:
+        """Append images, not done yet; open the cache anew afterwards. Only for its one writer.
+
+        All or nothing: killed at any instant, it has grown or it has not (`data_cache.redo`).
+        """
+        whole = [*self.ids(), *ids]
+        layout = replace(self.layout, images=len(whole))
+        sets = {name: self.mask_attributes(name) for name in self.masks}
+        change = self.path / REDO
+        build(change, _frame(layout, whole, sets, self.texts()), {**self.attributes, "fingerprint": fingerprint})
+        finish(self.path)
 
     @cached_property
     def layout(self) -> Layout:
@@ -169,44 +150,73 @@ class Cache:
         create_mask_arrays(zarr.open_group(self.path, mode="r+", use_consolidated=False), name, self.layout, attributes)
         seal(self.path)
 
+    @property
+    def texts_name(self) -> str:
+        """The name of the prompts."""
+        return next(name for name, _ in self.group["text"].groups())
+
     def texts(self) -> Texts:
         """The text features (the only set there is yet)."""
-        name, group = next(iter(self.group["text"].groups()))
-        self._check_files(self._journal(f"text/{name}").records())
-        strings = {key: tuple(str(s) for s in group[key][:]) for key in ("name", "template")}
-        return Texts(name, strings["name"], strings["template"], self._read(f"text/{name}/features"))
+        name = self.texts_name
+        self._check_files(self.journal(f"text/{name}").records())
+        strings = {key: tuple(str(s) for s in self.read(f"text/{name}/{key}")) for key in ("name", "template")}
+        return Texts(name, strings["name"], strings["template"], self.read(f"text/{name}/features"))
 
     # -- shards -----------------------------------------------------------------------------------------------
 
     def pending(self, masks: str) -> list[int]:
-        """The shards whose features or whose masks are not done."""
-        return _unfinished(*self._both_records(masks))
+        """The shards whose features or whose masks are not done, or that have grown since."""
+        return [i for i, both in enumerate(zip(*self._both_records(masks), strict=True)) if None in both]
+
+    def failed(self) -> list[int]:
+        """The shards in which an image failed."""
+        return [record.shard for record in self.records() if record.failed]
+
+    def rows_to_do(self, shard: int, retry: bool = False) -> list[int]:
+        """Which images of a shard, counted from its first, are to be encoded.
+
+        All of them, unless it was done: then those it has grown by, and with `retry` those that failed.
+        """
+        span = self.layout.span(shard)
+        record = self.journal("").records()[shard]
+        if record is None or not self.journal(f"masks/{MASKS}").records()[shard]:
+            return list(range(span.stop - span.start))
+        there = record.ok + record.failed
+        failed = np.flatnonzero(self.read("image/status", span)[:there] != OK) if retry else []
+        return [*map(int, failed), *range(there, span.stop - span.start)]
+
+    def read_shard(self, shard: int) -> Shard:
+        """A shard as it is stored, without its dense tokens."""
+        span = self.layout.span(shard)
+        values = {name: self.read(key, span) for name, key in SHARD.items()}
+        strings = {name: [str(text) for text in values[name]] for name in ("content_hash", "label_hash", "status")}
+        return Shard(**(values | strings), dense=None)
+
+    def undeclare(self, shard: int) -> None:
+        """Call a shard not done, in every mask set, before it is changed."""
+        for part in ("", *(f"masks/{name}" for name in self.masks)):
+            self.journal(part).erase(shard)
 
     def records(self) -> list[Record]:
         """The records of all shards whose features are done."""
-        return [record for record in self._journal("").records() if record]
+        return [record for record in self.journal("").records() if record]
 
-    def write_shard(self, shard: int, data: Shard, masks: str) -> Record:
-        """Write one shard whole and declare it done. Only one writer may hold a shard."""
+    def write_shard(self, shard: int, data: Shard, masks: str, rows: Sequence[int] | None = None) -> Record:
+        """Write one shard and declare it done; of dense tokens only `rows`, if given. Only one writer may hold it."""
         span = self.layout.span(shard)
-        values: dict[str, Any] = {
-            "image/size": data.size,
-            "view/box": data.box,
-            "view/flip": data.flip,
-            "cls": data.cls,
-            **{
-                f"image/{key}": np.array(getattr(data, key), dtype=object)
-                for key in ("content_hash", "label_hash", "status")
-            },
-        }
-        for key, value in values.items():
-            self.group[key][span] = value
+        for name, key in SHARD.items():
+            if not key.startswith("masks/"):
+                value = getattr(data, name)
+                self.group[key][span] = np.array(value, dtype=object) if isinstance(value, list) else value
         if data.dense is not None:
-            self._write_dense(span, data.dense)
+            try:
+                self._write_dense(span, data.dense, rows)
+            except (ValueError, RuntimeError) as error:  # of the others, which share a file
+                raise UserError(f"{self.path / 'dense'}: damaged ({error}); run `verify --repair`") from None
         ok = sum(status == OK for status in data.status)
         done = (shard, ok, len(data.status) - ok)
         self.write_masks(shard, data.label, data.count, masks, done)
-        return self._journal("").commit(*done, self._chunks(shard, (*FEATURES, *self._arrays())))
+        return self.journal("").commit(*done, self._chunks(shard, (*FEATURES, *self._arrays())))
 
     def write_masks(
         self,
@@ -220,54 +230,72 @@ class Cache:
         span, names = self.layout.span(shard), (f"masks/{masks}/label", f"masks/{masks}/count")
         self.group[names[0]][span], self.group[names[1]][span] = label, count
         if done is None:
-            record = self._journal("").records()[shard]
+            record = self.journal("").records()[shard]
             assert record, "masks follow features"
             done = (shard, record.ok, record.failed)
-        return self._journal(f"masks/{masks}").commit(*done, self._chunks(shard, names))
+        return self.journal(f"masks/{masks}").commit(*done, self._chunks(shard, names))
 
-    def _write_dense(self, span: slice, dense: Float16[np.ndarray, "image view y x channel"]) -> None:
-        values: np.ndarray = dense
-        if self.layout.dense == "int8":
-            values, self.group["dense_scale"][span] = quantised(dense)
-        # a view at a time: that much is assembled in memory for a shard file
-        for view in range(self.layout.views):
-            self.group["dense"][span, view : view + 1] = values[:, view : view + 1]
+    def _write_dense(
+        self, span: slice, dense: Float16[np.ndarray, "image view y x channel"], rows: Sequence[int] | None
+    ) -> None:
+        for part in [slice(None)] if rows is None else [slice(row, row + 1) for row in rows]:
+            start, stop, _ = part.indices(span.stop - span.start)
+            where, values = slice(span.start + start, span.start + stop), dense[part]
+            if self.layout.dense == "int8":
+                values, self.group["dense_scale"][where] = quantised(values)
+            # a view at a time: that much is assembled in memory for a shard file
+            for view in range(self.layout.views):
+                self.group["dense"][where, view : view + 1] = values[:, view : view + 1]
 
     def sweep(self) -> None:
         """Remove what a killed writer left half written. Only for whoever is the cache's one writer."""
-        for file in self.path.rglob("*.partial"):
-            file.unlink(missing_ok=True)
+        for left in [*self.path.rglob("*.partial"), *self.path.parent.glob(f"{self.path.name}.*.partial")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def load(self, masks: str, shard: int | None = None) -> "Loaded":
+    def load(self, masks: str, shard: int | None = None) -> Loaded:
         """What training needs, in memory: of all images, or of one shard's.
 
         Raises UserError if shards are unfinished, lost or damaged.
         """
         features, clustered = self._both_records(masks, shard)
-        if pending := _unfinished(features, clustered):
+        if pending := sum(None in both for both in zip(features, clustered, strict=True)):
             done = masks != MASKS and None not in features
             cure = f"run `cluster` with --name {masks} again" if done else "run the same `precompute` command again"
-            missing = f"{len(pending)} of {self.layout.shards} shards are" if shard is None else f"shard {shard} is"
+            missing = f"{pending} of {self.layout.shards} shards are" if shard is None else f"shard {shard} is"
             raise UserError(f"{self.path}: {missing} not done; {cure} to finish them")
-        self._check_files([*self._journal("image").records(), *features, *clustered])
+        self._check_files([*features, *clustered])
         span = slice(None) if shard is None else self.layout.span(shard)
         return Loaded(
-            ids=[str(name) for name in self._read("image/id", span)],
-            digest=[(str(a), str(b)) for a, b in zip(*(self._read(name, span) for name in HASHES), strict=True)],
-            ok=np.array([status == OK for status in self._read("image/status", span)]),
-            box=self._read("view/box", span),
-            flip=self._read("view/flip", span),
-            cls=self._read("cls", span),
-            label=self._read(f"masks/{masks}/label", span),
-            count=self._read(f"masks/{masks}/count", span),
+            ids=self.ids(span),
+            digest=self.digests(span),
+            ok=np.array([status == OK for status in self.read("image/status", span)]),
+            box=self.read("view/box", span),
+            flip=self.read("view/flip", span),
+            cls=self.read("cls", span),
+            label=self.read(f"masks/{masks}/label", span),
+            count=self.read(f"masks/{masks}/count", span),
         )
 
     def require_files(self, masks: str) -> None:
         """Raise UserError if a file of the features or of a mask set is lost."""
         features, clustered = self._both_records(masks)
-        self._check_files([*self._journal("image").records(), *features, *clustered])
+        self._check_files([*self.journal("image").records(), *features, *clustered])
+
+    def counts(self, masks: str) -> Int[np.ndarray, "image view"]:
+        """How many pseudo labels each view has in a mask set; 0 where it failed or is not done."""
+        self._check_files(self.journal(f"masks/{masks}").records())
+        return self.read(f"masks/{masks}/count")
+
+    def ids(self, span: slice = slice(None)) -> list[str]:
+        """The names of images, in the order of every array."""
+        self._check_files(self.journal("image").records())
+        return [str(name) for name in self.read("image/id", span)]
+
+    def digests(self, span: slice = slice(None)) -> list[tuple[str, str]]:
+        """(image hash, label hash) of images; both empty if one failed. True of done shards only."""
+        return [(str(a), str(b)) for a, b in zip(*(self.read(name, span) for name in HASHES), strict=True)]
 
     def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
         """The dense tokens of an image: float16 as CLIP's were rounded, or float32 from int8 and its scales."""
@@ -278,32 +306,12 @@ class Cache:
             return values.astype(np.float32) * self.group["dense_scale"][image][..., None]
         except (ValueError, RuntimeError) as error:
             where = f"{self.path / 'dense'}: damaged at image {image}"
-            raise UserError(f"{where} ({error}); delete the cache and run `precompute` again") from None
-
-    def check_files(self) -> tuple[int, list[str]]:
-        """Read every file that any record promises; returns how many, and what is wrong with which, or not done."""
-        sets = [f"{kind}/{name}" for kind in ("masks", "text") for name, _ in self.group[kind].groups()]
-        stamps, found = {}, []
-        for part in ("", "image", *sets):
-            try:
-                records = self._journal(part).records()
-            except UserError as error:
-                found.append(str(error))
-                continue
-            if None in records:
-                found.append(f"{self.path / part}: {records.count(None)} of {len(records)} shards are not done")
-            stamps |= {key: stamp for record in records if record for key, stamp in record.files.items()}
-        return len(stamps), found + bad_files(self.path, stamps)
+            raise UserError(f"{where} ({error}); `verify --repair` mends it") from None
 
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
-        self._check_files([*self._journal("image").records(), *self._journal("").records()], "image/")
-        return [(str(i), str(s)) for i, s in zip(self._read("image/id"), self._read("image/status"), strict=True)]
-
-    def counts(self, masks: str) -> Int[np.ndarray, "image view"]:
-        """How many pseudo labels each view has in a mask set; 0 where it failed or is not done."""
-        self._check_files(self._journal(f"masks/{masks}").records())
-        return self._read(f"masks/{masks}/count")
+        self._check_files(self.journal("").records(), "image/")
+        return [(name, str(status)) for name, status in zip(self.ids(), self.read("image/status"), strict=True)]
 
     def bytes(self) -> dict[str, int]:
         """Bytes on disk of the three payloads."""
@@ -311,24 +319,29 @@ class Cache:
         files = {part: [f for name in names for f in (self.path / name).rglob("*")] for part, names in arrays.items()}
         return {part: sum(f.stat().st_size for f in found if f.is_file()) for part, found in files.items()}
 
-    def _read(self, name: str, span: slice = slice(None)) -> np.ndarray:
+    def read(self, name: str, span: slice = slice(None)) -> np.ndarray:
+        """An array by its name, or some of its images. Raises UserError if it is damaged."""
         try:
             return self.group[name][span]
         except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{self.path / name}: damaged ({error}); delete the cache and run `precompute` again"
-            ) from None
+            raise UserError(f"{self.path / name}: damaged ({error}); `verify --repair` mends it") from None
 
     def _check_files(self, records: Sequence[Record | None], below: str = "") -> None:
         if lost := missing_files(self.path, records, below):
-            raise UserError(
-                f"{lost[0]}: missing or truncated ({len(lost)} such files); delete the cache and run `precompute` again"
-            )
+            raise UserError(f"{lost[0]}: missing or truncated ({len(lost)} such files); `verify --repair` mends it")
 
     def _both_records(self, masks: str, shard: int | None = None) -> tuple[list[Record | None], list[Record | None]]:
-        return self._journal("").records(shard), self._journal(f"masks/{masks}").records(shard)
+        return self.whole_records("", shard), self.whole_records(f"masks/{masks}", shard)
 
-    def _journal(self, part: str) -> Journal:
+    def whole_records(self, part: str, shard: int | None = None) -> list[Record | None]:
+        """The records of a part, or of one shard; none for a shard with more images than when it was recorded."""
+        shards = range(self.layout.shards) if shard is None else [shard]
+        counts = [self.layout.images_in([shard]) for shard in shards]
+        records = self.journal(part).records() if shard is None else [self.journal(part).record(shard)]
+        return [one if one and one.ok + one.failed == n else None for one, n in zip(records, counts, strict=True)]
+
+    def journal(self, part: str) -> Journal:
+        """The journal of features (""), of a mask set, of the image names or of the texts."""
         return Journal(self.path, self.group[part] if part else self.group)
 
     def _arrays(self) -> tuple[str, ...]:
@@ -341,32 +354,31 @@ class Cache:
         return [f"{name}/c/" + "/".join(map(str, i[: self.group[name].ndim])) for name, i in indices]
 
 
-def quantised(
-    dense: Float16[np.ndarray, "*token channel"],
-) -> tuple[Int[np.ndarray, "*token channel"], Float[np.ndarray, "*token"]]:
-    """Tokens in 8 bits: each divided by a scale of its own, so that its greatest number becomes 127."""
-    scale = np.abs(dense).max(axis=-1).astype(np.float32) / 127
-    return np.rint(dense / np.maximum(scale, 1e-30)[..., None]).astype(np.int8), scale
-
-
 def _compared(attributes: Mapping[str, Any]) -> dict[str, Any]:
     # backends give the same labels: which one did is told, and may change
     return {name: value for name, value in attributes.items() if name != "backend"}
 
 
-def _unfinished(features: list[Record | None], clustered: list[Record | None]) -> list[int]:
-    return [shard for shard, records in enumerate(zip(features, clustered, strict=True)) if None in records]
+def _frame(
+    layout: Layout, ids: Sequence[str], sets: Mapping[str, Mapping[str, Any]], texts: Texts
+) -> Callable[[Any, Path], None]:
+    """What makes a cache without shards: its arrays, its images' names, which serve as paths too, and its texts."""
 
+    def fill(root: Any, draft: Path) -> None:
+        create_feature_arrays(root, layout)
+        for name, attributes in sets.items():
+            create_mask_arrays(root, name, layout, attributes)
+        create_text_arrays(root, texts.name, len(texts.classes), len(texts.templates), layout.channels)
+        for name in ("id", "path"):
+            root[f"image/{name}"][:] = np.array(ids, dtype=object)
+        Journal(draft, root["image"]).commit(
+            0, layout.images, 0, [f"image/{name}/c/{i}" for name in ("id", "path") for i in range(layout.shards)]
+        )
+        group = root[f"text/{texts.name}"]
+        group["features"][:] = texts.features
+        group["name"][:] = np.array(texts.classes, dtype=object)
+        group["template"][:] = np.array(texts.templates, dtype=object)
+        chunks = ("features/c/0/0", "name/c/0", "template/c/0")
+        Journal(draft, group).commit(0, len(texts.classes), 0, [f"text/{texts.name}/{key}" for key in chunks])
 
-@dataclass(frozen=True)
-class Loaded:
-    """The part of a cache that training keeps in memory (about 2 KiB a view)."""
-
-    ids: list[str]
-    digest: list[tuple[str, str]]
-    ok: Bool[np.ndarray, "image"]
-    box: Int[np.ndarray, "image view 4"]
-    flip: Bool[np.ndarray, "image view"]
-    cls: Float16[np.ndarray, "image view channel"]
-    label: Shaped[np.ndarray, "image view y x"]
-    count: Int[np.ndarray, "image view"]
+    return fill

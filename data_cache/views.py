@@ -1,6 +1,7 @@
 """Views: the one place that says which pixels of an image a cached feature describes (DESIGN, section 3)."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,12 @@ class Cropping:
         """What of it changes the numbers in a cache; how crops are drawn is nothing to a cache without crops."""
         drawn = {"seed": self.seed, "scale": list(self.scale), "ratio": list(self.ratio)} if self.count > 1 else {}
         return {"count": self.count, "resize": RESIZE_FILTER, **drawn}
+
+    @classmethod
+    def stored(cls, fingerprint: Mapping[str, Any]) -> "Cropping":
+        """The cropping of a fingerprint."""
+        drawn = {name: fingerprint[name] for name in ("count", "seed", "scale", "ratio") if name in fingerprint}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in drawn.items()})
 
     def _crop(self, name: str, number: int, height: int, width: int) -> View:
         rng = np.random.default_rng((self.seed, zlib.crc32(name.encode()), number))

@@ -14,7 +14,7 @@ from dask.distributed import as_completed
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError
-from data_cache.photographs import photographs
+from data_cache.source import photographs
 from data_cache.store import Cache
 from experiments.presets import paper
 from experiments.stages import Clock, trained

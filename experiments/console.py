@@ -36,7 +36,7 @@ def say_plan(work: "Plan") -> None:
     say(
         f"{job.source.name} ({job.source.weights}) on {job.device} in {job.precision}, k-means by "
         f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
-        f"{len(work.pending)} shards; about {total:.1f} MiB "
+        f"{work.shards} shards; about {total:.1f} MiB "
         f"({', '.join(f'{part} {b / 2**20:.1f}' for part, b in size.items())}) into {job.cache}"
     )
 

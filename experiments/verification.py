@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from data_cache.content import OK
+from data_cache.damage import check_files
 from data_cache.devices import resolve_device
 from data_cache.errors import UserError
 from data_cache.schema import reserved_label
-from data_cache.store import OK, Cache
+from data_cache.store import Cache
 from pipeline.live import live_teacher
+from pipeline.repair import Repaired, repair
 
 AT_ONCE = 8
 
@@ -39,14 +42,17 @@ class Verdict:
     files: int
     bad: list[str]
     live: Agreement | None
+    repaired: Repaired | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
-        return {"files": self.files, "bad": self.bad, "live": asdict(self.live) if self.live else None}
+        parts = {name: part and asdict(part) for name, part in (("live", self.live), ("repaired", self.repaired))}
+        return {"files": self.files, "bad": self.bad, **parts}
 
     def __str__(self) -> str:
         """One line for the files and one for the live teacher."""
-        lines = [f"{self.files} files read, {len(self.bad)} bad", *self.bad]
+        lines = [str(self.repaired)] if self.repaired else []
+        lines += [f"{self.files} files read, {len(self.bad)} bad", *self.bad]
         if self.live:
             told = ", ".join(f"{name} {value:.5g}" for name, value in asdict(self.live).items() if value is not None)
             lines.append(f"live teacher: {told}")
@@ -62,16 +68,26 @@ def verify(
     weights: str | None = None,
     device: str = "auto",
     seed: int = 0,
+    mend: bool = False,
     tell: Callable[[int], None] = lambda _: None,
 ) -> Verdict:
     """Read every file of a cache against its record, and ask the live teacher about `live` views, drawn by `seed`.
 
-    `tell` hears of views asked. Raises UserError if it is no cache, or the CLIP or the photographs are not its own.
+    With `mend`, damaged shards are made again, and then all is read once more. `tell` hears of views asked.
+
+    Raises:
+        UserError: it is no cache, or the CLIP or the photographs are not its own.
+
     """
     cache = Cache(path)
-    files, bad = cache.check_files()
+    files, bad = check_files(cache)
+    repaired = None
+    if bad and mend:
+        repaired = repair(path, root, resolve_device(device), clip, weights)
+        cache = Cache(path)
+        files, bad = check_files(cache)
     if not live or bad:
-        return Verdict(files, bad, None)
+        return Verdict(files, bad, None, repaired)
     name = cache.mask_name(masks)
     loaded = cache.load(name)
     teacher = live_teacher(cache, name, root, resolve_device(device), clip, weights)
@@ -104,7 +120,7 @@ def verify(
         float(np.mean(ignored)),
         float(np.mean(masks_alike)),
     )
-    return Verdict(files, bad, agreement)
+    return Verdict(files, bad, agreement, repaired)
 
 
 def rand_index(a: Int[np.ndarray, "token"], b: Int[np.ndarray, "token"]) -> float:

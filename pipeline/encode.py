@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import UInt8
 
+from data_cache.content import OK, Shard
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
 from data_cache.schema import Layout, reserved_label
-from data_cache.store import OK, Shard
 from data_cache.views import Cropping, View, replay_image, replay_label
 from pipeline.clip import FrozenCLIP, finite
 from pipeline.masks import Masker
@@ -43,29 +43,32 @@ class Encoder:
     layout: Layout
     cropping: Cropping = field(default_factory=Cropping)
 
-    def shard(self, number: int, tell: Callable[[int], None] = lambda _: None) -> tuple[Shard, dict[str, float]]:
+    def shard(
+        self, number: int, rows: Sequence[int] | None = None, tell: Callable[[int], None] = lambda _: None
+    ) -> tuple[Shard, dict[str, float]]:
         """The content of a shard and the seconds spent in each stage; `tell` hears of images done.
 
-        An image that cannot be read, has an unfitting label, or makes CLIP overflow float16 becomes a failure
-        with its reason; it never stops the others.
+        Of its images only `rows`, if given; the others stay empty. An image that cannot be read, has an unfitting
+        label, or makes CLIP overflow float16 becomes a failure with its reason; it never stops the others.
         """
         span = self.layout.span(number)
         shard = self._empty(span.stop - span.start)
+        rows = range(len(shard.status)) if rows is None else rows
         clock: dict[str, float] = defaultdict(float)
         size = BATCH.get(self.clip.device.type, BATCH["cpu"])
         with ThreadPoolExecutor(DECODERS) as pool:
-            decoded = pool.map(self._decode, range(span.start, span.stop))
-            for start in range(0, len(shard.status), size):
-                rows = range(start, min(start + size, len(shard.status)))
+            decoded = pool.map(self._decode, [span.start + row for row in rows])
+            for start in range(0, len(rows), size):
+                some = rows[start : start + size]
                 with _timed(clock, "decode"):
-                    items = [next(decoded) for _ in rows]
-                self._encode(shard, start, items, clock)
-                tell(len(rows))
+                    items = [next(decoded) for _ in some]
+                self._encode(shard, dict(zip(some, items, strict=True)), clock)
+                tell(len(some))
         return shard, dict(clock)
 
-    def _encode(self, shard: Shard, start: int, items: list[_Decoded | UserError], clock: dict[str, float]) -> None:
+    def _encode(self, shard: Shard, items: dict[int, _Decoded | UserError], clock: dict[str, float]) -> None:
         good: list[tuple[int, _Decoded]] = []
-        for row, item in enumerate(items, start):
+        for row, item in items.items():
             if isinstance(item, UserError):
                 shard.status[row] = str(item)
                 continue

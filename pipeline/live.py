@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float16, Int, Shaped, UInt8
 
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
-from data_cache.photographs import photographs
+from data_cache.source import photographs
 from data_cache.splits import Split
 from data_cache.store import Cache
 from data_cache.views import View, replay_image, replay_label

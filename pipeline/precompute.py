@@ -1,5 +1,6 @@
 """Stage 1: images -> cache. Plans the run, lets Dask work off the shards that are not done, and sums up."""
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -12,24 +13,29 @@ from typing import Any
 
 import torch
 
+from data_cache.content import OK, Texts
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.fingerprint import Fingerprint, hash_names
 from data_cache.lock import writer_lock
 from data_cache.schema import DENSE_BYTES, Dense, Layout
 from data_cache.splits import make_split
-from data_cache.store import MASKS, OK, Cache, Texts
+from data_cache.store import MASKS, Cache
 from data_cache.views import Cropping
 from pipeline.clip import FrozenCLIP, Precision, resolve_precision
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
 from pipeline.prompts import Prompts
+from pipeline.reopen import check_replaceable, check_unchanged, discard, fill_in, reopened, same_images
 from pipeline.weights import CLIPSource
 from pipeline.workers import run_shards
 
 RECORDED = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
+
+
+FULL = "finished shards are kept: make room, and the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ class Settings:
     unseen: str | None = None
     prompts: str | None = None
     cropping: Cropping = field(default_factory=Cropping)
+    extend: bool = False
+    overwrite: bool = False
+    retry_failed: bool = False
 
     @property
     def asked(self) -> Prompts:
@@ -70,6 +79,7 @@ class Job:
     prompts: Prompts
     cropping: Cropping
     cache: Path
+    retry: bool = False
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -78,10 +88,17 @@ class Job:
         return Encoder(clip, self.dataset, self.masker, self.layout, self.cropping)
 
     def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
-        """Encode and write one shard; returns the seconds each stage took."""
-        data, clock = self.encoder.shard(shard, tell)
+        """Encode and write what is to be done of one shard; returns the seconds each stage took."""
+        cache = Cache(self.cache, mode="r+")
+        rows, kept = cache.rows_to_do(shard, self.retry), None
+        if len(rows) < self.layout.images_in([shard]):
+            kept = cache.read_shard(shard)
+            cache.undeclare(shard)
+        data, clock = self.encoder.shard(shard, rows, tell)
         start = time.perf_counter()
-        Cache(self.cache, mode="r+").write_shard(shard, data, MASKS)
+        if kept:
+            fill_in(data, kept, rows)
+        cache.write_shard(shard, data, MASKS, rows if kept else None)
         return {**clock, "write": time.perf_counter() - start}
 
 
@@ -92,12 +109,12 @@ class Plan:
     job: Job
     cache: Cache | None
     attributes: dict[str, Any]
-    pending: list[int]
-
-    @property
-    def images(self) -> int:
-        """Images still to encode."""
-        return self.job.layout.images_in(self.pending)
+    images: int
+    """Images to encode, of all shards together."""
+    shards: int
+    """Shards in which they are."""
+    added: tuple[str, ...] = ()
+    overwrite: bool = False
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -122,8 +139,8 @@ class Summary:
         failed = len(self.failures)
         if not failed <= max_failures * self.images:
             raise UserError(
-                f"{failed} of {self.images} images failed, more than --max-failures {max_failures:g}; mend them, "
-                f"delete {self.cache} and run again, or accept them with a higher --max-failures"
+                f"{failed} of {self.images} images failed, more than --max-failures {max_failures:g}; mend them and "
+                "run again with --retry-failed, or accept them with a higher --max-failures"
             )
 
 
@@ -140,10 +157,7 @@ def plan(settings: Settings) -> Plan:
         UserError, UsageError: missing data, impossible options, a cache made with other settings, a full disk.
 
     """
-    if settings.shard < 1:
-        raise UsageError(f"--shard {settings.shard}: must be at least 1")
-    if settings.dense not in DENSE_BYTES:
-        raise UsageError(f"--dense {settings.dense}: choose {', '.join(DENSE_BYTES)}")
+    _check_options(settings)
     prompts = settings.asked
     dataset = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
     split = make_split(settings.dataset, dataset.classes, settings.unseen)
@@ -153,10 +167,19 @@ def plan(settings: Settings) -> Plan:
     clip = load_clip(settings.clip, precision, str(device))
     masker = Masker(split, clip.grid, kmeans=settings.kmeans)
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
-    shard = min(settings.shard, len(dataset))
-    layout = Layout(len(dataset), settings.cropping.count, clip.channels, clip.grid, shard, settings.dense)
+    cache = None if settings.overwrite else reopened(settings.cache)
+    if settings.overwrite:
+        check_replaceable(settings.cache)
+    known, added = len(dataset), ()
+    if cache:
+        dataset, added = same_images(cache, dataset, settings.extend)
+        known -= len(added)
+        cache.require(_fingerprint(clip, dataset.limited(known), settings), MASKS, masks, settings.shard)
+        check_unchanged(cache, dataset)
+    layout = Layout(len(dataset), settings.cropping.count, clip.channels, clip.grid, settings.shard, settings.dense)
     job = Job(
-        settings.clip, precision, str(device), dataset, masker, layout, prompts, settings.cropping, settings.cache
+        *(settings.clip, precision, str(device), dataset, masker, layout, prompts, settings.cropping),
+        *(settings.cache, settings.retry_failed),
     )
     attributes = {
         "fingerprint": _fingerprint(clip, dataset, settings),
@@ -166,12 +189,11 @@ def plan(settings: Settings) -> Plan:
             "versions": {name: version(name) for name in RECORDED},
         },
     }
-    cache, pending = None, list(range(layout.shards))
-    if settings.cache.exists():
-        cache = Cache(settings.cache, mode="r+")
-        cache.require(attributes["fingerprint"], MASKS, masks, shard)
-        pending = cache.pending(MASKS)
-    result = Plan(job, cache, attributes, pending)
+    images, shards = layout.images, layout.shards
+    if cache:
+        todo = {shard: cache.rows_to_do(shard, job.retry) for shard in _todo(cache, job.retry)}
+        images, shards = sum(map(len, todo.values())) + len(added), len(todo) + layout.shards - cache.layout.shards
+    result = Plan(job, cache, attributes, images, shards, added, settings.overwrite)
     _check_disk(result)
     return result
 
@@ -182,19 +204,43 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary
     Can be killed at any instant and planned again; only unfinished shards are then redone.
     """
     start = time.perf_counter()
-    job = work.job
+    job, encoded = work.job, 0
+
+    def counted(images: int) -> None:
+        nonlocal encoded
+        encoded += images
+        tell(images)
+
     stages: Counter[str] = Counter()
-    with writer_lock(job.cache):
-        if not work.cache and job.cache.exists():
-            raise UserError(f"{job.cache}: appeared while this run was being planned; run the command again")
-        cache = work.cache or _create(work)
-        pending = cache.pending(MASKS)  # asked under the lock: another run may have finished some since the plan
-        for clock in run_shards(job, pending, tell):
+    with disk_errors(job.cache, FULL), writer_lock(job.cache):
+        cache = _opened(work)
+        # asked under the lock: another run may have finished some since the plan
+        for clock in run_shards(job, _todo(cache, job.retry), counted):
             stages.update(clock)
         cache.sweep()
     failures = [(name, status) for name, status in cache.statuses() if status != OK]
-    encoded, seconds = job.layout.images_in(pending), time.perf_counter() - start
+    seconds = time.perf_counter() - start
     return Summary(job.cache, job.layout.images, failures, encoded, seconds, dict(stages))
+
+
+def _todo(cache: Cache, retry: bool) -> list[int]:
+    return sorted({*cache.pending(MASKS), *(cache.failed() if retry else ())})
+
+
+def _opened(work: Plan) -> Cache:
+    job = work.job
+    if work.cache is None:
+        if job.cache.exists() and not work.overwrite:
+            raise UserError(f"{job.cache}: appeared while this run was being planned; run the command again")
+        discard(job.cache)
+        return _create(work)
+    cache = Cache(job.cache, mode="r+")
+    if work.added and cache.ids() != list(job.dataset.ids):
+        cache.grow(work.added, work.attributes["fingerprint"])
+        cache = Cache(job.cache, mode="r+")
+    if cache.ids() != list(job.dataset.ids):
+        raise UserError(f"{job.cache}: was changed while this run was being planned; run the command again")
+    return cache
 
 
 def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fingerprint:
@@ -207,7 +253,7 @@ def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fing
             "name": dataset.name,
             "split": dataset.split,
             "images": len(dataset),
-            "ids_sha256": hash_names(dataset.ids),
+            "ids_sha256": hash_names(sorted(dataset.ids)),  # an extended cache has them in another order
             "classes_sha256": hash_names(dataset.classes),
             # what is drawn changes with the code that draws it, and its names do not
             **({} if dataset.root else {"first_sha256": dataset.digest(0)[0]}),
@@ -232,6 +278,16 @@ def _create(work: Plan) -> Cache:
     )
 
 
+def _check_options(settings: Settings) -> None:
+    if settings.shard < 1:
+        raise UsageError(f"--shard {settings.shard}: must be at least 1")
+    if settings.dense not in DENSE_BYTES:
+        raise UsageError(f"--dense {settings.dense}: choose {', '.join(DENSE_BYTES)}")
+    if settings.overwrite and (settings.extend or settings.retry_failed):
+        other = "--extend" if settings.extend else "--retry-failed"
+        raise UsageError(f"--overwrite: makes everything anew; leave {other} out")
+
+
 def _check_some(dataset: Dataset, samples: int = 4) -> None:
     # A dataset whose labels are all of the wrong kind should say so now, not after a night
     indices = sorted({round(i * (len(dataset) - 1) / max(samples - 1, 1)) for i in range(samples)})
@@ -247,7 +303,11 @@ def _check_some(dataset: Dataset, samples: int = 4) -> None:
 
 def _check_disk(work: Plan) -> None:
     folder = next(p for p in (work.job.cache, *work.job.cache.absolute().parents) if p.exists())
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{work.job.cache}: {folder} cannot be written; pass --cache PATH on another disk")
     need, free = sum(work.bytes.values()), shutil.disk_usage(folder).free
+    if work.overwrite and work.job.cache.is_dir():
+        free += sum(file.stat().st_size for file in work.job.cache.rglob("*") if file.is_file())
     if need <= free:
         return
     smaller = "--dense int8, --dense none, or " if work.bytes["dense"] else ""

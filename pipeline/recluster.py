@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from data_cache.content import OK
 from data_cache.datasets.base import Dataset
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.lock import writer_lock
-from data_cache.photographs import photographs
 from data_cache.schema import reserved_label
+from data_cache.source import photographs
 from data_cache.splits import make_split
-from data_cache.store import MASKS, OK, Cache
+from data_cache.store import MASKS, Cache
 from data_cache.views import View, replay_label
 from pipeline.live import masker_of
 from pipeline.masks import Masker
@@ -66,7 +67,7 @@ class Job:
         images, views = span.stop - span.start, cache.layout.views
         label = np.full((images, views, h, w), reserved_label(self.masker.dtype), self.masker.dtype)
         count = np.zeros((images, views), np.int32)
-        status, digest, box, flip = (cache.group[key][span] for key in READ)
+        status, digest, box, flip = (cache.read(key, span) for key in READ)
         for row, index in enumerate(range(span.start, span.stop)):
             if status[row] == OK:
                 whole, dense = self._label(index, digest[row]), cache.dense(index)
@@ -105,7 +106,8 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
     if cache.pending(MASKS):
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
     job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root), _masker(wanted, cache))
-    with writer_lock(wanted.cache):
+    room = "finished shards are kept: make room, and the same command goes on"
+    with disk_errors(wanted.cache, room), writer_lock(wanted.cache):
         cache = Cache(wanted.cache, mode="r+")  # another call may have added a set while this one waited or looked
         cache.sweep()
         if wanted.name not in cache.masks:

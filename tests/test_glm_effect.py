@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from data_cache.content import OK, Shard, Texts
 from data_cache.datasets import open_dataset
 from data_cache.schema import Layout
 from data_cache.splits import make_split
-from data_cache.store import OK, Cache, Shard, Texts
+from data_cache.store import Cache
 from experiments.demo import FULL, SWITCHES, WITHOUT_GLM
 from trainer.checkpoint import load
 from trainer.config import TrainConfig

@@ -190,7 +190,12 @@ from data_cache.journal import Journal
 commit = Journal.commit
 Journal.commit = lambda s, *a: die() if s._array.path == "masks/default/journal" else commit(s, *a)
 """,
-    "train": KILL + "from trainer import loop\nloop._check_finite = lambda terms, step: step == 3 and die()\n",
+    "train": KILL
+    + """
+from trainer import loop
+calls = []
+loop.not_finite = lambda losses: calls.append(1) or (die() if len(calls) == 4 else None)
+""",
     "evaluate": KILL + "import trainer.metrics as m\nm.ConfusionMatrix.update = die\n",
 }
 WITNESS = """

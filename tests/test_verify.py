@@ -49,7 +49,7 @@ def test_a_flipped_bit_and_a_lost_file_are_named(clipteacher, cache, part):
     assert f"{files[0]}: damaged" in told.out
     if len(files) > 1:
         assert f"{files[-1]}: missing" in told.out
-    assert "delete what is damaged and make it again" in told.error
+    assert "--repair makes damaged shards again" in told.error
 
 
 def test_int8_and_no_dense_tokens_are_verified_too(clipteacher, drawn, tmp_path):
@@ -94,3 +94,69 @@ def test_shards_that_are_not_done_and_a_damaged_journal_are_findings_beside_all_
     told = clipteacher("verify", cache)
     assert "damaged journal record" in told.out
     assert f"{lost}: missing" in told.out
+
+
+# -- repair ---------------------------------------------------------------------------------------------------------
+
+
+def spoil(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(bytes(content))
+
+
+def chunks(cache, part):
+    return sorted(f for f in (cache / part / "c").rglob("*") if f.is_file())
+
+
+def contents(cache):
+    return {f.relative_to(cache): f.read_bytes() for f in cache.rglob("*") if f.is_file()}
+
+
+FEATURES, FINE = {"features": [1], "masks": {}}, {"features": [], "masks": {"fine": [1]}}
+FLIPPED = ("cls", "dense", "view/box", "image/status", "image/content_hash", "masks/default/label")
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "told"),
+    [
+        *((part, "flipped", FEATURES) for part in (*FLIPPED, "journal", "masks/default/journal")),
+        *((part, "flipped", FINE) for part in ("masks/fine/label", "masks/fine/journal")),
+        *(("cls", "lost", FEATURES), ("dense", "cut", FEATURES)),
+        *(("masks/fine/label", "lost", FINE), ("journal", "cut", FEATURES)),
+    ],
+)
+def test_repair_makes_exactly_the_damaged_shards_again_and_the_cache_is_as_it_was(
+    clipteacher, cache, part, damage, told
+):
+    clipteacher.good("cluster", cache, "--name", "fine", "--threshold", 0.9)
+    before, file = contents(cache), chunks(cache, part)[-1]
+    spoil(file) if damage == "flipped" else file.unlink() if damage == "lost" else file.write_bytes(b"")
+    touched = {f: f.stat().st_mtime_ns for f in chunks(cache, "cls") if "/c/0/" in f.as_posix()}
+    assert clipteacher("verify", cache).status == 1
+    result = clipteacher.good("verify", cache, "--repair", "--device", "cpu", "--json").json
+    assert result["bad"] == []
+    assert {name: result["repaired"][name] for name in told} == told
+    assert result["repaired"]["same"] == (0 if part.endswith("journal") else 1)
+    assert contents(cache) == before
+    assert touched == {f: f.stat().st_mtime_ns for f in touched}
+
+
+def test_a_sound_cache_is_not_repaired(clipteacher, cache):
+    before = {f: f.stat().st_mtime_ns for f in cache.rglob("*")}
+    assert clipteacher.good("verify", cache, "--repair", "--json").json["repaired"] is None
+    assert before == {f: f.stat().st_mtime_ns for f in cache.rglob("*")}
+
+
+@pytest.mark.parametrize("part", ["image/id", "text/zegclip15/features"])
+def test_names_and_texts_cannot_be_repaired_and_that_is_said(clipteacher, cache, part):
+    spoil(chunks(cache, part)[0])
+    assert "--overwrite" in clipteacher("verify", cache, "--repair", "--device", "cpu").error
+
+
+def test_repair_does_not_encode_a_photograph_that_changed(clipteacher, cache, drawn):
+    spoil(chunks(cache, "cls")[-1])
+    images = sorted((drawn / "images/train").iterdir())
+    images[-1].write_bytes(images[0].read_bytes())
+    error = clipteacher("verify", cache, "--repair", "--device", "cpu").error
+    assert f"{images[-1]}: it or its label map changed" in error

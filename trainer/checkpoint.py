@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_cache.errors import UserError, one_line
+from data_cache.limits import read_json
 from data_cache.splits import Split
 from trainer.config import TrainConfig
 from trainer.segmenter import Segmenter
@@ -21,6 +22,7 @@ from trainer.words import Words
 
 FORMAT, VERSION = "clipteacher-checkpoint", 2
 MODEL, CARD, RESUME, ONLINE = "model.safetensors", "model.json", "resume.safetensors", "online"
+STEP, FAILED = "step", "failed"
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,13 @@ def save(
     text: Float[Tensor, "class channel"],
     card: Mapping[str, Any],
     resume: Mapping[str, Tensor],
+    kind: str = STEP,
 ) -> Path:
-    """Write `run`/step_N and remove older ones; a run killed in between keeps the previous checkpoint."""
-    final = run / f"step_{step:08d}"
+    """Write `run`/step_N and remove older ones; a run killed in between keeps the previous checkpoint.
+
+    Of another `kind` than step it is nothing that a run goes on from.
+    """
+    final = run / f"{kind}_{step:08d}"
     draft = run / f"draft_{step:08d}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -61,7 +67,7 @@ def save(
     (draft / CARD).write_text(json.dumps(header | dict(card), indent=2) + "\n")
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
-    for old in run.glob("step_*"):
+    for old in run.glob(f"{kind}_*"):
         if old != final:
             shutil.rmtree(old)
     return final
@@ -84,7 +90,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     """The newest checkpoint at `path`, ready to predict. Raises UserError for a damaged or foreign one."""
     folder = latest(path)
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = read_json(folder / CARD)
         check_version(card, folder)
         config = TrainConfig(**card["config"])
         tensors = load_file(folder / MODEL)

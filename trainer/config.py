@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data_cache.errors import UsageError, UserError
+from data_cache.limits import read_json
 
 Pooling = Literal["attention", "max", "mean", "off"]
 Adapters = Literal["transformer", "mlp", "identity"]
@@ -96,7 +97,7 @@ def read_config(path: Path | None, **given: Any) -> TrainConfig:
     stored: dict[str, Any] = {}
     if path:
         try:
-            stored = json.loads(path.read_text())
+            stored = read_json(path)
             if unknown := sorted(name for name, _ in stored.items() if not is_setting(name)):
                 raise UsageError(f"--config {path}: unknown setting {unknown[0]!r}")
         except (OSError, ValueError, AttributeError) as error:

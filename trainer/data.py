@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from data_cache.content import Loaded
 from data_cache.datasets.base import VOID, Dataset
 from data_cache.errors import UserError
 from data_cache.schema import reserved_label
 from data_cache.splits import Split
-from data_cache.store import Loaded
 from data_cache.views import View, replay_image, replay_label
 from trainer.interrupt import ignore_interrupts
 from trainer.losses import Taught

@@ -1,6 +1,7 @@
 """The training loop, to be read top to bottom: cache -> batches -> student -> losses -> checkpoint."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from data_cache.datasets import open_dataset
+from data_cache.content import Loaded, Texts
 from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
-from data_cache.errors import InterruptError, UsageError, UserError
+from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
+from data_cache.source import photographs
 from data_cache.splits import Split
-from data_cache.store import Cache, Loaded, Texts
+from data_cache.store import Cache
 from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches, taught
@@ -71,27 +73,14 @@ def gather(config: TrainConfig) -> Material:
     cache = Cache(Path(config.cache))
     masks = cache.mask_name(config.masks)
     loaded = cache.load(masks)
-    about = cache.fingerprint["dataset"]
     root = config.root or cache.attributes["recorded"]["root"]
-    dataset = open_dataset(about["name"], Path(root) if root else None, about["split"], about["images"])
-    where = root or about["name"]
-    if list(dataset.ids) != loaded.ids:
-        raise UserError(
-            f"{where}: not the images {cache.path} was made from; pass --root with the same dataset, "
-            "or precompute again"
-        )
-    texts = cache.texts()
-    if dataset.classes != texts.classes:
-        raise UserError(
-            f"{where}: its class names or their order are not those {cache.path} was made with; restore them, or "
-            "precompute again into another --cache"
-        )
+    dataset, texts = photographs(cache, Path(root) if root else None), cache.texts()
     if not loaded.ok.any():
         raise UserError(f"{cache.path}: every image failed; see `info` and run `precompute` again")
     split = Split(dataset.classes, tuple(cache.mask_attributes(masks)["unseen"]))
     size = config.size or int(cache.fingerprint["clip"]["image_size"])
     origin = {
-        "dataset": about,
+        "dataset": cache.fingerprint["dataset"],
         "clip": cache.fingerprint["clip"],
         "masks": cache.mask_attributes(masks),
         "prompts": {"name": texts.name, "templates": list(texts.templates)},
@@ -145,12 +134,22 @@ def train(
     log = reopen_log(out / LOG, step)
     start, line = time.perf_counter(), {}
     learner.train()
-    with log, interruptible() as interrupted:
+    room = "the newest checkpoint is kept: make room, and `train --resume` goes on"
+    with disk_errors(out, room), log, interruptible() as interrupted:
         for batch in batches(views, stream, step, config.iterations, config.workers):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(step, config)
             terms = learner(batch.to(fabric.device), teacher)
-            _check_finite(terms, step)
+            losses = {name: float(value.detach()) for name, value in terms.items()}
+            if term := not_finite(losses):
+                failure = {"term": term, "losses": {name: str(value) for name, value in losses.items()}}
+                failure |= {"image": batch.image.tolist(), "view": batch.view.tolist()}
+                state, told = resume_state(learner.module, optimizer), card | {"failed": failure}
+                where = checkpoint.save(out, step + 1, learner.module.segmenter, text, told, state, checkpoint.FAILED)
+                raise UserError(
+                    f"update {step + 1}: the loss is not finite (term: {term}); weights and batch are kept in {where}; "
+                    "lower --lr in the config, or use 32-true"
+                )
             optimizer.zero_grad()
             fabric.backward(terms["total"])
             if config.max_grad_norm:
@@ -158,7 +157,6 @@ def train(
             optimizer.step()
             step += 1
 
-            losses = {name: float(value.detach()) for name, value in terms.items()}
             line = {"step": step, "lr": optimizer.param_groups[0]["lr"], **losses}
             line["seconds"] = round(time.perf_counter() - start, 3)
             tell(line)
@@ -192,9 +190,7 @@ def _fabric(config: TrainConfig) -> Fabric:
     return Fabric(accelerator=kind, devices=devices, precision=precision)
 
 
-def _check_finite(terms: Mapping[str, Tensor], step: int) -> None:
-    bad = [name for name, value in terms.items() if name != "entropy" and not torch.isfinite(value)]
-    if bad:
-        raise UserError(
-            f"update {step + 1}: the loss is not finite (term: {bad[-1]}); lower --lr in the config, or use 32-true"
-        )
+def not_finite(losses: Mapping[str, float]) -> str | None:
+    """The last term that is not finite, if any: `total` and `pixel` come before those they are made of."""
+    bad = [name for name, value in losses.items() if name != "entropy" and not math.isfinite(value)]
+    return bad[-1] if bad else None

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_cache.errors import UsageError, UserError, one_line
+from data_cache.limits import read_json
 from trainer.checkpoint import CARD, MODEL, ONLINE, RESUME, check_version, latest
 from trainer.config import TrainConfig
 
@@ -40,7 +41,7 @@ def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) ->
     """
     folder = latest(run)
     try:
-        stored = json.loads((folder / CARD).read_text())
+        stored = read_json(folder / CARD)
         check_version(stored, folder)
         _check_same(stored, card, run)
         tensors, weights = load_file(folder / RESUME), load_file(folder / MODEL)

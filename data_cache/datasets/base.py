@@ -1,7 +1,7 @@
 """What a dataset is: pairs of images and label maps, and the names of its classes."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,9 @@ class Dataset(Protocol):
 
     def limited(self, n: int) -> "Dataset":
         """Return the dataset of the first `n` images."""
+
+    def picked(self, indices: Sequence[int]) -> "Dataset":
+        """Return the dataset of some images, in this order."""
 
 
 class Pair(NamedTuple):
@@ -164,6 +167,10 @@ class PairedFiles:
     def limited(self, n: int) -> Self:
         """Return the dataset of the first `n` images."""
         return replace(self, pairs=self.pairs[:n])
+
+    def picked(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of some images, in this order."""
+        return replace(self, pairs=tuple(self.pairs[i] for i in indices))
 
 
 def label_table(raw_values: Iterable[int], void: Iterable[int] = (VOID,)) -> UInt8[np.ndarray, "raw"]:

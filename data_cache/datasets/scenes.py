@@ -1,6 +1,7 @@
 """The drawn world: textured things on textured stuff, with dense labels. Needs no file and no network."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -119,6 +120,11 @@ class Scenes:
     def limited(self, n: int) -> "Scenes":
         """Return the dataset of the first `n` scenes."""
         return replace(self, count=min(n, self.count))
+
+    def picked(self, indices: Sequence[int]) -> "Scenes":
+        """Return the dataset of some scenes: the first ones, as no cache holds others."""
+        assert list(indices) == list(range(len(indices)))
+        return self.limited(len(indices))
 
 
 def open_scenes(split: str) -> Scenes:

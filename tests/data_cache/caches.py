@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_cache.content import Shard, Texts
 from data_cache.schema import Layout
-from data_cache.store import Cache, Shard, Texts
+from data_cache.store import Cache
 
 LAYOUT = Layout(images=5, views=2, channels=8, grid=(2, 3), shard=2, dense="float16")
 MASKS = {

@@ -41,7 +41,7 @@ def told():
 
 @pytest.fixture(scope="module")
 def shard(encoder, told):
-    return encoder.shard(0, told.append)[0]
+    return encoder.shard(0, tell=told.append)[0]
 
 
 def pixels(root, index):

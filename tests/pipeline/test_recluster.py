@@ -6,11 +6,13 @@ from command_line import in_a_process
 from refusals import refused
 from tiny_world import CLASSES, CONFIG, draw_folder
 
+from data_cache.content import quantised
+from data_cache.damage import check_files
 from data_cache.errors import UsageError
-from data_cache.photographs import photographs
-from data_cache.store import Cache, quantised
+from data_cache.store import Cache
 from data_cache.views import Cropping
 from pipeline import recluster as module
+from pipeline.live import photographs
 from pipeline.precompute import Settings, execute, plan
 from pipeline.recluster import Clustering, recluster, window_sizes
 from pipeline.weights import CLIPSource
@@ -116,7 +118,7 @@ def test_killed_at_any_instant_the_cache_stays_whole_and_the_same_command_finish
     assert told.returncode == 0, told.stderr
     for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert Cache(cache).check_files()[1] == []
+    assert check_files(Cache(cache))[1] == []
 
 
 ARRAYS = """
@@ -139,7 +141,7 @@ def test_what_a_killed_call_left_does_not_touch_a_set_of_another_name(root, inst
     recluster(Clustering(cache, "b", threshold=0.3))
     assert Cache(cache).masks == ["b", "default"]
     recluster(Clustering(cache, "a", threshold=0.2))
-    assert Cache(cache).check_files()[1] == []
+    assert check_files(Cache(cache))[1] == []
     assert Cache(cache).load("a").ok.sum() == IMAGES - 1
 
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scenery import UNSEEN, draw_folder
 
+from data_cache.content import Loaded
 from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
 from data_cache.splits import make_split
-from data_cache.store import Cache, Loaded
+from data_cache.store import Cache
 from trainer.data import Batch, CachedTeacher, Draw, Stream, ViewSet, batches, joint_target, taught
 from trainer.photometric import distort
 

@@ -17,6 +17,7 @@ from trainer.config import TrainConfig
 from trainer.data import Stream
 from trainer.evaluate import GAMMA, Predictor, evaluate
 from trainer.loop import schedule, train
+from trainer.losses import TeacherLoss
 
 STEPS = 20
 
@@ -167,6 +168,38 @@ def test_photographs_of_another_dataset_are_refused(tiny_config, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_config, tmp_path):
     config = tiny_config(iterations=STEPS, lr=1e30, warmup=0)
     refused(lambda: train(config, tmp_path), "not finite", "--lr")
+
+
+def test_a_loss_that_is_not_finite_leaves_weights_batch_and_the_last_good_checkpoint(
+    tiny_config, tmp_path, monkeypatch
+):
+    config, forward, updates = tiny_config(iterations=6, checkpoint_every=2), TeacherLoss.forward, []
+
+    def poisoned(self, features, taught):
+        updates.append(taught.image.tolist())
+        terms = forward(self, features, taught)
+        if len(updates) == 4:
+            terms["dice"] = terms["dice"] * torch.nan
+            terms["pixel"] = terms["total"] = terms["total"] + terms["dice"]
+        return terms
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TeacherLoss, "forward", poisoned)
+        refused(lambda: train(config, tmp_path / "run"), "update 4", "term: dice", "failed_00000004")
+    folder = tmp_path / "run/failed_00000004"
+    card = json.loads((folder / "model.json").read_text())
+    assert card["failed"]["image"] == updates[-1]
+    assert card["failed"]["losses"]["dice"] == "nan"
+    kept = checkpoint.load(folder, torch.device("cpu"))
+    assert all(value.isfinite().all() for value in kept.segmenter.state_dict().values())
+    assert checkpoint.latest(tmp_path / "run").name == "step_00000002"
+    # the cause gone, the run goes on from there and ends as if nothing had happened
+    train(config, tmp_path / "run", resume=True)
+    train(config, tmp_path / "whole")
+    one, other = (
+        checkpoint.load(tmp_path / name, torch.device("cpu")).segmenter.state_dict() for name in ("run", "whole")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def first_gradient(config, out, monkeypatch) -> torch.Tensor:

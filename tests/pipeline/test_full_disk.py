@@ -1,0 +1,110 @@
+"""A disk that fills up, or cannot be written: one line, a valid cache, and the same command goes on."""
+
+import errno
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import zarr.storage._local as local
+from refusals import refused
+from test_precompute import same_arrays
+from test_reopen import settings_of
+from tiny_world import draw_folder
+
+from data_cache.damage import check_files
+from data_cache.store import MASKS, Cache
+from pipeline.precompute import execute, plan
+
+
+@pytest.fixture
+def root(tmp_path):
+    return draw_folder(tmp_path / "own", 7)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of half a MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(place)]
+    mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def kept_and_finished(settings, reference):
+    cache = Cache(settings.cache)
+    left = cache.pending(MASKS)
+    assert 0 < len(left) < cache.layout.shards
+    assert all("not done" in line or "not recorded" in line for line in check_files(cache)[1])
+    execute(plan(settings))
+    execute(plan(reference))
+    same_arrays(settings.cache, reference.cache)
+    assert check_files(Cache(settings.cache))[1] == []
+    assert not list(settings.cache.rglob("*.partial"))
+
+
+def test_a_file_system_that_fills_up_ends_the_run_in_one_line_and_loses_no_finished_shard(root, disk, tmp_path):
+    settings, told = settings_of(root, disk / "c.zarr"), []
+
+    def fill(images):
+        told.append(images)
+        if len(told) == 2:  # the second shard is being encoded
+            with (disk / "filler").open("wb") as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+
+    work = plan(settings)
+    refused(lambda: execute(work, fill), f"{settings.cache}: the disk is full", "the same command goes on")
+    (disk / "filler").unlink()
+    kept_and_finished(settings, settings_of(root, tmp_path / "whole.zarr"))
+
+
+@pytest.mark.parametrize("write", [20, 25, 30])
+def test_no_space_at_any_write_is_told_in_one_line_and_loses_no_finished_shard(root, tmp_path, monkeypatch, write):
+    settings, put, writes = settings_of(root, tmp_path / "c.zarr"), local._put, []
+    work = plan(settings)
+    execute_until_created(work, monkeypatch)
+
+    def full(*arguments, **more):
+        writes.append(arguments)
+        if len(writes) >= write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_put", full)
+        refused(lambda: execute(plan(settings)), "the disk is full", "the same command goes on")
+    kept_and_finished(settings, settings_of(root, tmp_path / "whole.zarr"))
+
+
+def execute_until_created(work, monkeypatch):
+    from pipeline import precompute
+
+    with monkeypatch.context() as patch:
+        patch.setattr(precompute, "run_shards", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            execute(work)
+
+
+def test_a_read_only_file_system_is_refused_before_anything_is_encoded(root, disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    refused(lambda: plan(settings_of(root, disk / "deep/c.zarr")), "cannot be written", "--cache")
+    assert not list(disk.iterdir())
+
+
+def test_creation_on_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
+    settings = settings_of(root, tmp_path / "out/c.zarr")
+    work = plan(settings)
+
+    def full(*_: object, **__: object):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_put", full)
+        refused(lambda: execute(work), "the disk is full")
+    assert [f.name for f in Path(tmp_path / "out").iterdir()] == []

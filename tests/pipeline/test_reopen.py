@@ -1,0 +1,270 @@
+"""A cache that is there already: extended, retried, replaced, or refused because its images are others now."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from refusals import refused
+from test_precompute import arrays, same_arrays
+from tiny_world import CONFIG, draw_folder, label_map, picture
+
+from data_cache.damage import check_files
+from data_cache.errors import UsageError
+from data_cache.source import photographs
+from data_cache.store import MASKS, Cache
+from pipeline.encode import Encoder
+from pipeline.precompute import Settings, execute, plan
+from pipeline.recluster import Clustering, recluster
+from pipeline.weights import CLIPSource
+
+
+@pytest.fixture
+def root(tmp_path):
+    return draw_folder(tmp_path / "own", 7, truncated={2})
+
+
+def settings_of(root, cache, **given):
+    common = {"clip": CLIPSource(CONFIG, "random"), "device": "cpu", "shard": 3, "unseen": "tree"}
+    return Settings("folder", cache, root, **(common | given))
+
+
+@pytest.fixture
+def settings(root, tmp_path):
+    made = settings_of(root, tmp_path / "c.zarr")
+    execute(plan(made))
+    return made
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The names of the images that are encoded."""
+    names, decode = [], Encoder._decode
+    monkeypatch.setattr(
+        Encoder, "_decode", lambda self, index: names.append(self.dataset.ids[index]) or decode(self, index)
+    )
+    return names
+
+
+def add(root, name, seed):
+    Image.fromarray(picture(seed)).save(root / f"images/{name}.png")
+    Image.fromarray(label_map(seed)).save(root / f"labels/{name}.png")
+
+
+def mend(root):
+    Image.fromarray(picture(2)).save(root / "images/02.png")
+
+
+def alike(cache, other):
+    """All arrays are equal, but for what the batch an image travels in rounds differently."""
+    one, two = arrays(cache), arrays(other)
+    assert one.keys() == two.keys()
+    for name in one.keys() - {"journal", "masks/default/journal", "image/journal"}:
+        if one[name].dtype.kind == "f":
+            np.testing.assert_allclose(one[name].astype(float), two[name].astype(float), atol=0.02, err_msg=name)
+        elif one[name].dtype == np.int8:
+            np.testing.assert_allclose(one[name].astype(int), two[name].astype(int), atol=1, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+# -- extend ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dense", ["float16", "int8", "none"])
+def test_extend_encodes_new_images_only_and_leaves_the_others_as_they_were(root, tmp_path, encoded, dense):
+    settings = settings_of(root, tmp_path / "c.zarr", dense=dense)
+    execute(plan(settings))
+    before = arrays(settings.cache)
+    add(root, "00a", 90)  # sorts between those that are there
+    add(root, "99", 91)
+    refused(lambda: plan(settings), "2 new (images/00a.png, images/99.png)", "--extend")
+    encoded.clear()
+    work = plan(replace(settings, extend=True))
+    assert work.images == 2
+    assert execute(work).encoded == 2
+    assert sorted(encoded) == ["images/00a.png", "images/99.png"]
+    after = arrays(settings.cache)
+    for name in before.keys() - {"journal", "masks/default/journal", "image/journal"}:
+        kept = slice(None) if name.startswith("text") else slice(len(before[name]))
+        np.testing.assert_array_equal(after[name][kept], before[name], err_msg=name)
+    assert list(after["image/id"][7:]) == ["images/00a.png", "images/99.png"]
+    assert list(after["image/status"][7:]) == ["ok", "ok"]
+    assert check_files(Cache(settings.cache))[1] == []
+
+
+def test_an_extended_cache_holds_what_a_new_one_would(settings, root, tmp_path):
+    for number in range(8, 13):
+        add(root, f"{number:02}", number)
+    execute(plan(replace(settings, extend=True)))
+    fresh = replace(settings, cache=tmp_path / "fresh.zarr")
+    execute(plan(fresh))
+    alike(settings.cache, fresh.cache)
+
+
+def test_an_extended_cache_is_reopened_without_extend_trained_from_and_clustered(settings, root):
+    add(root, "00a", 90)
+    execute(plan(replace(settings, extend=True)))
+    assert plan(settings).images == 0
+    cache = Cache(settings.cache)
+    dataset = photographs(cache, None)
+    assert dataset.ids[-1] == "images/00a.png"
+    stored = cache.digests()
+    assert all(dataset.digest(i) == stored[i] for i in range(len(dataset)) if stored[i][0])
+    recluster(Clustering(settings.cache, "again"))
+    np.testing.assert_array_equal(cache.load("default").label, Cache(settings.cache).load("again").label)
+
+
+def test_other_mask_sets_of_an_extended_cache_are_finished_by_cluster(settings, root):
+    recluster(Clustering(settings.cache, "fine", threshold=0.9))
+    before = Cache(settings.cache).load("fine").label
+    add(root, "99", 91)
+    execute(plan(replace(settings, extend=True)))
+    refused(lambda: Cache(settings.cache).load("fine"), "run `cluster` with --name fine again")
+    assert recluster(Clustering(settings.cache, "fine", threshold=0.9)) == 2  # those of the shard that has grown
+    after = Cache(settings.cache).load("fine").label
+    np.testing.assert_array_equal(after[:7], before)
+    assert (after[7] != 255).any()
+
+
+@pytest.mark.parametrize("instant", ["before the renaming", "while it is carried out", "before the new images"])
+def test_an_extension_killed_at_any_instant_has_happened_or_not(settings, root, monkeypatch, instant):
+    from pathlib import Path
+
+    from data_cache import redo, store
+
+    before = arrays(settings.cache)
+    add(root, "99", 91)
+    with monkeypatch.context() as patch:
+        if instant == "before the renaming":
+            patch.setattr(store, "build", lambda path, fill, about: 1 / 0)
+        elif instant == "while it is carried out":
+            moved, replace_file = [], Path.replace
+
+            def dying(self, place):
+                if redo.REDO in self.parts:
+                    moved.append(1 / (4 - len(moved)))
+                return replace_file(self, place)
+
+            patch.setattr(Path, "replace", dying)
+        else:
+            patch.setattr(Encoder, "shard", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            execute(plan(replace(settings, extend=True)))
+    if instant == "before the renaming":
+        assert arrays(settings.cache).keys() == before.keys()
+        assert plan_refused(settings)
+    elif instant == "while it is carried out":
+        assert (settings.cache / redo.REDO).is_dir()
+        refused(lambda: Cache(settings.cache), "cut short", "precompute")
+    execute(plan(replace(settings, extend=True)))
+    assert not list(settings.cache.rglob("*.partial")) + list(settings.cache.glob(redo.REDO))
+    assert check_files(Cache(settings.cache))[1] == []
+    np.testing.assert_array_equal(arrays(settings.cache)["cls"][:7], before["cls"])
+    assert Cache(settings.cache).statuses()[7] == ("images/99.png", "ok")
+
+
+def plan_refused(settings):
+    refused(lambda: plan(settings), "1 new (images/99.png)")
+    return True
+
+
+def test_scenes_grow_by_a_greater_limit(tmp_path):
+    few = Settings("scenes", tmp_path / "s.zarr", clip=CLIPSource(CONFIG, "random"), device="cpu", limit=3, shard=2)
+    execute(plan(few))
+    more = replace(few, limit=5)
+    refused(lambda: plan(more), "2 new (train/000003, train/000004)")
+    assert execute(plan(replace(more, extend=True))).encoded == 2
+    assert Cache(few.cache).ids() == [f"train/{i:06}" for i in range(5)]
+
+
+# -- retry-failed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dense", ["float16", "int8"])
+def test_retry_failed_encodes_failed_images_only_and_the_cache_is_as_if_they_had_never_failed(
+    root, tmp_path, encoded, dense
+):
+    settings = settings_of(root, tmp_path / "c.zarr", dense=dense)
+    assert len(execute(plan(settings)).failures) == 1
+    mend(root)
+    encoded.clear()
+    assert plan(settings).images == 0
+    work = plan(replace(settings, retry_failed=True))
+    assert (work.images, work.shards) == (1, 1)
+    assert execute(work).failures == []
+    assert encoded == ["images/02.png"]
+    whole = replace(settings, cache=tmp_path / "whole.zarr")
+    execute(plan(whole))
+    alike(settings.cache, whole.cache)
+    assert check_files(Cache(settings.cache))[1] == []
+
+
+def test_an_image_that_fails_again_stays_failed_with_its_new_reason(settings, root):
+    (root / "images/02.png").write_bytes(b"no picture")
+    told = execute(plan(replace(settings, retry_failed=True)))
+    assert [name for name, _ in told.failures] == ["images/02.png"]
+
+
+def test_a_retry_killed_in_mid_shard_is_finished_by_the_same_command_without_the_flag(settings, root, monkeypatch):
+    mend(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "write_masks", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            execute(plan(replace(settings, retry_failed=True)))
+    assert Cache(settings.cache).pending(MASKS) == [0]
+    assert execute(plan(settings)).failures == []
+    assert check_files(Cache(settings.cache))[1] == []
+
+
+# -- overwrite ------------------------------------------------------------------------------------------------------
+
+
+def test_overwrite_makes_a_cache_of_other_settings_anew(settings, tmp_path):
+    other = replace(settings, unseen="sky")
+    refused(lambda: plan(other), "masks.unseen")
+    assert execute(plan(replace(other, overwrite=True))).encoded == 7
+    fresh = replace(other, cache=tmp_path / "fresh.zarr")
+    execute(plan(fresh))
+    same_arrays(settings.cache, fresh.cache)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_overwrite_replaces_a_damaged_cache_and_nothing_that_is_none(settings, tmp_path):
+    (settings.cache / "zarr.json").write_text('{"attributes": {"format": "clipteacher-cache", "vers')
+    assert execute(plan(replace(settings, overwrite=True))).encoded == 7
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    refused(lambda: plan(replace(settings, cache=mine, overwrite=True)), "not a clipteacher cache", "leaves it alone")
+    assert (mine / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("other", ["extend", "retry_failed"])
+def test_overwrite_goes_with_no_other_wish(settings, other):
+    refused(lambda: plan(replace(settings, overwrite=True, **{other: True})), "--overwrite", kind=UsageError)
+
+
+# -- changed --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_changed_image_or_label_map_is_refused_by_name(settings, root, kind):
+    shutil.copy(root / kind / "04.png", root / kind / "05.png")
+    refused(lambda: plan(settings), "1 images or their label maps changed", "images/05.png", "--overwrite")
+    assert execute(plan(replace(settings, overwrite=True))).encoded == 7
+
+
+def test_a_removed_image_is_refused_by_name_whatever_is_asked(settings, root):
+    for kind in ("images", "labels"):
+        (root / kind / "05.png").unlink()
+    for asked in (settings, replace(settings, extend=True)):
+        refused(lambda asked=asked: plan(asked), "1 gone (images/05.png)", "restore them")
+
+
+def test_a_newer_library_alone_is_not_refused(settings, monkeypatch):
+    from pipeline import precompute
+
+    monkeypatch.setattr(precompute, "version", lambda name: "999.0")
+    assert plan(settings).images == 0
