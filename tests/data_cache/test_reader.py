@@ -1,135 +1,23 @@
-"""A cache looked into: what is shown is what Zarr holds, and nothing that is missing, failed or hostile breaks it."""
+"""The numbers a reader gives are those Zarr holds; what is missing, lost or not done is a sentence, never zeros."""
 
-import base64
-import io
 import re
 import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import zarr
 from command_line import REPOSITORY
-from pictures import draw
+from looking import CROP, FAILED, IMAGES, hatched, name, pictures, precompute, shown, words
 from PIL import Image
 from refusals import refused
 
 from data_cache import open_cache
-from data_cache.colours import LINE, NOTHING
 from data_cache.errors import UsageError, UserError
-from data_cache.figure import SIDE
-from data_cache.views import Cropping
-from pipeline.precompute import Settings, execute, plan
-from pipeline.recluster import Clustering, recluster
 from pipeline.scales import scale_maps
-from pipeline.weights import CLIPSource
-
-CLASSES = ("<script>alert(1)</script>", "grass & sand", 'a "b" class', "disc", "square", "stripe")
-UNSEEN = "disc,square"
-FAILED, UNLABELLED, CROP = 3, 4, 1
-SHARD, IMAGES = 2, 6
-CACHE = "own <i>&.zarr"
-
-
-class World(NamedTuple):
-    root: Path
-    path: Path
-
-
-def name(number: int) -> str:
-    return f"images/{number} <b>&amp; 'it'.png"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> World:
-    """Six pictures with names that look like HTML: one is damaged, one has no label map."""
-    folder = tmp_path_factory.mktemp("reader")
-    root, generator = folder / "photographs", np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (root / kind).mkdir(parents=True)
-    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    for number in range(IMAGES):
-        image, label = draw(generator)
-        file = root / name(number)
-        Image.fromarray(image[: 96 + 4 * number]).save(file)
-        if number == FAILED:
-            file.write_bytes(file.read_bytes()[:300])
-        if number != UNLABELLED:
-            Image.fromarray(label[: 96 + 4 * number]).save(root / "labels" / file.name)
-    precompute(root, folder / CACHE)
-    recluster(Clustering(folder / CACHE, "fine", threshold=0.99, unseen="grass & sand"))
-    return World(root, folder / CACHE)
-
-
-def precompute(root: Path, cache: Path, **given: object) -> None:
-    source = CLIPSource(str(REPOSITORY / "tests/tiny-vit.json"), "random")
-    settings = {"clip": source, "device": "cpu", "precision": "fp32", "shard": SHARD, "cropping": Cropping(2)}
-    execute(plan(Settings("folder", cache, root, unseen=UNSEEN, **(settings | given))))
-
-
-@pytest.fixture
-def world(made, tmp_path) -> World:
-    """A copy to spoil; the cache still says that the photographs are where they were."""
-    return World(made.root, Path(shutil.copytree(made.path, tmp_path / CACHE)))
-
-
-@pytest.fixture
-def elsewhere(made, tmp_path, monkeypatch) -> World:
-    """The photographs have moved."""
-    moved = shutil.copytree(made.root, tmp_path / "moved")
-    monkeypatch.setattr("data_cache.photographs.recorded_root", lambda _: tmp_path / "gone")
-    return World(moved, made.path)
-
-
-def parsed(html: str) -> ElementTree.Element:
-    """The HTML of a display object, which must be well-formed and free of what could run or fetch anything."""
-    tree = ElementTree.fromstring(html)
-    assert {e.tag for e in tree.iter()} <= {
-        *("div", "span", "strong", "img", "table", "thead", "tbody", "tr", "th", "td")
-    }
-    for element in tree.iter():
-        assert set(element.attrib) <= {"style", "src", "alt", "width", "height"}
-        assert element.get("src", "data:image/").startswith("data:image/")
-        # text takes the theme's colours, whatever they are
-        assert not re.search(r"(^|;)\s*(color|background)\s*:", element.get("style", ""))
-    return tree
-
-
-def shown(thing: object) -> ElementTree.Element:
-    return parsed(thing._repr_html_())
-
-
-def words(tree: ElementTree.Element) -> str:
-    return " ".join(tree.itertext())
-
-
-def pictures(tree: ElementTree.Element) -> dict[str, np.ndarray]:
-    """All pictures by their titles."""
-    found = {}
-    for image in tree.iter("img"):
-        data = base64.b64decode(image.get("src").split(",")[1])
-        assert image.get("alt") not in found
-        found[image.get("alt")] = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    return found
-
-
-def hatched(picture: np.ndarray) -> bool:
-    """Grey diagonals and nothing else."""
-    return {tuple(colour) for colour in picture.reshape(-1, 3)} == {tuple(NOTHING), tuple(LINE)}
-
-
-def alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """The same picture but for what a lossy format and resampling change: means of 8 x 8 pixels."""
-    means = [picture.reshape(SIDE // 8, 8, SIDE // 8, 8, 3).mean(axis=(1, 3)) for picture in (one, other)]
-    return np.abs(means[0] - means[1]).mean() < 3
-
-
-# -- numbers ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("masks", ["default", "fine"])
@@ -237,136 +125,6 @@ def test_xarray_has_every_array_with_names_and_opens_without_a_warning(made):
     assert (arrays.attrs["masks"], arrays.attrs["nothing"], arrays.attrs["threshold"]) == ("fine", 255, 0.99)
     assert lazily["dense"].chunks is not None
     np.testing.assert_array_equal(lazily["dense"].isel(image=5).compute(), group["dense"][5])
-
-
-# -- pictures --------------------------------------------------------------------------------------------------
-
-
-def test_the_card_tells_what_is_there_and_what_failed(made):
-    tree = shown(open_cache(made.path, masks="fine"))
-    said = words(tree)
-    for part in ("folder train", "5 of 6 done, 1 failed", "the whole image and 1 crop", "tiny-vit", "8 x 8 a view"):
-        assert part in said
-    for part in ("fine (shown)", "0.99", "grass & sand", UNSEEN.replace(",", ", "), str(made.root), "KiB"):
-        assert part in said
-    assert name(FAILED) in said
-    assert "cannot read the image" in said
-    assert str(made.path) in repr(open_cache(made.path))
-
-
-def test_an_image_is_its_photograph_its_seen_labels_its_scales_and_its_fused_masks(made):
-    record = open_cache(made.path, panels=scale_maps)[0]
-    tree = shown(record)
-    found = pictures(tree)
-    titles = [re.sub(r": \d+$", "", title) for title in found]
-    assert titles == ["photograph", "seen labels", "3 x 3 windows", "7 x 7 windows", "fused masks"]
-    assert all(picture.shape == (SIDE, SIDE, 3) for picture in found.values())
-    photograph = Image.open(made.root / name(0)).resize((SIDE, SIDE))
-    assert alike(found["photograph"], np.asarray(photograph))
-    token = SIDE // 8
-    fused = found[f"fused masks: {record.count}"]
-    middles = fused[token // 2 :: token, token // 2 :: token]
-    for label in range(record.count):
-        assert len(np.unique(middles[record.masks == label], axis=0)) == 1
-    assert [w for w in CLASSES if w in words(tree)] == [CLASSES[i] for i in np.unique(record.seen) if i != 255]
-    drawn = record.drawn()
-    assert drawn.width > 5 * SIDE
-    assert drawn.height > SIDE
-
-
-def test_a_crop_shows_where_it_is_and_what_it_is(made):
-    record = open_cache(made.path)[0].view(CROP)
-    found = pictures(shown(record))
-    assert list(found)[:2] == ["photograph", f"view {CROP}"]
-    wanted = np.asarray(Image.fromarray(record.shown).resize((SIDE, SIDE)))
-    assert alike(found[f"view {CROP}"], wanted)
-    assert not alike(found["photograph"], wanted)
-    assert "px at" in words(shown(record))
-
-
-def test_without_photographs_there_is_a_hatched_panel_a_sentence_and_all_the_rest(elsewhere):
-    cache = open_cache(elsewhere.path, panels=scale_maps)
-    tree = shown(cache[0])
-    found = pictures(tree)
-    assert hatched(found["photograph"])
-    assert "gone" in words(tree)
-    assert "root=DIR" in words(tree)
-    assert cache[0].photo is cache[0].shown is cache[0].seen is None
-    assert [re.sub(r"\W*\d+$", "", title) for title in found][1:] == ["3 x 3 windows", "7 x 7 windows", "fused masks"]
-    assert words(shown(cache.grid(range(3)))).count("no photograph") == 1
-    assert "gone" in words(shown(cache))
-    assert cache[0].drawn().width > 0
-
-
-def test_photographs_that_moved_are_found_by_root(elsewhere):
-    cache = open_cache(elsewhere.path, root=elsewhere.root)
-    assert cache[0].photo.shape == (96, 128, 3)
-    assert "no photograph" not in words(shown(cache[0]))
-    (elsewhere.root / name(0)).unlink()
-    refused(lambda: open_cache(elsewhere.path, root=elsewhere.root), "not the images", kind=UserError)
-    refused(lambda: open_cache(elsewhere.path, root=elsewhere.root / "none"), "none", kind=UserError)
-
-
-def test_class_names_in_another_order_are_not_taken_for_those_of_the_cache(elsewhere):
-    (elsewhere.root / "classes.txt").write_text("\n".join(reversed(CLASSES)) + "\n")
-    refused(lambda: open_cache(elsewhere.path, root=elsewhere.root), "class names or their order", kind=UserError)
-
-
-def test_a_photograph_that_changed_since_is_not_shown_as_if_it_were_the_one(elsewhere):
-    Image.new("RGB", (128, 96)).save(elsewhere.root / name(0))
-    cache = open_cache(elsewhere.path, root=elsewhere.root)
-    assert cache[0].photo is None
-    assert "changed since it was cached" in words(shown(cache[0]))
-    assert cache[1].photo is not None
-
-
-def test_a_failed_image_says_why_and_has_no_numbers(made):
-    record = open_cache(made.path, panels=scale_maps)[FAILED]
-    tree = shown(record)
-    assert "failed: " in words(tree)
-    assert "cannot read the image" in words(tree)
-    assert list(pictures(tree)) == ["photograph"]
-    assert not record.ok
-    for key in ("masks", "cls", "dense", "count", "geometry"):
-        refused(lambda key=key: getattr(record, key), f"image {FAILED}", kind=UserError)
-    assert name(FAILED) in repr(record)
-    assert record.drawn().width > 0
-
-
-def test_an_image_without_a_label_map_says_so(made):
-    tree = shown(open_cache(made.path)[UNLABELLED])
-    assert "no label map" in words(tree)
-    assert "seen labels" not in pictures(tree)
-
-
-def test_a_grid_has_a_picture_an_image_with_its_masks_in_colour_only(made):
-    cache = open_cache(made.path)
-    found = pictures(shown(cache.grid(range(IMAGES), view=CROP)))
-    assert list(found) == [f"{FAILED}: failed" if i == FAILED else str(i) for i in range(IMAGES)]
-    assert hatched(found[f"{FAILED}: failed"])
-    record = cache[0].view(CROP)
-    tokens = found["0"].reshape(8, SIDE // 8, 8, SIDE // 8, 3)[:, 4:-4, :, 4:-4].astype(float)
-    colourful = np.ptp(tokens.mean(axis=(1, 3)), axis=2)
-    bare = record.masks == record.nothing
-    assert bare.any()
-    assert colourful[bare].max() < 8
-    assert np.median(colourful[~bare]) > 20
-    shown_there = np.asarray(Image.fromarray(record.shown).resize((SIDE, SIDE))).mean(axis=2)
-    brightness = shown_there.reshape(8, SIDE // 8, 8, SIDE // 8)[:, 4:-4, :, 4:-4].mean(axis=(1, 3))
-    assert np.corrcoef(brightness[bare], tokens.mean(axis=(1, 3, 4))[bare])[0, 1] > 0.98
-    assert cache.grid(range(IMAGES)).drawn(columns=4).size > (4 * SIDE, 2 * SIDE)
-
-
-def test_names_that_look_like_html_stay_text_everywhere(made):
-    cache = open_cache(made.path, panels=lambda record: {"<img onerror=x>": record.masks.astype(int)})
-    for thing in (cache, cache[0], cache[FAILED], cache[0].view(CROP), cache.grid([0]), cache.stats()):
-        tree = shown(thing)
-        assert "&lt;" not in words(tree)
-    assert CLASSES[0] in "".join(words(shown(record)) for record in cache)
-    assert "<img onerror=x>" in words(shown(cache[0]))
-
-
-# -- what is not there -----------------------------------------------------------------------------------------
 
 
 def test_a_cache_that_is_not_finished_shows_what_is_done(world):
