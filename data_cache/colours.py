@@ -1,11 +1,12 @@
 """Colours of label maps: the same label has the same colour in every picture, whoever looks at it."""
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Integer, UInt8
+from PIL import Image, ImageDraw
 
 NOTHING = np.array([232, 232, 232], np.uint8)
 LINE = np.array([176, 176, 176], np.uint8)
+ORANGE = np.array([255, 140, 0])
 OUTLINE = np.array([24, 24, 24], np.uint8)
 PERIOD, WIDTH = 8, 2
 
@@ -63,6 +64,32 @@ def laid_over(
     return drawn
 
 
+def paint_masks(
+    label: Integer[np.ndarray, "y x"], nothing: int, classes: int, size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Colour pseudo labels as `paint` does. They are no classes: their colours begin where those of the classes end."""
+    first = classes % len(_PALETTE)
+    return paint(np.where(label == nothing, -1, label.astype(np.int32) + first), -1, size)
+
+
+def empty(side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """A hatched panel: there is nothing to show."""
+    return hatch(np.full((side, side, 3), NOTHING), np.ones((side, side), bool))
+
+
+def outline(
+    picture: UInt8[np.ndarray, "height width 3"], box: tuple[int, int, int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draw the border of a box (top, left, bottom, right; bottom and right exclusive), white in black."""
+    canvas = Image.fromarray(picture)
+    top, left, bottom, right = box
+    bottom, right = max(bottom, top + 5), max(right, left + 5)  # a sliver still has an inside
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=3)
+    draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline="white", width=1)
+    return np.array(canvas)
+
+
 def hatch(
     picture: UInt8[np.ndarray, "height width 3"], where: Bool[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -79,3 +106,24 @@ def overlay(
     """A photograph, in grey so that colours keep their meaning, seen through a painted label map."""
     grey = image.mean(axis=2, keepdims=True)
     return ((1 - strength) * grey + strength * painted).round().astype(np.uint8)
+
+
+def overlay_masks(
+    image: UInt8[np.ndarray, "height width 3"], label: Integer[np.ndarray, "y x"], nothing: int, classes: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A photograph in grey, tinted where it has pseudo labels and dark elsewhere."""
+    size = image.shape[:2]
+    tinted = overlay(image, paint_masks(label, nothing, classes, size))
+    dark = overlay(image, np.zeros_like(image))
+    return np.where(enlarged(label != nothing, size)[..., None] > 0, tinted, dark)
+
+
+def heat(
+    image: UInt8[np.ndarray, "height width 3"], weights: Float[np.ndarray, "y x"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image in grey and dark, the more orange the greater the weight."""
+    height, width = image.shape[:2]
+    scaled = Image.fromarray((weights / weights.max()).astype(np.float32)).resize((width, height))
+    strength = np.asarray(scaled).clip(0, 1)[..., None]
+    grey = 0.45 * image.mean(axis=2, keepdims=True)
+    return ((1 - strength) * grey + strength * ORANGE).astype(np.uint8)

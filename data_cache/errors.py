@@ -11,6 +11,10 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and with it a notebook, shows in place of a traceback."""
+        return [f"error: {self}"]
+
 
 class UsageError(UserError):
     """The command itself asks for something that does not exist. The command line exits with 2."""

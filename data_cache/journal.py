@@ -66,9 +66,10 @@ class Journal:
         self._array[shard] = ""
 
 
-def missing_files(root: Path, records: Iterable[Record | None]) -> list[Path]:
-    """Chunk files that a record promises and that are gone or have another size."""
-    promised = ((root / key, stamp) for record in records if record for key, stamp in record.files.items())
+def missing_files(root: Path, records: Iterable[Record | None], below: str = "") -> list[Path]:
+    """Chunk files below some folder that a record promises and that are gone or have another size."""
+    named = ((key, stamp) for record in records if record for key, stamp in record.files.items())
+    promised = ((root / key, stamp) for key, stamp in named if key.startswith(below))
     return [path for path, stamp in promised if stamp and not (path.exists() and path.stat().st_size == stamp[0])]
 
 

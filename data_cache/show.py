@@ -60,6 +60,20 @@ def sheet(
     return canvas
 
 
+def rows_of(
+    panels: Sequence[UInt8[np.ndarray, "height width 3"]], titles: Sequence[str], side: int, columns: int
+) -> Image.Image:
+    """Draw any number of panels in rows of `columns`, each below its own title."""
+    starts = range(0, len(panels), columns)
+    rows = [sheet([panels[i : i + columns]], titles[i : i + columns], side) for i in starts]
+    canvas = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        canvas.paste(row, (0, top))
+        top += row.height
+    return canvas
+
+
 def legend(
     picture: Image.Image,
     names: Mapping[int, str],

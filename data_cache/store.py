@@ -257,30 +257,44 @@ class Cache:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def load(self, masks: str) -> Loaded:
-        """What training needs, in memory. Raises UserError if shards are unfinished, lost or damaged."""
-        features, clustered = self._both_records(masks)
-        if pending := self.pending(masks):
+    def load(self, masks: str, shard: int | None = None) -> Loaded:
+        """What training needs, in memory: of all images, or of one shard's.
+
+        Raises UserError if shards are unfinished, lost or damaged.
+        """
+        features, clustered = self._both_records(masks, shard)
+        if pending := sum(None in both for both in zip(features, clustered, strict=True)):
             done = masks != MASKS and None not in features
             cure = f"run `cluster` with --name {masks} again" if done else "run the same `precompute` command again"
-            missing = f"{len(pending)} of {self.layout.shards} shards are not done"
-            raise UserError(f"{self.path}: {missing}; {cure} to finish them")
+            missing = f"{pending} of {self.layout.shards} shards are" if shard is None else f"shard {shard} is"
+            raise UserError(f"{self.path}: {missing} not done; {cure} to finish them")
         self._check_files([*features, *clustered])
+        span = slice(None) if shard is None else self.layout.span(shard)
         return Loaded(
-            ids=self.ids(),
-            digest=self.digests(),
-            ok=np.array([status == OK for status in self.read("image/status")]),
-            box=self.read("view/box"),
-            flip=self.read("view/flip"),
-            cls=self.read("cls"),
-            label=self.read(f"masks/{masks}/label"),
-            count=self.read(f"masks/{masks}/count"),
+            ids=self.ids(span),
+            digest=self.digests(span),
+            ok=np.array([status == OK for status in self.read("image/status", span)]),
+            box=self.read("view/box", span),
+            flip=self.read("view/flip", span),
+            cls=self.read("cls", span),
+            label=self.read(f"masks/{masks}/label", span),
+            count=self.read(f"masks/{masks}/count", span),
         )
 
-    def ids(self) -> list[str]:
-        """The names of all images, in the order of every array."""
+    def require_files(self, masks: str) -> None:
+        """Raise UserError if a file of the features or of a mask set is lost."""
+        features, clustered = self._both_records(masks)
+        self._check_files([*self.journal("image").records(), *features, *clustered])
+
+    def counts(self, masks: str) -> Int[np.ndarray, "image view"]:
+        """How many pseudo labels each view has in a mask set; 0 where it failed or is not done."""
+        self._check_files(self.journal(f"masks/{masks}").records())
+        return self.read(f"masks/{masks}/count")
+
+    def ids(self, span: slice = slice(None)) -> list[str]:
+        """The names of images, in the order of every array."""
         self._check_files(self.journal("image").records())
-        return [str(name) for name in self.read("image/id")]
+        return [str(name) for name in self.read("image/id", span)]
 
     def digests(self, span: slice = slice(None)) -> list[tuple[str, str]]:
         """(image hash, label hash) of images; both empty if one failed. True of done shards only."""
@@ -299,7 +313,7 @@ class Cache:
 
     def statuses(self) -> list[tuple[str, str]]:
         """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
-        self._check_files(self.journal("").records())
+        self._check_files(self.journal("").records(), "image/")
         return [(name, str(status)) for name, status in zip(self.ids(), self.read("image/status"), strict=True)]
 
     def bytes(self) -> dict[str, int]:
@@ -315,17 +329,18 @@ class Cache:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{self.path / name}: damaged ({error}); `verify --repair` mends it") from None
 
-    def _check_files(self, records: Sequence[Record | None]) -> None:
-        if lost := missing_files(self.path, records):
+    def _check_files(self, records: Sequence[Record | None], below: str = "") -> None:
+        if lost := missing_files(self.path, records, below):
             raise UserError(f"{lost[0]}: missing or truncated ({len(lost)} such files); `verify --repair` mends it")
 
-    def _both_records(self, masks: str) -> tuple[list[Record | None], list[Record | None]]:
-        return self.whole_records(""), self.whole_records(f"masks/{masks}")
+    def _both_records(self, masks: str, shard: int | None = None) -> tuple[list[Record | None], list[Record | None]]:
+        return self.whole_records("", shard), self.whole_records(f"masks/{masks}", shard)
 
-    def whole_records(self, part: str) -> list[Record | None]:
-        """The records of a part; none for a shard that has more images now than when it was recorded."""
-        counts = [self.layout.images_in([shard]) for shard in range(self.layout.shards)]
-        records = self.journal(part).records()
+    def whole_records(self, part: str, shard: int | None = None) -> list[Record | None]:
+        """The records of a part, or of one shard; none for a shard with more images than when it was recorded."""
+        shards = range(self.layout.shards) if shard is None else [shard]
+        counts = [self.layout.images_in([shard]) for shard in shards]
+        records = self.journal(part).records() if shard is None else [self.journal(part).record(shard)]
         return [one if one and one.ok + one.failed == n else None for one, n in zip(records, counts, strict=True)]
 
     def journal(self, part: str) -> Journal:

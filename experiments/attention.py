@@ -1,15 +1,12 @@
-"""Where global learning looks: eq. 1 for one view, and the picture of it."""
+"""Where global learning looks: eq. 1 for one view, as numbers."""
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from data_cache.views import View, replay_image
 from trainer.checkpoint import Checkpoint
 from trainer.glm import attention_weights
-
-ORANGE = np.array([255, 140, 0])
 
 
 @torch.inference_mode()
@@ -25,14 +22,3 @@ def attention(
     features = student.segmenter(pixels).float()
     weights = attention_weights(torch.from_numpy(cls.astype(np.float32))[None].to(device), features)
     return weights.view(features.shape[2:]).cpu().numpy()
-
-
-def heat(
-    image: UInt8[np.ndarray, "height width 3"], weights: Float[np.ndarray, "y x"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image in grey and dark, the more orange the greater the weight."""
-    height, width = image.shape[:2]
-    enlarged = Image.fromarray((weights / weights.max()).astype(np.float32)).resize((width, height))
-    strength = np.asarray(enlarged).clip(0, 1)[..., None]
-    grey = 0.45 * image.mean(axis=2, keepdims=True)
-    return ((1 - strength) * grey + strength * ORANGE).astype(np.uint8)

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from data_cache.colours import paint
+from data_cache.colours import heat, paint
 from data_cache.datasets.base import VOID, Dataset
 from data_cache.show import fitted, legend, scaled, sheet
 from data_cache.splits import Split
-from experiments.attention import attention, heat
+from experiments.attention import attention
 from experiments.cached_views import CachedViews
 from trainer.checkpoint import Checkpoint
 from trainer.evaluate import Segments, labelled

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_cache.colours import laid_over, paint
+from data_cache.colours import heat, laid_over, paint
 from data_cache.datasets.base import VOID
 from data_cache.show import fitted, scaled
-from experiments.attention import attention, heat
+from experiments.attention import attention
 from experiments.cached_views import CachedViews
 from experiments.centres import COLOURS, NONE, pseudo
 from experiments.figures import IGNORED, Figure, Row, seen_only, vocabulary

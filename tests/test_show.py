@@ -14,12 +14,12 @@ from refusals import refused
 from small_run import VIEWS, cache_at, small_run
 
 from data_cache import show as drawing
-from data_cache.colours import LINE, NOTHING, OUTLINE, colour_of
+from data_cache.colours import LINE, NOTHING, ORANGE, OUTLINE, colour_of, heat
 from data_cache.errors import UsageError
 from data_cache.show import GAP, LEGEND, fitted, legend, scaled, sheet
 from data_cache.store import Cache
 from data_cache.views import View, replay_image
-from experiments.attention import ORANGE, attention, heat
+from experiments.attention import attention
 from experiments.cached_views import CachedViews, chosen
 from experiments.centres import NONE, clustered, masks_figure, single
 from experiments.figures import attention_figure, predictions_figure

@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 
-from data_cache.colours import LINE, NOTHING, colour, colour_of, overlay, paint
+from data_cache.colours import (
+    LINE,
+    NOTHING,
+    colour,
+    colour_of,
+    empty,
+    heat,
+    outline,
+    overlay,
+    overlay_masks,
+    paint,
+    paint_masks,
+)
 
 SIGHTS = {  # linear RGB; Machado, Oliveira and Fernandes 2009, severity 1
     "normal": np.eye(3),
@@ -54,3 +66,48 @@ def test_an_overlay_shows_the_photograph_in_grey():
     through = overlay(image, np.zeros_like(image))
     assert (through == through[..., :1]).all()
     assert through[0, 0, 0] > through[0, 1, 0] > 0
+
+
+def test_heat_is_brightest_where_the_weight_is_greatest():
+    weights = np.zeros((4, 4))
+    weights[2, 1] = 1
+    drawn = heat(np.full((32, 32, 3), 120, np.uint8), weights).astype(int)
+    y, x = np.unravel_index((drawn[..., 0] - drawn[..., 2]).argmax(), (32, 32))
+    assert (y // 8, x // 8) == (2, 1)
+
+
+@pytest.mark.parametrize("classes", [17, 59, 64, 171])
+def test_pseudo_labels_take_the_colours_that_follow_those_of_the_classes(classes):
+    label = np.array([[0, 1, 65535]], np.uint16)
+    painted = paint_masks(label, 65535, classes, (4, 12))
+    assert [tuple(painted[0, x]) for x in (0, 4)] == [tuple(colour_of((classes + i) % 64)) for i in (0, 1)]
+    assert {tuple(c) for c in painted[:, 8:].reshape(-1, 3)} == {tuple(NOTHING), tuple(LINE)}
+
+
+def test_the_greatest_stored_label_is_a_label_like_all_others():
+    painted = paint_masks(np.array([[254, 255]], np.uint8), 255, 17, (2, 4))
+    np.testing.assert_array_equal(painted[0, 0], colour_of(17 + 254))
+
+
+def test_masks_over_a_photograph_leave_it_grey_where_there_is_no_label():
+    image = np.full((8, 16, 3), (200, 40, 90), np.uint8)
+    over = overlay_masks(image, np.array([[3, 255]], np.uint8), 255, 17).astype(int)
+    assert np.ptp(over[:, 8:], axis=2).max() == 0
+    assert np.ptp(over[:, :8], axis=2).min() > 20
+    assert over[:, 8:].max() < 200
+
+
+@pytest.mark.parametrize("box", [(2, 3, 10, 12), (5, 5, 5, 5), (0, 0, 16, 16), (15, 15, 16, 16)])
+def test_an_outline_is_drawn_around_any_box_and_nothing_else_is_touched(box):
+    plain = np.full((16, 16, 3), 90, np.uint8)
+    drawn = outline(plain, box)
+    y, x = np.nonzero((drawn != plain).any(axis=2))
+    assert len(y)
+    top, left, bottom, right = box
+    assert (y.min(), x.min()) == (top, left)
+    assert y.max() < max(bottom, top + 5)
+    assert x.max() < max(right, left + 5)
+
+
+def test_an_empty_panel_is_hatched():
+    assert {tuple(c) for c in empty(24).reshape(-1, 3)} == {tuple(NOTHING), tuple(LINE)}
