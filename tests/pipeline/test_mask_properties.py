@@ -1,0 +1,65 @@
+"""What holds of clusters and fused labels whatever the tokens are."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_world import random_dense
+
+from pipeline.fusion import NOT_IGNORED, fuse, group_centres
+from pipeline.kmeans import backend, cluster, max_centres
+
+GRID = (7, 9)
+TOKENS = GRID[0] * GRID[1]
+ASSIGN = backend("faiss")[1]
+seeds = st.integers(0, 100_000)
+
+
+def draw(seed, count, repeated):
+    """Tokens, some of them repeated, and which `count` of them are ignored."""
+    rng, dense = np.random.default_rng(seed), random_dense(seed, GRID).copy()
+    if repeated:
+        dense[rng.random(GRID) < 0.5] = dense[0, 0]
+    ignored = np.zeros(TOKENS, bool)
+    ignored[rng.permutation(TOKENS)[:count]] = True
+    return dense, ignored.reshape(GRID)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(seeds, st.sampled_from([0, 1, 2, 20, TOKENS]), st.booleans(), st.sampled_from([-1.5, 0.3, 0.8, 1.0, 2.0]))
+def test_labels_cover_exactly_the_ignored_tokens_and_are_numbered_without_gaps(seed, count, repeated, threshold):
+    dense, ignored = draw(seed, count, repeated)
+    clusters = cluster(dense, ignored, ASSIGN, (3, 7), 10)
+    fused = fuse(clusters, dense, threshold)
+    np.testing.assert_array_equal(fused != NOT_IGNORED, ignored)
+    assert sorted(set(fused[ignored])) == list(range(fused.max(initial=-1) + 1))
+    assert len(clusters.centres) <= max_centres(GRID, (3, 7))
+    for scale in (0, 1):  # each ignored token is in exactly one mask of each scale
+        np.testing.assert_array_equal(clusters.masks[clusters.scale == scale].sum(axis=0), ignored)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seeds, st.integers(1, 30), st.sampled_from([1.0, 1.5, 9.0]))
+def test_lambda_from_1_on_keeps_every_centre(seed, count, threshold):
+    centres = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+    centres = np.concatenate([centres, centres[:3]])  # even equal ones
+    assert group_centres(centres, threshold).tolist() == list(range(len(centres)))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seeds, st.integers(1, 30), st.sampled_from([-1.1, -5.0]))
+def test_lambda_below_minus_1_makes_one_group(seed, count, threshold):
+    centres = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+    centres = np.concatenate([centres, -centres])
+    assert not group_centres(centres, threshold).any()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seeds, st.integers(1, 20), st.integers(1, 4), st.sampled_from([-0.5, 0.0, 0.8, 0.999]))
+def test_equal_centres_merge_whatever_their_length_and_change_no_other_group(seed, count, copies, threshold):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(count, 4)).astype(np.float32)
+    alone = group_centres(centres, threshold)
+    doubled = group_centres(
+        np.concatenate([centres * scale for scale in (1.0, *rng.uniform(0.5, 2, copies))]), threshold
+    )
+    np.testing.assert_array_equal(doubled.reshape(copies + 1, count), np.tile(alone, (copies + 1, 1)))
