@@ -34,6 +34,7 @@ from experiments.options import (
     Views,
     ViewSeed,
     Weights,
+    Workers,
     given_of,
     setting,
 )
@@ -96,6 +97,7 @@ def precompute(
         bool, typer.Option("--retry-failed", help="Try images again that failed.", rich_help_panel=CACHE)
     ] = False,
     max_failures: Failures = 0.01,
+    workers: Workers = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -281,13 +283,14 @@ def cluster(
     ] = None,
     updates: Annotated[int | None, typer.Option(help="Lloyd updates.", rich_help_panel=TEACHER)] = None,
     kmeans: Annotated[str, typer.Option(help="auto, faiss or faiss-gpu.", rich_help_panel=TEACHER)] = "auto",
+    workers: Workers = 0,
     as_json: Json = False,
 ) -> None:
     """Cluster the cached dense tokens anew, without CLIP, into another mask set. What is not given stays as it was."""
     from pipeline.recluster import Clustering, recluster, window_sizes
 
     sides = None if windows is None else window_sizes(windows)
-    wanted = Clustering(cache, name, root, unseen, sides, threshold, updates, kmeans)
+    wanted = Clustering(cache, name, root, unseen, sides, threshold, updates, kmeans, workers)
     with progress("clustering", wanted.images, "images", "finished shards are kept") as advance:
         done = recluster(wanted, advance)
     show({"cache": str(cache), "masks": name, "clustered": done} if as_json else f"{cache}: {done} images in {name}")

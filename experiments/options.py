@@ -79,6 +79,9 @@ ViewSeed = Annotated[int | None, typer.Option(help="Seed of the crops.", rich_he
 Failures = Annotated[
     float, typer.Option(help="Share of failed images that still counts as success.", rich_help_panel=RUN)
 ]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes that share the cores; this one alone by default.", rich_help_panel=RUN)
+]
 Device = Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.", rich_help_panel=RUN)]
 
 

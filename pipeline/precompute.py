@@ -59,6 +59,7 @@ class Settings:
     extend: bool = False
     overwrite: bool = False
     retry_failed: bool = False
+    workers: int = 0
 
     @property
     def asked(self) -> Prompts:
@@ -115,6 +116,7 @@ class Plan:
     """Shards in which they are."""
     added: tuple[str, ...] = ()
     overwrite: bool = False
+    workers: int = 0
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -193,7 +195,7 @@ def plan(settings: Settings) -> Plan:
     if cache:
         todo = {shard: cache.rows_to_do(shard, job.retry) for shard in _todo(cache, job.retry)}
         images, shards = sum(map(len, todo.values())) + len(added), len(todo) + layout.shards - cache.layout.shards
-    result = Plan(job, cache, attributes, images, shards, added, settings.overwrite)
+    result = Plan(job, cache, attributes, images, shards, added, settings.overwrite, settings.workers)
     _check_disk(result)
     return result
 
@@ -215,7 +217,7 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary
     with disk_errors(job.cache, FULL), writer_lock(job.cache):
         cache = _opened(work)
         # asked under the lock: another run may have finished some since the plan
-        for clock in run_shards(job, _todo(cache, job.retry), counted):
+        for clock in run_shards(job, _todo(cache, job.retry), counted, work.workers):
             stages.update(clock)
         cache.sweep()
     failures = [(name, status) for name, status in cache.statuses() if status != OK]
@@ -283,6 +285,8 @@ def _check_options(settings: Settings) -> None:
         raise UsageError(f"--shard {settings.shard}: must be at least 1")
     if settings.dense not in DENSE_BYTES:
         raise UsageError(f"--dense {settings.dense}: choose {', '.join(DENSE_BYTES)}")
+    if settings.workers < 0:
+        raise UsageError(f"--workers {settings.workers}: must not be negative")
     if settings.overwrite and (settings.extend or settings.retry_failed):
         other = "--extend" if settings.extend else "--retry-failed"
         raise UsageError(f"--overwrite: makes everything anew; leave {other} out")

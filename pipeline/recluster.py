@@ -36,6 +36,7 @@ class Clustering:
     threshold: float | None = None
     updates: int | None = None
     kmeans: str = "auto"
+    workers: int = 0
 
     @property
     def images(self) -> int:
@@ -115,7 +116,7 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
             cache = Cache(wanted.cache, mode="r+")
         cache.require_masks(wanted.name, job.masker.attributes())
         pending = cache.pending(wanted.name)
-        for _ in run_shards(job, pending, tell):
+        for _ in run_shards(job, pending, tell, wanted.workers):
             pass
     return cache.layout.images_in(pending)
 

@@ -1,7 +1,8 @@
-"""Who works the shards off: Dask. Today one worker inside this process; the same code serves a cluster."""
+"""Who works the shards off: Dask, with one worker inside this process or several in their own."""
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,16 +34,29 @@ class JobPlugin(WorkerPlugin):
         self.job = job
 
 
-def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]) -> Iterator[dict[str, float]]:
+class LeaveInterrupts(WorkerPlugin):
+    """Ctrl-C reaches every process of a terminal: who started the workers answers it, and stops them."""
+
+    name = "clipteacher-interrupts"
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask in the worker's process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_shards(
+    job: ShardJob, shards: Iterable[int], tell: Callable[[int], None], workers: int = 0
+) -> Iterator[dict[str, float]]:
     """Run a job over shards; yields each shard's stage times as it finishes; `tell` hears of images done.
 
-    The first exception of a task is raised here; shards finished before it stay finished.
+    With `workers` they run in so many processes, which share the cores; the shard of one that dies is done again by
+    another. The first exception of a task is raised here; shards finished before it stay finished.
     """
     shards = list(shards)
     if not shards:
         return
     _STOP.clear()
-    with dask_client(1, processes=False) as client:
+    with dask_client(max(1, min(workers, len(shards))), processes=workers > 0) as client:
         client.register_plugin(JobPlugin(job))
         client.subscribe_topic(PROGRESS, lambda event: tell(event[1]))
         # pure=False: a shard number must run again even if a scheduler remembers an equal task
@@ -59,12 +73,15 @@ def run_shards(job: ShardJob, shards: Iterable[int], tell: Callable[[int], None]
 
 @contextmanager
 def dask_client(workers: int, *, processes: bool) -> Iterator[Client]:
-    """Dask on this machine: so many workers of one thread each, in this process or in their own.
+    """Dask on this machine: so many workers of one task each, in this process or in their own, the cores divided.
 
     Nothing is served but to this machine, and the environment is as it was afterwards.
     """
     # Dask would serve HTTP to the whole network: keep what it insists on to this machine, and empty
     quiet = {f"distributed.{side}.http.routes": [] for side in ("scheduler", "worker")}
+    threads = max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1)
+    environment = "distributed.nanny.pre-spawn-environ"
+    quiet |= {f"{environment}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}
     # it also leaves its workers' OMP_NUM_THREADS behind in this process, for all it starts later
     before = dict(os.environ)
     try:
@@ -81,6 +98,8 @@ def dask_client(workers: int, *, processes: bool) -> Iterator[Client]:
             ) as cluster,
             Client(cluster) as client,
         ):
+            if processes:
+                client.register_plugin(LeaveInterrupts())
             yield client
     finally:
         os.environ.clear()

@@ -16,14 +16,14 @@ LIMIT = 400
 """Runs that may be started before the kills asked for have hit."""
 
 
-def make_cache(root, cache, log):
+def make_cache(root, cache, log, workers=0):
     """What a killed process was doing: stage 1, noting each shard it begins."""
     from pipeline.precompute import Job, Settings, execute, plan
     from pipeline.weights import CLIPSource
 
     _noting(Job, log)
     clip = CLIPSource(str(REPOSITORY / "tests/tiny-vit.json"), "random")
-    execute(plan(Settings("folder", cache, root, clip=clip, device="cpu", shard=2, unseen="disc")))
+    execute(plan(Settings("folder", cache, root, clip=clip, device="cpu", shard=2, unseen="disc", workers=workers)))
 
 
 def cluster_again(root, cache, log):
