@@ -15,6 +15,8 @@ from pictures import draw_folder
 from data_cache.store import MASKS, Cache
 
 IMAGES = 24
+SIZE = 512
+"""Large for so small a CLIP, so that there is time to kill."""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,19 @@ def root(tmp_path_factory):
 
 
 def start(root, cache, workers):
-    options = (*pictures(root), *TINY, "--shard", 2, "--cache", cache, "--workers", workers, "--json")
+    options = (
+        *pictures(root),
+        *TINY,
+        "--shard",
+        2,
+        "--image-size",
+        SIZE,
+        "--cache",
+        cache,
+        "--workers",
+        workers,
+        "--json",
+    )
     command = [sys.executable, str(REPOSITORY / "cli.py"), "precompute", *map(str, options)]
     # one thread each, as one of two workers has on two cores: rounding depends on it
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
