@@ -10,7 +10,7 @@ import typer
 
 from data_cache.errors import UserError
 from data_cache.places import only_cache, run_folder
-from experiments import commands, looking_commands
+from experiments import commands, looking_commands, seeing_commands
 from experiments.console import bar, progress, say, say_note, say_plan, show
 from experiments.options import (
     CACHE,
@@ -332,6 +332,8 @@ app.command()(commands.reproduce)
 app.command()(commands.ablate)
 app.command()(looking_commands.show)
 app.command()(looking_commands.report)
+app.command()(seeing_commands.predict)
+app.command()(seeing_commands.export)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """A sheet of panels to look at, and the legend below it: nothing is cut off, however long the names are."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,8 +14,35 @@ NARROWEST = 96
 """Width in pixels that a column has for its title, however narrow its panels are."""
 LEGEND = 320
 """Width in pixels that a legend has, however narrow the picture above it is."""
-BOX = 14
+LETTERS = 13
+"""Height in pixels of a legend's letters, unless the picture asks for larger ones."""
 SEEN, UNSEEN = "seen classes", "unseen classes (framed): no labels in training"
+
+
+@dataclass(frozen=True)
+class _Hand:
+    """The sizes in pixels of what is written in letters of `letters` pixels."""
+
+    letters: int = LETTERS
+
+    @property
+    def font(self) -> ImageFont.FreeTypeFont:
+        return ImageFont.load_default(self.letters)
+
+    @property
+    def gap(self) -> int:
+        return self._of(GAP)
+
+    @property
+    def leading(self) -> int:
+        return self._of(LEADING)
+
+    @property
+    def box(self) -> int:
+        return self.letters + 1
+
+    def _of(self, length: int) -> int:
+        return round(length * self.letters / LETTERS)
 
 
 def fitted(height: int, width: int, side: int) -> tuple[int, int]:
@@ -80,20 +108,21 @@ def legend(
     unseen: Collection[int] = (),
     nothing: str = "",
     notes: Sequence[str] = (),
+    letters: int = LETTERS,
 ) -> Image.Image:
-    """Add the colours of some labels with their names below a picture.
+    """Add the colours of some labels with their names below a picture, in letters of so many pixels.
 
     Labels in `unseen` come apart from the others, in frames; `nothing` says what hatched area is, if there is any;
     notes come last. Whatever is too long for a line goes on in the next.
     """
-    font = ImageFont.load_default(13)
+    hand = _Hand(letters)
     width = max(LEGEND, picture.width)
     kinds = {SEEN: [label for label in names if label not in unseen], UNSEEN: [i for i in names if i in unseen]}
-    drawn = [_entries({label: names[label] for label in kinds[SEEN]}, width, font, SEEN if unseen else "")]
-    drawn.append(_entries({label: names[label] for label in kinds[UNSEEN]}, width, font, UNSEEN, framed=True))
-    drawn.append(_entries({None: nothing} if nothing else {}, width, font, ""))
-    drawn += [_text(note, width, font) for note in notes]
-    canvas = Image.new("RGB", (width, picture.height + sum(part.height for part in drawn) + GAP), "white")
+    drawn = [_entries({label: names[label] for label in kinds[SEEN]}, width, hand, SEEN if unseen else "")]
+    drawn.append(_entries({label: names[label] for label in kinds[UNSEEN]}, width, hand, UNSEEN, framed=True))
+    drawn.append(_entries({None: nothing} if nothing else {}, width, hand, ""))
+    drawn += [_text(note, width, hand) for note in notes]
+    canvas = Image.new("RGB", (width, picture.height + sum(part.height for part in drawn) + hand.gap), "white")
     canvas.paste(picture)
     top = picture.height
     for part in drawn:
@@ -103,41 +132,42 @@ def legend(
 
 
 def _entries(
-    names: Mapping[int | None, str], width: int, font: ImageFont.FreeTypeFont, heading: str, framed: bool = False
+    names: Mapping[int | None, str], width: int, hand: _Hand, heading: str, framed: bool = False
 ) -> Image.Image:
     """Swatches with names in as many columns as fit, below a heading; of no height if there is nothing to tell."""
     if not names:
         return Image.new("RGB", (width, 0), "white")
-    inset, room = BOX + 6, width - 2 * GAP
-    column = min(room, inset + max(round(font.getlength(name)) for name in names.values()) + 2 * GAP)
-    told = [_wrapped(name, column - inset - GAP, font) for name in names.values()]
+    font, box, gap = hand.font, hand.box, hand.gap
+    inset, room = round(1.4 * box), width - 2 * gap
+    column = min(room, inset + max(round(font.getlength(name)) for name in names.values()) + 2 * gap)
+    told = [_wrapped(name, column - inset - gap, font) for name in names.values()]
     across = max(1, room // column)
     lines = [told[start : start + across] for start in range(0, len(told), across)]
-    heights = [LEADING * max(map(len, row)) + 4 for row in lines]
-    title = _text(heading, width, font) if heading else Image.new("RGB", (width, 0), "white")
+    heights = [hand.leading * max(map(len, row)) + 4 for row in lines]
+    title = _text(heading, width, hand) if heading else Image.new("RGB", (width, 0), "white")
     canvas = Image.new("RGB", (width, title.height + sum(heights)), "white")
     canvas.paste(title)
     draw = ImageDraw.Draw(canvas)
     for place, (label, text) in enumerate(zip(names, told, strict=True)):
-        left, top = GAP + place % across * column, title.height + sum(heights[: place // across])
-        canvas.paste(Image.fromarray(swatch(label)), (left, top + 1))
+        left, top = gap + place % across * column, title.height + sum(heights[: place // across])
+        canvas.paste(Image.fromarray(swatch(label, box)), (left, top + 1))
         if framed:
-            draw.rectangle((left, top + 1, left + BOX - 1, top + BOX), outline="black", width=2)
-        _write(draw, (left + inset, top), text, font)
+            draw.rectangle((left, top + 1, left + box - 1, top + box), outline="black", width=max(2, box // 7))
+        _write(draw, (left + inset, top), text, font, "black", hand.leading)
     return canvas
 
 
-def swatch(label: int | None) -> UInt8[np.ndarray, "14 14 3"]:
+def swatch(label: int | None, side: int = LETTERS + 1) -> UInt8[np.ndarray, "side side 3"]:
     """A small square in the colour of a label; hatched for None."""
-    square = np.empty((BOX, BOX, 3), np.uint8)
+    square = np.empty((side, side, 3), np.uint8)
     square[:] = NOTHING if label is None else colour_of(label)
-    return hatch(square, np.full((BOX, BOX), label is None))
+    return hatch(square, np.full((side, side), label is None))
 
 
-def _text(text: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
-    lines = _wrapped(text, width - 2 * GAP, font)
-    canvas = Image.new("RGB", (width, LEADING * len(lines) + 4), "white")
-    _write(ImageDraw.Draw(canvas), (GAP, 0), lines, font, "dimgrey")
+def _text(text: str, width: int, hand: _Hand) -> Image.Image:
+    lines = _wrapped(text, width - 2 * hand.gap, hand.font)
+    canvas = Image.new("RGB", (width, hand.leading * len(lines) + 4), "white")
+    _write(ImageDraw.Draw(canvas), (hand.gap, 0), lines, hand.font, "dimgrey", hand.leading)
     return canvas
 
 
@@ -147,9 +177,10 @@ def _write(
     lines: Sequence[str],
     font: ImageFont.FreeTypeFont,
     fill: str = "black",
+    leading: int = LEADING,
 ) -> None:
     for number, line in enumerate(lines):
-        draw.text((corner[0], corner[1] + LEADING * number), line, fill=fill, font=font)
+        draw.text((corner[0], corner[1] + leading * number), line, fill=fill, font=font)
 
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:

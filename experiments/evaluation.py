@@ -44,7 +44,7 @@ class Asked:
         options = (preset_named(preset).evaluate if preset else {}) | dict(given)
         if "dataset" not in options:
             raise UsageError("--dataset: name the dataset to evaluate on, or pass --preset")
-        gammas = tuple(map(_number, str(options.get("gamma", GAMMA)).split(",")))
+        gammas = tuple(map(_one_of_several, str(options.get("gamma", GAMMA)).split(",")))
         return cls(checkpoint, **(options | {"gamma": tuple(dict.fromkeys(gammas))}))
 
 
@@ -110,11 +110,16 @@ def pick(student: Checkpoint, asked: Asked, progress: Progress) -> float:
         return pick_gamma(Predictor(student, asked.sliding), images, advance)
 
 
-def _number(text: str) -> float:
+def gamma_of(text: str, more: str = "") -> float:
+    """The number of `--gamma`. Raises UsageError for what is none; `more` ends it."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"--gamma {text}: must be a number, or several with commas between them")
+        raise UsageError(f"--gamma {text}: must be a number{more}")
     return value
+
+
+def _one_of_several(text: str) -> float:
+    return gamma_of(text, ", or several with commas between them")

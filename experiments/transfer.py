@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError
@@ -51,11 +53,28 @@ def words_of(
         return student.words
     split = make_split(dataset.name, dataset.classes, unseen)
     asked = Prompts(prompts) if prompts else Prompts.of(dataset.name)
+    features = ask_text(student, asked, asked.words(dataset.name, dataset.classes), folder, clip, weights)
+    return Words(split, features, familiar(dataset.classes, student.split.seen))
+
+
+def ask_text(
+    student: Checkpoint,
+    prompts: Prompts,
+    words: tuple[str, ...],
+    folder: Path,
+    clip: str | None = None,
+    weights: str | None = None,
+) -> Float[Tensor, "word channel"]:
+    """Text features by the CLIP of the training: those kept in `folder`, else the text tower's.
+
+    Raises:
+        UserError: the CLIP cannot be loaded, or is not the one of the training.
+
+    """
     teacher = student.card["clip"]
 
     def load() -> FrozenCLIP:
         origin = student.card.get("recorded", {}).get("clip")
         return same_clip(teacher, origin, clip, weights, torch.device("cpu"))
 
-    features = text_features(teacher, asked, asked.words(dataset.name, dataset.classes), load, folder)
-    return Words(split, torch.from_numpy(features), familiar(dataset.classes, student.split.seen))
+    return torch.from_numpy(text_features(teacher, prompts, words, load, folder))

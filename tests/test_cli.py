@@ -8,8 +8,8 @@ import pytest
 from command_line import STUDENT, TINY, in_a_process, pictures
 from PIL import Image
 
-COMMANDS = ("precompute", "train", "evaluate", "cluster", "verify", "demo", "reproduce", "ablate", "info")
-COMMANDS += ("show", "report")
+STAGES = ("precompute", "train", "evaluate", "cluster", "verify", "info")
+COMMANDS = (*STAGES, "demo", "reproduce", "ablate", "show", "report", "predict", "export")
 
 
 @pytest.fixture

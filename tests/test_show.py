@@ -16,7 +16,7 @@ from small_run import VIEWS, cache_at, small_run
 from data_cache import show as drawing
 from data_cache.colours import LINE, NOTHING, ORANGE, OUTLINE, colour_of, heat
 from data_cache.errors import UsageError
-from data_cache.show import GAP, LEGEND, fitted, legend, scaled, sheet
+from data_cache.show import GAP, LEGEND, LETTERS, fitted, legend, scaled, sheet
 from data_cache.store import Cache
 from data_cache.views import View, replay_image
 from experiments.attention import attention
@@ -348,24 +348,30 @@ NAMES = st.lists(st.lists(WORDS, min_size=1, max_size=6).map(" ".join), min_size
 
 
 @settings(deadline=None, max_examples=40)
-@given(NAMES, st.integers(1, 900), st.integers(0, 40))
-def test_no_legend_is_cut_off_however_many_and_long_its_names(names, width, unseen):
+@given(NAMES, st.integers(1, 900), st.integers(0, 40), st.integers(LETTERS, 4 * LETTERS))
+def test_no_legend_is_cut_off_however_many_and_long_its_names(names, width, unseen, letters):
     written = []
     write = drawing._write
 
-    def watched(draw, corner, lines, font, fill="black"):
+    def watched(draw, corner, lines, font, fill, leading):
+        assert leading >= font.size
         for number, line in enumerate(lines):
-            box = draw.textbbox((corner[0], corner[1] + drawing.LEADING * number), line, font=font)
+            box = draw.textbbox((corner[0], corner[1] + leading * number), line, font=font)
             # within the picture that it is drawn on; letters may reach a little beyond their advance
             assert box[2] <= draw.im.size[0]
             assert box[3] <= draw.im.size[1] + 1
             written.append(line)
-        write(draw, corner, lines, font, fill)
+        write(draw, corner, lines, font, fill, leading)
 
     drawing._write = watched
     try:
         picture = legend(
-            Image.new("RGB", (width, 10)), dict(enumerate(names)), range(unseen), "nothing at all", ["a note " * 30]
+            Image.new("RGB", (width, 10)),
+            dict(enumerate(names)),
+            range(unseen),
+            "nothing at all",
+            ["a note " * 30],
+            letters,
         )
     finally:
         drawing._write = write
@@ -379,8 +385,9 @@ def test_unseen_classes_come_apart_and_framed_and_nothing_else_does():
     plain = np.asarray(legend(Image.new("RGB", (400, 1), "white"), {0: "sky", 3: "disc"}))
     framed = np.asarray(legend(Image.new("RGB", (400, 1), "white"), {0: "sky", 3: "disc"}, {3}))
     for picture, whole in ((plain, True), (framed, False)):
-        assert (picture == colour_of(0)).all(axis=2).sum() == drawing.BOX**2
-        assert ((picture == colour_of(3)).all(axis=2).sum() == drawing.BOX**2) == whole
+        side = drawing.LETTERS + 1
+        assert (picture == colour_of(0)).all(axis=2).sum() == side**2
+        assert ((picture == colour_of(3)).all(axis=2).sum() == side**2) == whole
     assert framed.shape[0] > plain.shape[0]
 
 

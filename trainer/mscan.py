@@ -156,7 +156,7 @@ class MSCAN(nn.Module, EncoderMixin):
 
     def forward(self, x: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """The image, nothing at stride 2, and the stages' features, each side rounded up."""
-        features = [x, x.new_empty(len(x), 0, x.shape[2] // 2, x.shape[3] // 2)]
+        features = [x, x.new_empty(x.shape[0], 0, x.shape[2] // 2, x.shape[3] // 2)]
         for stage in range(1, self._depth):
             x = getattr(self, f"patch_embed{stage}")(x)
             for block in getattr(self, f"block{stage}"):

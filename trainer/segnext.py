@@ -35,7 +35,7 @@ class LowRank(nn.Module):
 
     def _approximate(self, x: Float[Tensor, "batch width y x"]) -> Float[Tensor, "batch width y x"]:
         flat = x.flatten(2)
-        bases = self.bases.float().expand(len(x), -1, -1)
+        bases = self.bases.float().expand(x.shape[0], -1, -1)
         share = (flat.mT @ bases).softmax(dim=2)
         for _ in range(STEPS if self.training else STEPS_AT_INFERENCE):
             share = _step(flat.mT, share, bases)

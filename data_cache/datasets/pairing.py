@@ -55,7 +55,7 @@ def find_pairs(root: Path, images: Path, labels: Path, suffixes: Collection[str]
         patterns = ", ".join(f"*{suffix}" for suffix in sorted(suffixes))
         raise UserError(f"no images in {images}: looked for {patterns}")
     for pair in pairs:
-        if not _is_text(pair.image):
+        if not is_text(pair.image):
             raise UserError(f"the file name {pair.image!r} in {root} is not valid text: rename the file")
     return tuple(sorted(pairs, key=lambda pair: pair.image))
 
@@ -106,7 +106,8 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a file name can be written down: a name of other bytes than UTF-8 cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -104,7 +104,10 @@ def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
     "instant",
     [
         KILL + "store.seal = die\n",
-        KILL + "shutil = schema.shutil; copy = shutil.copyfile; schema.metadata_hash = die\n",
+        pytest.param(
+            KILL + "shutil = schema.shutil; copy = shutil.copyfile; schema.metadata_hash = die\n",
+            marks=pytest.mark.slow,
+        ),
         KILL + "write = Cache.write_masks\nCache.write_masks = lambda s, n, *a: die() if n == 1 else write(s, n, *a)\n",
     ],
     ids=["arrays-before-seal", "within-seal", "second-shard"],

@@ -14,6 +14,7 @@ from data_cache.damage import check_files
 from data_cache.errors import UsageError
 from data_cache.source import photographs
 from data_cache.store import MASKS, Cache
+from data_cache.views import Cropping
 from pipeline.encode import Encoder
 from pipeline.precompute import Settings, execute, plan
 from pipeline.recluster import Clustering, recluster
@@ -261,6 +262,17 @@ def test_a_removed_image_is_refused_by_name_whatever_is_asked(settings, root):
         (root / kind / "05.png").unlink()
     for asked in (settings, replace(settings, extend=True)):
         refused(lambda asked=asked: plan(asked), "1 gone (images/05.png)", "restore them")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"), [({"seed": 1}, "views.seed: 0 there, 1 here"), ({"count": 3}, "views.count: 2 there, 3 here")]
+)
+def test_other_crops_are_refused_with_the_difference(root, tmp_path, change, word):
+    made = settings_of(root, tmp_path / "views.zarr", cropping=Cropping(2))
+    execute(plan(made))
+    for extend in (False, True):
+        asked = replace(made, cropping=replace(Cropping(2), **change), extend=extend)
+        refused(lambda asked=asked: plan(asked), word)
 
 
 def test_a_newer_library_alone_is_not_refused(settings, monkeypatch):

@@ -30,6 +30,7 @@ def learner(tiny_config):
     return build
 
 
+@pytest.mark.slow
 def test_pixel_learning_alone_brings_its_loss_down_tenfold(learner, tmp_path):
     found = losses(learner(glm="off"), tmp_path)
     print(f"pixel falls {found['pixel'][0] / found['pixel'][-1]:.1f}x, mean of five {fall(found['pixel']):.1f}x")
