@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -29,8 +30,11 @@ from pipeline.encode import Encoder
 from pipeline.masks import Masker
 from pipeline.prompts import Prompts
 from pipeline.reopen import check_replaceable, check_unchanged, discard, fill_in, reopened, same_images
+from pipeline.stages import StageTimes
 from pipeline.weights import CLIPSource
 from pipeline.workers import run_shards
+
+_LOADING = Lock()
 
 RECORDED = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
 
@@ -82,9 +86,14 @@ class Job:
     cache: Path
     retry: bool = False
 
-    @cached_property
+    @property
     def encoder(self) -> Encoder:
-        """The encoder of this process."""
+        """The encoder of this process, for all its threads."""
+        with _LOADING:
+            return self._encoder
+
+    @cached_property
+    def _encoder(self) -> Encoder:
         clip = load_clip(self.source, self.precision, self.device)
         return Encoder(clip, self.dataset, self.masker, self.layout, self.cropping)
 
@@ -95,12 +104,12 @@ class Job:
         if len(rows) < self.layout.images_in([shard]):
             kept = cache.read_shard(shard)
             cache.undeclare(shard)
-        data, clock = self.encoder.shard(shard, rows, tell)
-        start = time.perf_counter()
-        if kept:
-            fill_in(data, kept, rows)
-        cache.write_shard(shard, data, MASKS, rows if kept else None)
-        return {**clock, "write": time.perf_counter() - start}
+        times = StageTimes()
+        with self.encoder.shard(shard, rows, tell, times) as data, times("write"):
+            if kept:
+                fill_in(data, kept, rows)
+            cache.write_shard(shard, data, MASKS, rows if kept else None)
+        return times.seconds
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,7 @@ def plan(settings: Settings) -> Plan:
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     clip = load_clip(settings.clip, precision, str(device))
-    masker = Masker(split, clip.grid, kmeans=settings.kmeans)
+    masker = Masker(split, clip.grid, kmeans=settings.kmeans, device=str(device))
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
     cache = None if settings.overwrite else reopened(settings.cache)
     if settings.overwrite:

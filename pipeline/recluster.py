@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from data_cache.content import OK
 from data_cache.datasets.base import Dataset
+from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.lock import writer_lock
 from data_cache.schema import reserved_label
@@ -72,10 +73,9 @@ class Job:
         for row, index in enumerate(range(span.start, span.stop)):
             if status[row] == OK:
                 whole, dense = self._label(index, digest[row]), cache.dense(index)
-                for view in range(views):
-                    geometry = View.stored(box[row, view], flip[row, view])
-                    shown = None if whole is None else replay_label(whole, geometry, size)
-                    label[row, view], count[row, view] = self.masker(dense[view], shown)
+                crops = [View.stored(box[row, view], flip[row, view]) for view in range(views)]
+                shown = [None if whole is None else replay_label(whole, crop, size) for crop in crops]
+                label[row], count[row] = self.masker(dense, shown)
             tell(1)
         cache.write_masks(shard, label, count, self.name)
         return {}
@@ -129,4 +129,4 @@ def _masker(wanted: Clustering, cache: Cache) -> Masker:
     if wanted.unseen is not None:
         given["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, wanted.unseen).unseen
     about = cache.mask_attributes(MASKS) | {name: value for name, value in given.items() if value is not None}
-    return masker_of(cache, about, classes, wanted.kmeans)
+    return masker_of(cache, about, classes, str(resolve_device("auto")), wanted.kmeans)

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import dask
 from dask.distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
 
+TASKS = 2
+"""Shards that a worker has at hand at once: while one has CLIP, the other is decoded before it or written after it."""
 PROGRESS = "clipteacher-progress"
 _STOP = threading.Event()
 
@@ -56,7 +58,7 @@ def run_shards(
     if not shards:
         return
     _STOP.clear()
-    with dask_client(max(1, min(workers, len(shards))), processes=workers > 0) as client:
+    with dask_client(max(1, min(workers, len(shards))), processes=workers > 0, tasks=TASKS) as client:
         client.register_plugin(JobPlugin(job))
         client.subscribe_topic(PROGRESS, lambda event: tell(event[1]))
         # pure=False: a shard number must run again even if a scheduler remembers an equal task
@@ -72,8 +74,8 @@ def run_shards(
 
 
 @contextmanager
-def dask_client(workers: int, *, processes: bool) -> Iterator[Client]:
-    """Dask on this machine: so many workers of one task each, in this process or in their own, the cores divided.
+def dask_client(workers: int, *, processes: bool, tasks: int = 1) -> Iterator[Client]:
+    """Dask on this machine: so many workers of so many tasks each, in this process or their own, the cores divided.
 
     Nothing is served but to this machine, and the environment is as it was afterwards.
     """
@@ -89,7 +91,7 @@ def dask_client(workers: int, *, processes: bool) -> Iterator[Client]:
             dask.config.set(quiet),
             LocalCluster(
                 n_workers=workers,
-                threads_per_worker=1,
+                threads_per_worker=tasks,
                 processes=processes,
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",

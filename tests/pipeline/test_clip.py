@@ -11,7 +11,7 @@ import torch
 from tiny_world import CONFIG, picture, tiny_clip
 
 from data_cache.errors import UsageError
-from pipeline.clip import finite
+from pipeline.clip import Pending
 from pipeline.prompts import Prompts
 
 IMAGES = np.stack([picture(seed, 128, 128) for seed in range(3)])
@@ -125,18 +125,22 @@ def test_the_text_tower_stays_in_single_precision(clip):
 
 
 def test_finite_names_the_images_with_an_infinity_or_a_nan_anywhere():
-    features = np.zeros((4, 2, 2, 3), np.float16)
-    features[1, 1, 0, 2], features[3, 0, 1, 1] = np.inf, np.nan
-    assert finite(features).tolist() == [True, False, True, False]
-    assert finite(features[:, 0, 0]).tolist() == [True] * 4
+    cls, dense = torch.zeros(5, 3, dtype=torch.float16), torch.zeros(5, 2, 2, 3, dtype=torch.float16)
+    dense[1, 1, 0, 2], dense[3, 0, 1, 1], cls[4, 2] = np.inf, np.nan, -np.inf
+    assert Pending(cls, dense).finite().tolist() == [True, False, True, False, False]
 
 
 def test_features_beyond_float16_come_back_as_not_finite_without_an_error():
     clip = tiny_clip()
     clip.model.visual.proj.mul_(1e6)
-    features = clip.encode(IMAGES)
-    assert not finite(features.cls).any()
-    assert not finite(features.dense).any()
+    assert not clip.ask(IMAGES).finite().any()
+
+
+def test_what_is_asked_and_what_is_encoded_are_the_same_float16_numbers(clip):
+    pending, features = clip.ask(IMAGES), clip.encode(IMAGES)
+    assert features.cls.dtype == features.dense.dtype == np.float16
+    np.testing.assert_array_equal(pending.cls.numpy(), features.cls)
+    np.testing.assert_array_equal(pending.dense.numpy(), features.dense)
 
 
 # -- text features -------------------------------------------------------------------------------------------------

@@ -41,9 +41,9 @@ def settings(root, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """The names of the images that are encoded."""
-    names, decode = [], Encoder._decode
+    names, read = [], Encoder._read
     monkeypatch.setattr(
-        Encoder, "_decode", lambda self, index: names.append(self.dataset.ids[index]) or decode(self, index)
+        Encoder, "_read", lambda self, index: names.append(self.dataset.ids[index]) or read(self, index)
     )
     return names
 
