@@ -1,7 +1,7 @@
 """The teacher: a frozen CLIP that is asked once an image for its CLS token and its dense tokens."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float16, Int, UInt8
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from data_cache.errors import UsageError
+from data_cache.errors import UsageError, UserError, one_line
 from pipeline.weights import CLIPSource
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -78,7 +78,7 @@ class FrozenCLIP:
         visual.output_tokens = True
         self.model.requires_grad_(False).eval().to(device)
         visual.to(DTYPES[precision])
-        self.forward = torch.compile(visual) if compiled else visual
+        self._forward = _compiled(visual) if compiled else visual
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
 
     @torch.inference_mode()
@@ -97,7 +97,7 @@ class FrozenCLIP:
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         pixels = pixels.permute(0, 3, 1, 2).float() / 255
-        cls, tokens = self.forward(((pixels - self._mean) / self._std).to(DTYPES[self.precision]))
+        cls, tokens = self._forward(((pixels - self._mean) / self._std).to(DTYPES[self.precision]))
         dense = (tokens @ self.visual.proj).unflatten(1, self.grid)
         return Pending(cls.float().half(), dense.float().half())
 
@@ -126,9 +126,12 @@ class FrozenCLIP:
 
 
 def resolve_precision(precision: str, device: torch.device) -> Precision:
-    """`auto` is bf16 on a GPU that computes in it, else fp32."""
+    """`auto` is bf16 where the device multiplies in it, else fp32: others would only convert to and fro."""
     if precision == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        able = torch.cpu.get_capabilities()
+        return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
     if precision not in DTYPES:
         raise UsageError(f"--precision {precision}: choose auto, {', '.join(DTYPES)}")
     return precision  # type: ignore[return-value]
@@ -158,6 +161,20 @@ def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Te
         "attn_mask": model.attn_mask[:length, :length],
     }
     return torch.func.functional_call(model, cut, kwargs={"text": tokens[:, :length]})[1]
+
+
+def _compiled(visual: VisionTransformer) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    forward = torch.compile(visual)
+
+    def call(pixels: Float[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
+        try:
+            return forward(pixels)
+        except TorchDynamoException as error:
+            raise UserError(f"--compile: CLIP cannot be compiled here ({one_line(error)}); leave it out") from None
+
+    return call
 
 
 def _hash_weights(model: torch.nn.Module) -> str:

@@ -64,6 +64,7 @@ class Settings:
     overwrite: bool = False
     retry_failed: bool = False
     workers: int = 0
+    compile: bool = False
 
     @property
     def asked(self) -> Prompts:
@@ -85,6 +86,7 @@ class Job:
     cropping: Cropping
     cache: Path
     retry: bool = False
+    compile: bool = False
 
     @property
     def encoder(self) -> Encoder:
@@ -94,7 +96,7 @@ class Job:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        clip = load_clip(self.source, self.precision, self.device)
+        clip = load_clip(self.source, self.precision, self.device, self.compile)
         return Encoder(clip, self.dataset, self.masker, self.layout, self.cropping)
 
     def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
@@ -156,9 +158,9 @@ class Summary:
 
 
 @lru_cache(maxsize=1)
-def load_clip(source: CLIPSource, precision: Precision, device: str) -> FrozenCLIP:
+def load_clip(source: CLIPSource, precision: Precision, device: str, compiled: bool) -> FrozenCLIP:
     """The teacher, once a process."""
-    return FrozenCLIP(source, precision, torch.device(device))
+    return FrozenCLIP(source, precision, torch.device(device), compiled)
 
 
 def plan(settings: Settings) -> Plan:
@@ -175,7 +177,7 @@ def plan(settings: Settings) -> Plan:
     _check_some(dataset)
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
-    clip = load_clip(settings.clip, precision, str(device))
+    clip = load_clip(settings.clip, precision, str(device), settings.compile)
     masker = Masker(split, clip.grid, kmeans=settings.kmeans, device=str(device))
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
     cache = None if settings.overwrite else reopened(settings.cache)
@@ -190,7 +192,7 @@ def plan(settings: Settings) -> Plan:
     layout = Layout(len(dataset), settings.cropping.count, clip.channels, clip.grid, settings.shard, settings.dense)
     job = Job(
         *(settings.clip, precision, str(device), dataset, masker, layout, prompts, settings.cropping),
-        *(settings.cache, settings.retry_failed),
+        *(settings.cache, settings.retry_failed, settings.compile),
     )
     attributes = {
         "fingerprint": _fingerprint(clip, dataset, settings),
@@ -275,7 +277,7 @@ def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fing
 def _create(work: Plan) -> Cache:
     job = work.job
     prompts, dataset = job.prompts, job.dataset
-    clip = load_clip(job.source, job.precision, job.device)
+    clip = load_clip(job.source, job.precision, job.device, job.compile)
     words = prompts.words(dataset.name, dataset.classes)
     features = clip.encode_text(words, prompts.templates)
     texts = Texts(prompts.name, dataset.classes, prompts.templates, features)

@@ -8,11 +8,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from refusals import refused
 from tiny_world import CONFIG, picture, tiny_clip
+from torch._dynamo.exc import BackendCompilerFailed
 
 from data_cache.errors import UsageError
-from pipeline.clip import Pending
+from pipeline.clip import FrozenCLIP, Pending
 from pipeline.prompts import Prompts
+from pipeline.weights import CLIPSource
 
 IMAGES = np.stack([picture(seed, 128, 128) for seed in range(3)])
 CLASSES, TEMPLATES = ["sky", "garden gnome"], ["a photo of a {}", "this is the {} in the scene."]
@@ -236,3 +239,31 @@ def test_the_config_is_found_by_its_content_not_its_folder(tmp_path, clip):
     copy = tiny_clip(config=tmp_path / "ViT-B-16.json")
     assert (copy.channels, copy.image_size, copy.grid) == (64, 128, (8, 8))
     assert copy.weights_hash == clip.weights_hash
+
+
+# -- compiled ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
+def test_compiled_it_says_the_same_but_for_rounding(clip):
+    compiled = FrozenCLIP(CLIPSource(str(CONFIG), "random"), "fp32", torch.device("cpu"), compiled=True)
+    found, expected = compiled.encode(IMAGES), clip.encode(IMAGES)
+    np.testing.assert_allclose(found.cls.astype(float), expected.cls.astype(float), atol=4e-3)
+    np.testing.assert_allclose(found.dense.astype(float), expected.dense.astype(float), atol=8e-3)
+    assert compiled.fingerprint() == clip.fingerprint()
+
+
+def test_where_nothing_can_be_compiled_the_option_is_named(monkeypatch):
+    def broken(_):
+        def call(*_):
+            raise BackendCompilerFailed(compiler, RuntimeError("no compiler\nand more"), None)
+
+        return call
+
+    def compiler():
+        pass
+
+    monkeypatch.setattr(torch, "compile", broken)
+    clip = FrozenCLIP(CLIPSource(str(CONFIG), "random"), "fp32", torch.device("cpu"), compiled=True)
+    refused(lambda: clip.encode(IMAGES), "--compile", "leave it out")

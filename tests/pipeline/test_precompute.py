@@ -39,6 +39,7 @@ def settings(root, tmp_path):
         root,
         clip=CLIPSource(CONFIG, "random"),
         device="cpu",
+        precision="fp32",
         shard=SHARD,
         unseen="tree",
     )
@@ -54,7 +55,7 @@ def done(root, tmp_path_factory, told):
     """Settings and summary of a run that nothing disturbed."""
     cache = tmp_path_factory.mktemp("done") / "own.zarr"
     clip = CLIPSource(CONFIG, "random")
-    settings = Settings("folder", cache, root, clip=clip, device="cpu", shard=SHARD, unseen="tree")
+    settings = Settings("folder", cache, root, clip=clip, device="cpu", precision="fp32", shard=SHARD, unseen="tree")
     return settings, execute(plan(settings), told.append)
 
 
