@@ -99,6 +99,10 @@ class Job:
         clip = load_clip(self.source, self.precision, self.device, self.compile)
         return Encoder(clip, self.dataset, self.masker, self.layout, self.cropping)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels: a model and its locks stay where they are."""
+        return {name: value for name, value in vars(self).items() if name != "_encoder"}
+
     def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
         """Encode and write what is to be done of one shard; returns the seconds each stage took."""
         cache = Cache(self.cache, mode="r+")

@@ -1,5 +1,6 @@
 """Stage 1 as a whole: planned without a trace, resumed without a difference."""
 
+import pickle
 from collections import namedtuple
 from dataclasses import replace
 
@@ -255,6 +256,14 @@ def test_other_weights_of_the_same_name_are_refused(done, tmp_path):
 def test_an_impossible_option_is_refused_before_anything_is_written(settings, tmp_path, change, words):
     refused(lambda: plan(replace(settings, **change)), *words, kind=UsageError)
     assert tree(tmp_path) == {}
+
+
+def test_a_job_travels_without_the_model_it_has_built(done):
+    job = plan(done[0]).job
+    model = job.encoder.clip
+    travelled = pickle.loads(pickle.dumps(job))
+    assert (travelled.layout, travelled.masker, travelled.dataset.ids) == (job.layout, job.masker, job.dataset.ids)
+    assert travelled.encoder.clip is model  # built once a process
 
 
 # -- disks and pictures --------------------------------------------------------------------------------------------
