@@ -1,7 +1,7 @@
 """Everything about a GPU in one command: encoding, precompute, clustering, training steps, and the share of the peak.
 
-ViT-B/16 at 512 px with random weights in bf16 (time does not depend on them) on drawn photographs. Without a GPU it says
-so and measures nothing. The ratio is precompute's images a second, without dense tokens, over encoding alone.
+ViT-B/16 at 512 px with random weights in bf16 (time does not depend on them) on drawn photographs. Without a GPU it
+says so and measures nothing. The ratio is precompute's images a second, without dense tokens, over encoding alone.
 
     python benchmarks/gpu.py [--compile] [--json]
 """

@@ -1,8 +1,8 @@
 """Clustering and fusion by batches on a torch device against FAISS, one image at a time on one thread.
 
 32 x 32 tokens of 512 channels, all ignored, in 32 noisy regions: what a view of ViT-B/16 at 512 px asks for. Both do
-the same views, in turn; the ratio is FAISS's seconds over torch's. `--kmeans auto` follows from it: FAISS on a CPU, torch
-on a GPU.
+the same views, in turn; the ratio is FAISS's seconds over torch's. `--kmeans auto` follows from it: FAISS on a CPU,
+torch on a GPU.
 """
 
 import argparse
