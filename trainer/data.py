@@ -21,6 +21,7 @@ from trainer.interrupt import ignore_interrupts
 from trainer.losses import Taught
 from trainer.photometric import distort
 from trainer.plm import IGNORE
+from trainer.ranks import own
 
 PHOTOMETRIC = 1
 """Sets the generators of colours apart from those of the stream, which share their seed."""
@@ -169,7 +170,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Steps:
-    """A range of updates, in the form a DataLoader takes for its batch sampler."""
+    """A range of updates, in the form a DataLoader takes for its batch sampler; of several processes the own part."""
 
     stream: Stream
     first: int
@@ -179,11 +180,11 @@ class Steps:
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return (self.stream.batch(step) for step in range(self.first, self.last))
+        return (list(own(self.stream.batch(step))) for step in range(self.first, self.last))
 
 
 def batches(views: ViewSet, stream: Stream, first: int, last: int, workers: int) -> Iterator[Batch]:
-    """The batches of updates `first` to `last` - 1, decoded ahead by `workers` processes."""
+    """This process's part of the batches of updates `first` to `last` - 1, decoded ahead by `workers` processes."""
     loader = DataLoader(
         views,
         batch_sampler=stream.steps(first, last),
