@@ -27,6 +27,8 @@ POLL, GRACE = 0.1, 10.0
 """Seconds between two looks at the processes, and those the others have to tell their own end once one has failed."""
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 """Gloo would listen on the network, under whatever address the machine's name has."""
+_QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore:resource_tracker"}
+"""Torch warns of batches in which all parameters are used, Python of what a killed process left behind."""
 Line = dict[str, float]
 
 
@@ -75,14 +77,16 @@ def together(
     if device.type == "cuda" and count > torch.cuda.device_count():
         raise UsageError(f"--devices {count}: {torch.cuda.device_count()} CUDA GPUs are visible; pass at most so many")
     context = multiprocessing.get_context("spawn")
-    stop, ranks = context.Event(), []
+    ranks: list[_Rank] = []
     with tempfile.TemporaryDirectory() as folder, interruptible() as interrupted:
         try:
+            with _environment(**_QUIET):
+                stop = context.Event()
             for number in range(count):
                 ours, theirs = context.Pipe(duplex=False)
                 job = (number, count, device.type, Path(folder) / "met", work, arguments, theirs, stop)
                 ranks.append(_Rank(context.Process(target=_take_part, args=job), ours))
-                with _environment(TORCH_CPP_LOG_LEVEL="ERROR", GLOO_SOCKET_IFNAME=_LOOPBACK):
+                with _environment(GLOO_SOCKET_IFNAME=_LOOPBACK, **_QUIET):
                     ranks[-1].process.start()
                 theirs.close()
             _watch(ranks, tell, lambda: stop.set() if interrupted() else None)

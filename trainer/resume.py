@@ -103,11 +103,11 @@ def _restore_chance(tensors: Mapping[str, Tensor]) -> None:
     # one of more processes than there were keeps the random numbers it began with
     states = tensors["rng.cpu"].split(len(torch.get_rng_state()))
     if rank() < len(states):
-        torch.set_rng_state(states[rank()])
+        torch.set_rng_state(states[rank()].clone())  # torch would read past the end of a view
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         states = tensors["rng.cuda"].split(len(torch.cuda.get_rng_state()))
         if rank() < len(states):
-            torch.cuda.set_rng_state(states[rank()])
+            torch.cuda.set_rng_state(states[rank()].clone())
 
 
 def _optimizer_entries(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
