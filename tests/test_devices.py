@@ -31,8 +31,8 @@ def cache(tmp_path_factory):
     return folder / "c.zarr"
 
 
-def start(cache, run, *arguments):
-    """A training in a process group of its own; returns once its log has a line, or it has ended."""
+def start(cache, run, *arguments, until=None):
+    """A training in a process group of its own; returns once its log has a line (or else `until`), or it has ended."""
     options = ("train", "--cache", cache, "--out", run, *SMALL, *TWO, *arguments)
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "cli.py"), *map(str, options)],
@@ -43,7 +43,8 @@ def start(cache, run, *arguments):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     log, deadline = run / "log.jsonl", time.monotonic() + 120
-    while not (log.exists() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+    until = until or (lambda _: log.exists() and log.read_text())
+    while not until(process) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     return process
 
@@ -87,6 +88,14 @@ def test_two_processes_write_one_run_which_one_process_goes_on_with(clipteacher,
     assert clipteacher.good("evaluate", run, *pictures(cache.parent / "drawn")[:4], "--split", "train").out
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_they_start_is_answered_in_one_line(cache, tmp_path):
+    process = start(cache, tmp_path / "run", *ENDLESS, until=lambda process: len(ranks_of(process)) == 2)
+    everyone = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "interrupted after update 1" in ended(process, everyone).splitlines()[-1]
+
+
 def test_a_process_that_is_killed_ends_the_others_in_one_line(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS)
     everyone = psutil.Process(process.pid).children(recursive=True)
@@ -115,6 +124,7 @@ def test_a_loss_that_is_not_finite_ends_all_in_one_line_and_keeps_the_whole_batc
     assert len(json.loads((kept / checkpoint.CARD).read_text())["failed"]["image"]) == 4
 
 
+@pytest.mark.slow
 def test_a_photograph_that_one_process_cannot_read_is_told_in_one_line(cache, tmp_path):
     victim = cache.parent / "drawn/images/train/005.png"
     whole = victim.read_bytes()

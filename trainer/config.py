@@ -83,7 +83,7 @@ class TrainConfig:
         if self.seed >= 2**63:
             raise UsageError(f"--seed {self.seed}: must be below 2**63")
         if self.batch_size % self.devices:
-            raise UsageError(f"--devices {self.devices}: must divide --batch-size {self.batch_size}; change one of them")
+            raise UsageError(f"--devices {self.devices}: must divide --batch-size {self.batch_size}; change either")
         if self.glm == "off" and not (self.ce or self.nel or self.generate):
             raise UsageError("--glm off with --no-ce --no-nel --no-generate: nothing is left to train on")
 

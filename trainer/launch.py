@@ -80,13 +80,13 @@ def together(
     ranks: list[_Rank] = []
     with tempfile.TemporaryDirectory() as folder, interruptible() as interrupted:
         try:
-            with _environment(**_QUIET):
+            with _born_with(**_QUIET):
                 stop = context.Event()
             for number in range(count):
                 ours, theirs = context.Pipe(duplex=False)
                 job = (number, count, device.type, Path(folder) / "met", work, arguments, theirs, stop)
                 ranks.append(_Rank(context.Process(target=_take_part, args=job), ours))
-                with _environment(GLOO_SOCKET_IFNAME=_LOOPBACK, **_QUIET):
+                with _born_with(GLOO_SOCKET_IFNAME=_LOOPBACK, **_QUIET):
                     ranks[-1].process.start()
                 theirs.close()
             _watch(ranks, tell, lambda: stop.set() if interrupted() else None)
@@ -140,8 +140,6 @@ def _take_part(
     pipe: Connection,
     stop: Any,
 ) -> None:
-    # Ctrl-C reaches every process of a terminal: the one that watches answers it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["LOCAL_RANK"] = str(number)  # by which Fabric chooses the GPU, and starts no processes of its own
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
@@ -163,13 +161,18 @@ def _take_part(
 
 
 @contextmanager
-def _environment(**given: str) -> Iterator[None]:
-    """What a process started meanwhile finds in its environment, unless the user's own says otherwise."""
+def _born_with(**given: str) -> Iterator[None]:
+    """Processes started meanwhile find this in their environment, unless the user's own says otherwise.
+
+    And they are deaf to Ctrl-C, which reaches every process of a terminal: the one that watches answers it.
+    """
     before = dict(os.environ)
     os.environ.update(given | before)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.environ.clear()
         os.environ.update(before)
 

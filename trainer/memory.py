@@ -51,7 +51,8 @@ def estimated_memory(config: TrainConfig, segmenter: nn.Module, size: int, seen:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = meta.network(torch.empty(config.batch_size // config.devices, 3, size, size, device="meta", dtype=number))
+        batch = config.batch_size // config.devices
+        features = meta.network(torch.empty(batch, 3, size, size, device="meta", dtype=number))
         activations = sum(kept.values())
     side = -(-size // config.loss_stride)
     losses = 4 * side * side * ((seen + PSEUDO_LABELS) * CE_TENSORS + seen * NEL_TENSORS)

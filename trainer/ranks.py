@@ -26,7 +26,7 @@ def rank() -> int:
 
 
 def own(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's part of what is shared out in equal, consecutive parts."""
+    """The part of this process in what is shared out in equal, consecutive parts."""
     size = len(items) // count()
     return items[rank() * size : (rank() + 1) * size]
 

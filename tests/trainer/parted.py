@@ -38,7 +38,7 @@ def train_each(
     interrupts: AbstractContextManager[Callable[[], bool]] | None = None,
 ) -> dict[str, float]:
     """Train by each config into a folder of its name below `out`; and keep what each rank's bank holds in the end."""
-    taught, last = loop.taught, {}
+    taught, resume_state, last = loop.taught, loop.resume_state, {}
 
     class Learner(loop.Learner):
         updates = 0
@@ -62,7 +62,6 @@ def train_each(
             kept.append(module.loss.bank)
             return resume_state(module, optimizer)
 
-        resume_state = loop.resume_state
         with (
             mock.patch.object(loop, "Learner", Learner),
             mock.patch.object(loop, "taught", censored),
@@ -75,13 +74,14 @@ def train_each(
     return last
 
 
-def gather_parts(parts: Sequence[Sequence[float]], *_: object) -> dict[str, float]:
-    """What a rank with so many rows gathers, and the gradient that comes back to its own."""
-    mine = torch.tensor(parts[rank()], requires_grad=True)
-    everyone = gathered(mine)
-    # another loss on each rank: the gradient of a row is the sum over all of them
-    weights = torch.arange(1.0, len(everyone) + 1) ** (rank() + 1)
-    (everyone * weights).sum().backward()
-    found = {f"row {i}": value for i, value in enumerate(everyone.tolist())}
-    gradient = gathered(mine.grad)
-    return found | {f"gradient {i}": value for i, value in enumerate(gradient.tolist())}
+def gather_parts(cases: Sequence[Sequence[Sequence[float]]], *_: object) -> dict[str, list[float]]:
+    """What ranks with so many rows each gather, and the gradients that come back to their own, case by case."""
+    found = {}
+    for case, parts in enumerate(cases):
+        mine = torch.tensor(parts[rank()], requires_grad=True)
+        everyone = gathered(mine)
+        # another loss on each rank: the gradient of a row is the sum over all of them
+        weights = torch.arange(1.0, len(everyone) + 1) ** (rank() + 1)
+        (everyone * weights).sum().backward()
+        found |= {f"rows {case}": everyone.tolist(), f"gradients {case}": gathered(mine.grad).tolist()}
+    return found
