@@ -167,6 +167,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel=RUN)
     ] = False,
     device: Annotated[str | None, setting("device", RUN)] = None,
+    devices: Annotated[int | None, setting("devices", RUN)] = None,
     workers: Annotated[int | None, setting("workers", RUN)] = None,
     glm: Annotated[str | None, setting("glm", LOSSES)] = None,
     vla: Annotated[str | None, setting("vla", LOSSES)] = None,

@@ -63,8 +63,11 @@ class TrainConfig:
     loss_stride: int = _option(1, "Pixel losses see every n-th pixel: 1 is the paper's, 4 is faster.", minimum=1)
     seed: int = _option(0, "Seed of initial weights and sampling order.", minimum=0)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N.")
+    devices: int = _option(
+        1, "Processes that train together on a batch, each on a GPU of its own (or on the CPU).", minimum=1
+    )
     precision: StudentPrecision = _option("auto", "Student's precision.")
-    workers: int = _option(2, "Processes that decode images; 0 decodes in the training process.", minimum=0)
+    workers: int = _option(2, "Processes a device that decode images; 0 decodes in the training process.", minimum=0)
     log_every: int = _option(10, "Updates between log lines.", minimum=1)
     checkpoint_every: int = _option(2000, "Updates between checkpoints.", minimum=1)
 
@@ -79,6 +82,8 @@ class TrainConfig:
                 raise UsageError(f"{flag} {value}: must be at least {minimum}")
         if self.seed >= 2**63:
             raise UsageError(f"--seed {self.seed}: must be below 2**63")
+        if self.batch_size % self.devices:
+            raise UsageError(f"--devices {self.devices}: must divide --batch-size {self.batch_size}; change either")
         if self.glm == "off" and not (self.ce or self.nel or self.generate):
             raise UsageError("--glm off with --no-ce --no-nel --no-generate: nothing is left to train on")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from trainer.interrupt import ignore_interrupts
 from trainer.losses import Taught
 from trainer.photometric import distort
 from trainer.plm import IGNORE
+from trainer.ranks import own
 
 PHOTOMETRIC = 1
 """Sets the generators of colours apart from those of the stream, which share their seed."""
@@ -50,7 +52,10 @@ class TeacherSource(Protocol):
 
 
 class CachedTeacher:
-    """Reads CLS tokens and fused labels of views from memory."""
+    """Reads CLS tokens and fused labels of views from memory, in the training process alone.
+
+    Processes that decode have no part in it: forked, they share its pages with everything else and never touch them.
+    """
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -154,7 +159,7 @@ class Stream:
     def batch(self, step: int) -> list[Draw]:
         """The views of update number `step`, from 0."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = {epoch: self._epoch(epoch) for epoch in {place // self.items for place in places}}
+        epochs = {epoch: _epoch(self, epoch) for epoch in {place // self.items for place in places}}
         chosen = ((place, *epochs[place // self.items], place % self.items) for place in places)
         return [Draw(int(order[at]), int(views[at]), place) for place, order, views, at in chosen]
 
@@ -162,14 +167,16 @@ class Stream:
         """The updates `first` to `last` - 1 as a batch sampler."""
         return Steps(self, first, last)
 
-    def _epoch(self, epoch: int) -> tuple[Int[np.ndarray, "item"], Int[np.ndarray, "item"]]:
-        rng = np.random.default_rng((self.seed, epoch))
-        return rng.permutation(self.items), rng.integers(self.views, size=self.items)
+
+@lru_cache(maxsize=2)  # drawing an epoch of COCO takes longer than reading a batch of its cache
+def _epoch(stream: Stream, epoch: int) -> tuple[Int[np.ndarray, "item"], Int[np.ndarray, "item"]]:
+    rng = np.random.default_rng((stream.seed, epoch))
+    return rng.permutation(stream.items), rng.integers(stream.views, size=stream.items)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """A range of updates, in the form a DataLoader takes for its batch sampler."""
+    """A range of updates, in the form a DataLoader takes for its batch sampler; of several processes the own part."""
 
     stream: Stream
     first: int
@@ -179,11 +186,14 @@ class Steps:
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return (self.stream.batch(step) for step in range(self.first, self.last))
+        return (list(own(self.stream.batch(step))) for step in range(self.first, self.last))
 
 
 def batches(views: ViewSet, stream: Stream, first: int, last: int, workers: int) -> Iterator[Batch]:
-    """The batches of updates `first` to `last` - 1, decoded ahead by `workers` processes."""
+    """The batches of updates `first` to `last` - 1, decoded ahead by `workers` processes.
+
+    One of several processes that train gets its own part of each.
+    """
     loader = DataLoader(
         views,
         batch_sampler=stream.steps(first, last),

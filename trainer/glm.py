@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.ranks import mean, rank
+
 EMPTY = -1
 
 
@@ -58,7 +60,7 @@ class CLSBank(nn.Module):
 
 
 def info_nce(
-    pooled: Float[Tensor, "batch channel"],
+    pooled: Float[Tensor, "own channel"],
     cls: Float[Tensor, "batch channel"],
     image: Int[Tensor, "batch"],
     bank: CLSBank,
@@ -68,12 +70,13 @@ def info_nce(
 
     The positive of a pooled vector is its own CLS token; negatives are the CLS tokens of *other images* in the
     batch and in the bank. An entry of the same image is neither: cached CLS tokens repeat exactly, and would
-    punish the positive.
+    punish the positive. Of several processes each brings the pooled vectors of its own part of the batch.
     """
     entries = F.normalize(torch.cat([cls, bank.cls]), dim=1)
     owners = torch.cat([image, bank.image])
     logits = F.normalize(pooled, dim=1) @ entries.T / tau
-    own = torch.eye(len(cls), len(owners), dtype=torch.bool, device=cls.device)
-    barred = (owners == EMPTY) | (owners == image[:, None])
+    place = torch.arange(len(pooled), device=cls.device) + rank() * len(pooled)
+    own = place[:, None] == torch.arange(len(owners), device=cls.device)
+    barred = (owners == EMPTY) | (owners == image[place, None])
     logits = logits.masked_fill(barred & ~own, -torch.inf)
-    return F.cross_entropy(logits, torch.arange(len(cls), device=cls.device))
+    return mean(F.cross_entropy(logits, place))

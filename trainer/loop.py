@@ -4,12 +4,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from data_cache.content import Loaded, Texts
@@ -19,13 +22,14 @@ from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
 from data_cache.source import photographs
 from data_cache.splits import Split
 from data_cache.store import Cache
-from trainer import checkpoint
+from trainer import checkpoint, ranks
 from trainer.config import TrainConfig
 from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches, taught
 from trainer.interrupt import interruptible
+from trainer.launch import together
 from trainer.losses import TeacherLoss
 from trainer.memory import peak_memory
-from trainer.resume import reopen_log, restore, resume_state
+from trainer.resume import draw_apart, reopen_log, restore, resume_state
 from trainer.segmenter import Segmenter, check_size, parameter_groups
 
 LOG = "log.jsonl"
@@ -104,14 +108,38 @@ def train(
 
     Writes `out`/config.json, log.jsonl and step_N/. With `resume` it goes on from the newest checkpoint, bit for
     bit on CPU. `strict` compares all images with the cache before the first update, not some. `teacher` answers in
-    place of the cache. Raises UserError if `out` holds another run, or a loss is no longer finite.
+    place of the cache. With `config.devices` so many processes of their own train, and this one watches them.
+
+    Raises:
+        UserError: `out` holds another run, or a loss is no longer finite.
+        UsageError: settings that cannot be had, a `teacher` for several processes.
+
     """
     if not resume and any(out.glob("step_*")):
         raise UsageError(f"--out {out}: holds a trained run; pass --resume to go on with it, or another --out")
-    material = gather(config)
+    if config.devices == 1:
+        return train_rank(config, out, resume, strict, tell, interruptible(), teacher)
+    if teacher:
+        raise UsageError(f"--online: trains in one process; leave --devices {config.devices} out")
+    return together(resolve_device(config.device), config.devices, train_rank, (config, out, resume, strict), tell)
+
+
+def train_rank(
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    strict: bool,
+    tell: Callable[[dict[str, float]], None],
+    interrupts: AbstractContextManager[Callable[[], bool]],
+    teacher: TeacherSource | None = None,
+) -> dict[str, float]:
+    """Train as one of `config.devices` processes, of which that of rank 0 alone writes."""
+    material, writes = gather(config), ranks.rank() == 0
     torch.manual_seed(config.seed)
     fabric = _fabric(config)
     learner: Any = Learner(config, material)
+    if ranks.count() > 1 and fabric.device.type == "cuda":
+        learner = torch.nn.SyncBatchNorm.convert_sync_batchnorm(learner)
     check_size(learner.segmenter, config, material.size)
     groups = parameter_groups(
         learner, config.lr, config.head_lr, config.weight_decay, slow=learner.segmenter.network.encoder
@@ -120,22 +148,31 @@ def train(
     about = {**material.about, checkpoint.ONLINE: teacher is not None}
     card = checkpoint.card_of(config, material.split, material.size, about)
     learner, optimizer = fabric.setup(learner, torch.optim.AdamW(groups))
+    draw_apart(config.seed)
     step = restore(out, learner.module, optimizer, card) if resume else 0
     teacher = teacher or CachedTeacher(material.loaded)
     photometric = config.seed if config.photometric else None
     views = ViewSet(material.dataset, material.split, material.loaded, material.size, photometric)
-    for index in views.images if strict else views.images[:: max(1, len(views) // CHECKED)]:
+    checked = views.images if strict else views.images[:: max(1, len(views) // CHECKED)]
+    for index in checked[ranks.rank() :: ranks.count()]:
         views.check_unchanged(int(index))
     stream = Stream(len(views), material.loaded.cls.shape[1], config.batch_size, config.seed)
     text = torch.from_numpy(material.texts.features)
 
-    out.mkdir(parents=True, exist_ok=True)
-    config.save(out / "config.json")
-    log = reopen_log(out / LOG, step)
+    def save(step: int, card: dict[str, Any], kind: str = checkpoint.STEP) -> Path | None:
+        state = resume_state(learner.module, optimizer)
+        where = checkpoint.save(out, step, learner.module.segmenter, text, card, state, kind) if writes else None
+        ranks.anyone(False)  # or another would end the run while this one still writes
+        return where
+
+    if writes:
+        out.mkdir(parents=True, exist_ok=True)
+        config.save(out / "config.json")
+    log = reopen_log(out / LOG, step) if writes else nullcontext()
     start, line = time.perf_counter(), {}
     learner.train()
     room = "the newest checkpoint is kept: make room, and `train --resume` goes on"
-    with disk_errors(out, room), log, interruptible() as interrupted:
+    with disk_errors(out, room), log as file, interrupts as interrupted:
         for batch in batches(views, stream, step, config.iterations, config.workers):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(step, config)
@@ -143,9 +180,8 @@ def train(
             losses = {name: float(value.detach()) for name, value in terms.items()}
             if term := not_finite(losses):
                 failure = {"term": term, "losses": {name: str(value) for name, value in losses.items()}}
-                failure |= {"image": batch.image.tolist(), "view": batch.view.tolist()}
-                state, told = resume_state(learner.module, optimizer), card | {"failed": failure}
-                where = checkpoint.save(out, step + 1, learner.module.segmenter, text, told, state, checkpoint.FAILED)
+                failure |= {name: ranks.gathered(getattr(batch, name)).tolist() for name in ("image", "view")}
+                where = save(step + 1, card | {"failed": failure}, checkpoint.FAILED)
                 raise UserError(
                     f"update {step + 1}: the loss is not finite (term: {term}); weights and batch are kept in {where}; "
                     "lower --lr in the config, or use 32-true"
@@ -160,13 +196,12 @@ def train(
             line = {"step": step, "lr": optimizer.param_groups[0]["lr"], **losses}
             line["seconds"] = round(time.perf_counter() - start, 3)
             tell(line)
-            if step % config.log_every == 0 or step in (1, config.iterations):
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-            stop = interrupted()
+            if file and (step % config.log_every == 0 or step in (1, config.iterations)):
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+            stop = ranks.anyone(interrupted())
             if step % config.checkpoint_every == 0 or step == config.iterations or stop:
-                state = resume_state(learner.module, optimizer)
-                checkpoint.save(out, step, learner.module.segmenter, text, card, state)
+                save(step, card)
             if stop and step < config.iterations:
                 raise InterruptError(
                     f"interrupted after update {step}, now saved; `train --out {out} --resume` goes on"
@@ -186,8 +221,15 @@ def _fabric(config: TrainConfig) -> Fabric:
     kind = device.type
     auto = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     precision = auto if config.precision == "auto" else config.precision
-    devices = [device.index] if device.index is not None and kind == "cuda" else 1
-    return Fabric(accelerator=kind, devices=devices, precision=precision)
+    if ranks.count() == 1:
+        devices = [device.index] if device.index is not None and kind == "cuda" else 1
+        return Fabric(accelerator=kind, devices=devices, precision=precision)
+    # a batch without any label leaves the adapter out of the loss
+    # whatever a cluster's own variables say, `together` started these processes
+    strategy = DDPStrategy(cluster_environment=LightningEnvironment(), find_unused_parameters=True)
+    fabric = Fabric(accelerator=kind, devices=ranks.count(), strategy=strategy, precision=precision)
+    fabric.launch()
+    return fabric
 
 
 def not_finite(losses: Mapping[str, float]) -> str | None:

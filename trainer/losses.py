@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.config import TrainConfig
 from trainer.glm import CLSBank, info_nce, pool
 from trainer.plm import IGNORE, Adapter, classifiers, generate_loss, pixel_logits, prototypes
+from trainer.ranks import gathered, mean, total
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
@@ -60,19 +61,23 @@ class TeacherLoss(nn.Module):
         if not (config.ce or config.generate):
             self.adapter.requires_grad_(False)
 
-    def forward(self, features: Float[Tensor, "batch channel y x"], taught: Taught) -> dict[str, Tensor]:
-        """The weighted `total` and each unweighted term; `entropy` is the attention's (not a loss)."""
+    def forward(self, features: Float[Tensor, "own channel y x"], taught: Taught) -> dict[str, Tensor]:
+        """The weighted `total` and each unweighted term; `entropy` is the attention's (not a loss).
+
+        Of several processes each gives its own part of a batch and gets the terms of all of it (`trainer.ranks`).
+        """
         config, zero = self.config, features.new_zeros(())
+        cls, image = gathered(taught.cls), gathered(taught.image)
         terms = {"global": zero, "ce": zero, "focal": zero, "dice": zero, "generate": zero}
         extra: dict[str, Tensor] = {}
         if config.glm != "off":
             pooled, entropy = pool(taught.cls, features, config.glm)
-            extra = {"entropy": entropy} if config.glm == "attention" else {}
-            terms["global"] = info_nce(pooled, taught.cls, taught.image, self.bank, config.tau)
-            self.bank.push(taught.cls, taught.image)
+            extra = {"entropy": mean(entropy)} if config.glm == "attention" else {}
+            terms["global"] = info_nce(pooled, cls, image, self.bank, config.tau)
+            self.bank.push(cls, image)
         if config.ce or config.nel or config.generate:
             found = prototypes(features, taught.target, len(self.text))
-            generated = self.adapter(found.features, taught.cls)
+            generated = self.adapter(found.features, cls)
             if config.generate:
                 terms["generate"] = generate_loss(generated, found, self.text)
             if config.ce or config.nel:
@@ -80,12 +85,12 @@ class TeacherLoss(nn.Module):
                 terms |= self._pixel_terms(features, rows)
         weighted = {name: getattr(config, f"weight_{name}") * term for name, term in terms.items()}
         pixel = weighted["ce"] + weighted["focal"] + weighted["dice"]
-        total = weighted["global"] + pixel + weighted["generate"]
-        return {"total": total, "pixel": pixel.detach(), **terms, **extra}
+        whole = weighted["global"] + pixel + weighted["generate"]
+        return {"total": whole, "pixel": pixel.detach(), **terms, **extra}
 
     def _pixel_terms(
         self,
-        features: Float[Tensor, "batch channel y x"],
+        features: Float[Tensor, "own channel y x"],
         per_image: list[tuple[Float[Tensor, "row channel"], Int[Tensor, "height width"]]],
     ) -> dict[str, Tensor]:
         stride, seen = self.config.loss_stride, len(self.text)
@@ -98,8 +103,8 @@ class TeacherLoss(nn.Module):
             sums = sums + checkpoint(
                 self._image_terms, cells, rows, target, use_reentrant=False, preserve_rng_state=False
             )
-        divisor = torch.stack([torch.as_tensor(n, device=sums.device).clamp(min=1) for n in (labelled, pairs, pairs)])
-        return dict(zip(("ce", "focal", "dice"), (sums / divisor).unbind(), strict=True))
+        divisor = total(torch.stack([torch.as_tensor(n, device=sums.device) for n in (labelled, pairs, pairs)]))
+        return dict(zip(("ce", "focal", "dice"), (total(sums) / divisor.clamp(min=1)).unbind(), strict=True))
 
     def _image_terms(
         self,

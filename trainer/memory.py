@@ -26,7 +26,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def estimated_memory(config: TrainConfig, segmenter: nn.Module, size: int, seen: int, mixed: bool) -> int:
-    """Bytes of GPU memory that training needs, about: parameters, what backward keeps, one image's losses.
+    """Bytes of memory that training needs on each GPU, about: parameters, what backward keeps, one image's losses.
 
     Nothing is computed: the student runs on tensors without content, and what autograd keeps of them is counted.
 
@@ -51,7 +51,8 @@ def estimated_memory(config: TrainConfig, segmenter: nn.Module, size: int, seen:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = meta.network(torch.empty(config.batch_size, 3, size, size, device="meta", dtype=number))
+        batch = config.batch_size // config.devices
+        features = meta.network(torch.empty(batch, 3, size, size, device="meta", dtype=number))
         activations = sum(kept.values())
     side = -(-size // config.loss_stride)
     losses = 4 * side * side * ((seen + PSEUDO_LABELS) * CE_TENSORS + seen * NEL_TENSORS)

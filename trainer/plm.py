@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from data_cache.errors import UsageError
 from trainer.config import Adapters, Logits, Scope
+from trainer.ranks import gathered, rank
 
 IGNORE = -1
 """Target of a pixel without any label. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image."""
@@ -48,24 +49,25 @@ def label_cell_counts(
 
 
 def prototypes(
-    features: Float[Tensor, "batch channel y x"], target: Int[Tensor, "batch height width"], seen: int
+    features: Float[Tensor, "own channel y x"], target: Int[Tensor, "own height width"], seen: int
 ) -> Prototypes:
     """Eq. 7 as count matrix times features: a seen class pools over the batch, a pseudo label over its image.
 
-    Labels may be absent altogether; there are then fewer rows, or none.
+    Labels may be absent altogether; there are then fewer rows, or none. Of several processes each brings its own part
+    of the batch and gets the prototypes of all of it.
     """
     sums, totals, labels, owners = [], [], [], []
-    for image, (cells, one) in enumerate(zip(features, target, strict=True)):
+    for image, (cells, one) in enumerate(zip(features, target, strict=True), rank() * len(target)):
         found, counts = label_cell_counts(one, (cells.shape[1], cells.shape[2]))
         counts = counts.to(cells.dtype)
         sums.append(counts @ cells.flatten(1).T)
         totals.append(counts.sum(dim=1))
         labels.append(found)
         owners.append(torch.where(found < seen, -1, image))
-    keys = torch.stack([torch.cat(owners), torch.cat(labels)], dim=1)
+    keys = gathered(torch.stack([torch.cat(owners), torch.cat(labels)], dim=1))
     unique, row = keys.unique(dim=0, return_inverse=True)
-    pooled = features.new_zeros(len(unique), features.shape[1]).index_add(0, row, torch.cat(sums))
-    total = features.new_zeros(len(unique)).index_add(0, row, torch.cat(totals))
+    pooled = features.new_zeros(len(unique), features.shape[1]).index_add(0, row, gathered(torch.cat(sums)))
+    total = features.new_zeros(len(unique)).index_add(0, row, gathered(torch.cat(totals)))
     return Prototypes(pooled / total[:, None], unique[:, 1], unique[:, 0])
 
 
@@ -113,10 +115,10 @@ def classifiers(
     generated: Float[Tensor, "prototype channel"],
     found: Prototypes,
     text: Float[Tensor, "seen channel"],
-    target: Int[Tensor, "batch height width"],
+    target: Int[Tensor, "own height width"],
     scope: Scope,
 ) -> list[tuple[Float[Tensor, "row channel"], Int[Tensor, "height width"]]]:
-    """For each image the rows its pixels choose between (eq. 9) and its targets as row numbers.
+    """For each of a process's own images the rows its pixels choose between (eq. 9) and its targets as row numbers.
 
     Rows are the seen text features, then generated pseudo features: of the image itself, or of the whole batch.
     """
@@ -124,7 +126,7 @@ def classifiers(
     unit = F.normalize(generated, dim=1)
     pseudo = ~found.is_seen
     result = []
-    for image, one in enumerate(target):
+    for image, one in enumerate(target, rank() * len(target)):
         mine = found.owner == image
         rows = torch.cat([text, unit[mine if scope == "image" else pseudo]])
         position = torch.arange(len(rows) - seen, device=one.device)

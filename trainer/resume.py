@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,20 +16,30 @@ from data_cache.errors import UsageError, UserError, one_line
 from data_cache.limits import read_json
 from trainer.checkpoint import CARD, MODEL, ONLINE, RESUME, check_version, latest
 from trainer.config import TrainConfig
+from trainer.ranks import gathered, rank
 
-FREE_TO_CHANGE = {"device", "workers", "log_every", "checkpoint_every", "root", "cache", "masks"}
+FREE_TO_CHANGE = {"device", "devices", "workers", "log_every", "checkpoint_every", "root", "cache", "masks"}
 """Settings that a resumed run may change; of the cache and its masks, the content is compared."""
 
 
 def resume_state(learner: Any, optimizer: Any) -> dict[str, Tensor]:
-    """The state of loss (bank, adapter), optimiser and random numbers, as named tensors: no pickle."""
+    """The state of loss (bank, adapter), optimiser and random numbers, as named tensors: no pickle.
+
+    Of random numbers it holds the states of all processes, one after the other; all else they have in common.
+    """
     state = {f"loss.{name}": value for name, value in learner.loss.state_dict().items()}
     for index, entry in _inner(optimizer).state_dict()["state"].items():
         state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
-    state["rng.cpu"] = torch.get_rng_state()
+    state["rng.cpu"] = gathered(torch.get_rng_state())
     if torch.cuda.is_available():
-        state["rng.cuda"] = torch.cuda.get_rng_state()
+        state["rng.cuda"] = gathered(torch.cuda.get_rng_state())
     return state
+
+
+def draw_apart(seed: int) -> None:
+    """Give each process but the first random numbers of its own, once all have built the same student."""
+    if rank():
+        torch.manual_seed(int(np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0]))
 
 
 def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) -> int:
@@ -51,9 +62,7 @@ def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) ->
         inner.load_state_dict(
             {"state": _optimizer_entries(tensors), "param_groups": inner.state_dict()["param_groups"]}
         )
-        torch.set_rng_state(tensors["rng.cpu"])
-        if torch.cuda.is_available() and "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        _restore_chance(tensors)
         return int(stored["step"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: damaged or foreign checkpoint ({one_line(error)})") from None
@@ -88,6 +97,17 @@ def _check_same(stored: Mapping[str, Any], card: Mapping[str, Any], run: Path) -
     ]
     if changed:
         raise UsageError(f"--resume: {changed[0]} differs from the run in {run}; keep it, or pass another --out")
+
+
+def _restore_chance(tensors: Mapping[str, Tensor]) -> None:
+    # one of more processes than there were keeps the random numbers it began with
+    states = tensors["rng.cpu"].split(len(torch.get_rng_state()))
+    if rank() < len(states):
+        torch.set_rng_state(states[rank()].clone())  # torch would read past the end of a view
+    if torch.cuda.is_available() and "rng.cuda" in tensors:
+        states = tensors["rng.cuda"].split(len(torch.cuda.get_rng_state()))
+        if rank() < len(states):
+            torch.cuda.set_rng_state(states[rank()].clone())
 
 
 def _optimizer_entries(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

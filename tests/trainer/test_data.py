@@ -1,8 +1,10 @@
 """What a training step reads: targets, order, replayed views, the cached teacher."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -232,3 +234,22 @@ def test_a_cached_crop_is_replayed_on_pixels_and_labels(material, view):
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image[:, ::step])
     np.testing.assert_array_equal(seen.numpy(), np.where(label < 3, label.astype(int), -1)[:, ::step])
     assert (index, told) == (0, view)
+
+
+def test_workers_share_the_pages_of_cls_tokens_and_masks_and_are_sent_none(material):
+    dataset, split, loaded = material
+    cls = np.ones((8, 1, 2**24), np.float16)
+    large = Loaded(**(vars(loaded) | {"cls": cls}))
+    views = ViewSet(dataset, split, large, 32)
+    # what a worker is sent where processes are not forked
+    assert len(pickle.dumps(views)) < 2**20
+    before = set(psutil.Process().children())
+    stream = batches(views, Stream(8, 1, 4, 0), 0, 50, 2)
+    teacher = CachedTeacher(large)
+    for _ in range(4):
+        taught(teacher, next(stream), SEEN)
+    workers = set(psutil.Process().children()) - before
+    assert len(workers) == 2
+    own = [worker.memory_full_info().uss for worker in workers]
+    assert max(own) < cls.nbytes / 2, own
+    stream.close()

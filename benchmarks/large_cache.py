@@ -1,0 +1,115 @@
+"""A cache as large as COCO's: how long it takes to open it, to load it for training, and to draw pairs from memory.
+
+118,287 images of 4 views without dense tokens (CLS tokens of 512 numbers, masks of 32 x 32), random, made by the
+store's own code in a temporary folder (about 1 GB) and read by the code that training reads with, in a process of its
+own. Prints the figures beside their targets and last the ratio of pairs served a second to the target (`--json`: an
+object with "ratio"). The page cache is warm: it has just been written.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data_cache.content import OK, Shard, Texts
+from data_cache.schema import Layout
+from data_cache.store import MASKS, Cache
+from trainer.data import CachedTeacher, Stream
+from trainer.memory import peak_memory
+
+IMAGES, VIEWS, CHANNELS, GRID, SHARD = 118_287, 4, 512, (32, 32), 64
+BATCH, SERVED = 16, 200_000
+TARGETS = {"open_seconds": 2.0, "load_seconds": 20.0, "load_gb": 2.0, "pairs_a_second": 50_000.0}
+
+
+def main() -> None:
+    """Make the cache, measure in another process, remove it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        free = shutil.disk_usage(folder).free
+        if free < 3 * arguments.images * VIEWS * 2048:
+            sys.exit(f"{folder}: {free / 1e9:.1f} GB free are too few; pass another --folder")
+        path, start = Path(folder) / "large.zarr", time.perf_counter()
+        make(path, arguments.images)
+        made = time.perf_counter() - start
+        # what was allocated to make it must not be counted, nor lent, to reading it
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(measure, (path,))
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    found |= {"images": arguments.images, "make_seconds": made, "bytes": size, "cores": os.cpu_count()}
+    found["ratio"] = found["pairs_a_second"] / TARGETS["pairs_a_second"]
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    for name, target in TARGETS.items():
+        print(f"{name}: {found[name]:,.2f} (target {target:,.0f})")
+    print(f"ratio {found['ratio']:.2f}")
+
+
+def make(path: Path, images: int) -> None:
+    """A finished cache of random content, written shard by shard as stage 1 does."""
+    rng = np.random.default_rng(0)
+    layout = Layout(images, VIEWS, CHANNELS, GRID, SHARD, "none")
+    texts = Texts("single", ("thing", "stuff"), ("{}",), np.eye(2, CHANNELS, dtype=np.float32))
+    about = {"unseen": ["stuff"], "dtype": "uint8"}
+    ids = [f"images/train2017/{number:012d}.jpg" for number in range(images)]
+    cache = Cache.create(path, layout, {"fingerprint": {}, "recorded": {}}, ids, (MASKS, about), texts)
+    for shard in range(layout.shards):
+        count = layout.images_in([shard])
+        box = np.tile(np.array([0, 0, 480, 640], np.int32), (count, VIEWS, 1))
+        # regions, not noise: masks of photographs shrink to about a tenth
+        corner = rng.integers(0, 12, (count, VIEWS, 4, 4), dtype=np.uint8)
+        data = Shard(
+            size=np.tile(np.array([480, 640], np.int32), (count, 1)),
+            content_hash=[rng.bytes(32).hex() for _ in range(count)],
+            label_hash=[rng.bytes(32).hex() for _ in range(count)],
+            status=[OK] * count,
+            box=box,
+            flip=rng.random((count, VIEWS)) < 0.5,
+            cls=rng.standard_normal((count, VIEWS, CHANNELS), np.float32).astype(np.float16),
+            dense=None,
+            label=np.kron(corner, np.ones((1, 1, 8, 8), np.uint8)),
+            count=np.full((count, VIEWS), 12, np.int32),
+        )
+        cache.write_shard(shard, data, MASKS)
+
+
+def measure(path: Path) -> dict[str, float]:
+    """Open, load, serve; seconds, and by how much this process grew at the most."""
+    start = time.perf_counter()
+    cache = Cache(path)
+    opened = time.perf_counter()
+    before = psutil.Process().memory_info().rss
+    loaded = cache.load(MASKS)
+    done, grown = time.perf_counter(), peak_memory(torch.device("cpu")) - before
+    teacher, stream = CachedTeacher(loaded), Stream(len(loaded.ids), VIEWS, BATCH, 0)
+    begun = time.perf_counter()
+    for step in range(SERVED // BATCH):
+        draws = np.array(stream.batch(step))
+        teacher(draws[:, 0], draws[:, 1])
+    served = time.perf_counter() - begun
+    return {
+        "open_seconds": opened - start,
+        "load_seconds": done - opened,
+        "load_gb": grown / 1e9,
+        "pairs_a_second": SERVED / served,
+    }
+
+
+if __name__ == "__main__":
+    main()
