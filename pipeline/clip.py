@@ -12,6 +12,7 @@ from jaxtyping import Float, Float16, Int, UInt8
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
+from data_cache.devices import resolve_device
 from data_cache.errors import UsageError
 from pipeline.weights import CLIPSource
 
@@ -106,6 +107,12 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     if precision not in DTYPES:
         raise UsageError(f"--precision {precision}: choose auto, {', '.join(DTYPES)}")
     return precision  # type: ignore[return-value]
+
+
+def device_and_precision(device: str, precision: str) -> tuple[str, Precision]:
+    """What `--device` and `--precision` are to the process that calls this."""
+    found = resolve_device(device)
+    return str(found), resolve_precision(precision, found)
 
 
 def finite(features: Float16[np.ndarray, "batch ..."]) -> np.ndarray:
