@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from dask.distributed import Client, Security
 from distributed import rpc
@@ -135,7 +136,7 @@ def check_workers(client: Client, expected: Expected, note: Callable[[str], None
     """Look at every worker, and note how many there are. Raises UserError with the first complaint."""
     deadline = time.monotonic() + SETTLE
     while True:
-        seen = client.run(look, expected.cache, expected.sample, on_error="return")
+        seen = _answers(client, look, expected.cache, expected.sample)
         wrong = list(filter(None, (expected.complaint(worker, one) for worker, one in seen.items())))
         if not wrong:
             break
@@ -157,14 +158,28 @@ def agreed(client: Client, device: str, precision: str) -> tuple[str, str]:
         UsageError: a worker has no such device.
 
     """
-    for worker, seen in client.run(look, None, None, on_error="return").items():
+    for worker, seen in _answers(client, look, None, None).items():
         if wrong := misfit(worker, versions(), seen):
             raise UserError(wrong)
-    found = Counter(client.run(_resolved, device, precision).values())
+    answers = _answers(client, _resolved, device, precision).values()
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    found = Counter(answers)
     if len({each for _, each in found}) > 1:
         told = ", ".join(f"{count} {each} on {where}" for (where, each), count in found.items())
         raise UserError(f"--precision {precision}: workers differ in what that is ({told}); name one of them")
     return found.most_common(1)[0][0]
+
+
+def _answers(client: Client, function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
+    """What each worker answers, an exception included. Raises UserError if there is none left."""
+    answers = client.run(function, *arguments, on_error="return")
+    # one that has gone meanwhile is missed by nobody
+    there = {worker: one for worker, one in answers.items() if not isinstance(one, OSError)}
+    if not there:
+        raise UserError("no worker of the Dask cluster answers; start some again")
+    return there
 
 
 async def _resolved(device: str, precision: str) -> tuple[str, str]:

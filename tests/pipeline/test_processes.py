@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import psutil
 import pytest
 import torch
+from clusters import until
 from dask.distributed import LocalCluster
 
 from data_cache.errors import UsageError
@@ -35,14 +36,11 @@ def test_each_worker_process_sees_a_gpu_of_its_own_of_those_the_user_left_visibl
     assert workers.processes == 2
     with local_client(workers.processes, True, workers.gpus) as client:
         assert seen(client) == ["2", "GPU-8f1c"]
-        pids = set(client.run(os.getpid).values())
-        assert len(pids) == 2
-        assert os.getpid() not in pids
-        psutil.Process(min(pids)).kill()
-        client.wait_for_workers(2)
-        for _ in range(600):
-            if (now := set(client.run(os.getpid).values())) != pids and len(now) == 2:
-                break
+        pids = client.run(os.getpid)
+        assert len({*pids.values(), os.getpid()}) == 3
+        lost = next(iter(pids))
+        psutil.Process(pids[lost]).kill()
+        until(lambda: lost not in client.nthreads() and len(client.nthreads()) == 2)
         assert seen(client) == ["2", "GPU-8f1c"], "a worker that is started again has its GPU again"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-8f1c"
 
@@ -82,7 +80,7 @@ def test_dask_cuda_starts_the_workers_where_it_is_installed(monkeypatch):
     module = types.ModuleType("dask_cuda")
     module.LocalCUDACluster, module.__spec__ = LocalCUDACluster, importlib.machinery.ModuleSpec("dask_cuda", None)
     monkeypatch.setitem(sys.modules, "dask_cuda", module)
-    monkeypatch.setattr(processes.LeaveInterrupts, "setup", lambda *_: None)  # this is the test's own process
+    monkeypatch.setattr(processes.LeaveInterrupts, "setup", lambda *_, **__: None)  # this is the test's own process
     with local_client(2, True, ("2", "3")) as client:
         assert len(client.nthreads()) == 2
     assert asked["devices"] == ["2", "3"]
