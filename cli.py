@@ -78,7 +78,11 @@ def precompute(
         str | None, typer.Option(help="auto (the default), fp32, bf16 or fp16.", rich_help_panel=TEACHER)
     ] = None,
     kmeans: Annotated[
-        str | None, typer.Option(help="auto (the default), faiss or faiss-gpu.", rich_help_panel=TEACHER)
+        str | None, typer.Option(help="auto (the default), faiss, faiss-gpu or torch.", rich_help_panel=TEACHER)
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option("--compile", help="Compile CLIP: a minute before the first batch.", rich_help_panel=TEACHER),
     ] = None,
     dense: Dense = None,
     cache: Annotated[
@@ -284,7 +288,7 @@ def cluster(
         float | None, typer.Option(help="Similarity above which masks are fused (lambda).", rich_help_panel=TEACHER)
     ] = None,
     updates: Annotated[int | None, typer.Option(help="Lloyd updates.", rich_help_panel=TEACHER)] = None,
-    kmeans: Annotated[str, typer.Option(help="auto, faiss or faiss-gpu.", rich_help_panel=TEACHER)] = "auto",
+    kmeans: Annotated[str, typer.Option(help="auto, faiss, faiss-gpu or torch.", rich_help_panel=TEACHER)] = "auto",
     workers: Workers = 0,
     scheduler: Scheduler = None,
     as_json: Json = False,

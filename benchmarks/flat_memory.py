@@ -1,8 +1,8 @@
 """Peak memory of `precompute` at ten times as many images: the longest run must fit where the shortest did.
 
 Runs `precompute` on few scenes and on many (200 and 2,000), each in a process of its own with the same settings (tiny
-CLIP, one thread), and prints the ratio of the peak resident set sizes last (`--json`: an object with "ratio"). The claim
-is at most 1.05.
+CLIP, one thread), and prints the ratio of the peak resident set sizes last (`--json`: an object with "ratio"). The
+claim is at most 1.05.
 """
 
 import argparse

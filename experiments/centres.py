@@ -13,6 +13,7 @@ from data_cache.views import View, replay_label
 from experiments.cached_views import CachedViews
 from experiments.figures import IGNORED, SIDE, Figure, Row, seen_only, vocabulary
 from experiments.verification import rand_index
+from pipeline.fusion import fuse
 from pipeline.kmeans import Clusters
 from pipeline.live import masker_of
 from pipeline.masks import Masker
@@ -63,7 +64,7 @@ def clustered(
     dense, whole = views.cache.dense(index)[views.view], views.images.label(index)
     size = views.cache.fingerprint["clip"]["image_size"]
     clusters = masker.clusters(dense, None if whole is None else replay_label(whole, geometry, size))
-    return clusters, masker.fused(clusters, dense)[0]
+    return clusters, masker.stored(fuse(clusters, dense, masker.threshold)[None])[0][0]
 
 
 def single(clusters: Clusters, windows: Sequence[int], first: int) -> list[Int[np.ndarray, "y x"]]:

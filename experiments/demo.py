@@ -75,7 +75,15 @@ class Demo:
     def settings(self, split: str, images: int) -> Settings:
         """How a split of the scenes is cached."""
         cropping = Cropping(self.views if split == "train" else 1)
-        return Settings(SCENES, self.out / f"{split}.zarr", split=split, clip=CLIP, limit=images, cropping=cropping)
+        return Settings(
+            SCENES,
+            self.out / f"{split}.zarr",
+            split=split,
+            clip=CLIP,
+            precision="fp32",
+            limit=images,
+            cropping=cropping,
+        )
 
     def run(self, variant: str) -> Path:
         """Where a student is trained: students of several seeds share a cache."""

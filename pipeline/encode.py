@@ -1,13 +1,17 @@
 """Encode a shard: decode its images, ask CLIP, cluster, and say of every image whether it worked."""
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from data_cache.content import OK, Shard
@@ -15,12 +19,15 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
 from data_cache.schema import Layout, reserved_label
 from data_cache.views import Cropping, View, replay_image, replay_label
-from pipeline.clip import FrozenCLIP, finite
+from pipeline.clip import BATCH, FrozenCLIP, Pending
 from pipeline.masks import Masker
+from pipeline.stages import StageTimes
+
+T, R = TypeVar("T"), TypeVar("R")
 
 DECODERS = 4
-BATCH = {"cpu": 4, "cuda": 32}
-"""Views a forward. Fixed, because the rounding of a matrix product may depend on the batch it travels in."""
+AHEAD = 2
+"""Batches that are decoded before CLIP has time for them, and that wait behind it to be clustered, at the most."""
 
 
 @dataclass(frozen=True)
@@ -34,67 +41,113 @@ class _Decoded:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    items: dict[int, _Decoded]
+    view: int
+    features: Pending
+
+
+@dataclass(frozen=True)
 class Encoder:
-    """Everything a worker needs to encode shards."""
+    """Everything a worker needs to encode shards. One shard at a time has CLIP; another may be clustered meanwhile."""
 
     clip: FrozenCLIP
     dataset: Dataset
     masker: Masker
     layout: Layout
     cropping: Cropping = field(default_factory=Cropping)
+    asking: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
+    """Held by the shard that CLIP is asked about."""
+    leaving: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
+    """Held by the shard that is finished and written."""
 
+    @contextmanager
     def shard(
-        self, number: int, rows: Sequence[int] | None = None, tell: Callable[[int], None] = lambda _: None
-    ) -> tuple[Shard, dict[str, float]]:
-        """The content of a shard and the seconds spent in each stage; `tell` hears of images done.
+        self,
+        number: int,
+        rows: Sequence[int] | None = None,
+        tell: Callable[[int], None] = lambda _: None,
+        times: StageTimes | None = None,
+    ) -> Iterator[Shard]:
+        """The content of a shard; `tell` hears of images done, `times` of the seconds spent in each stage.
 
         Of its images only `rows`, if given; the others stay empty. An image that cannot be read, has an unfitting
         label, or makes CLIP overflow float16 becomes a failure with its reason; it never stops the others.
+
+        Images are decoded ahead of CLIP, in threads; what it said is clustered behind it, in another. While the caller
+        is inside, CLIP is asked about the next shard, which comes out only then: shards keep the order in which they
+        were asked, and no more than two are in memory.
         """
-        span = self.layout.span(number)
+        span, times = self.layout.span(number), times or StageTimes()
         shard = self._empty(span.stop - span.start)
         rows = range(len(shard.status)) if rows is None else rows
-        clock: dict[str, float] = defaultdict(float)
-        size = BATCH.get(self.clip.device.type, BATCH["cpu"])
-        with ThreadPoolExecutor(DECODERS) as pool:
-            decoded = pool.map(self._decode, [span.start + row for row in rows])
-            for start in range(0, len(rows), size):
-                some = rows[start : start + size]
-                with _timed(clock, "decode"):
-                    items = [next(decoded) for _ in some]
-                self._encode(shard, dict(zip(some, items, strict=True)), clock)
-                tell(len(some))
-        return shard, dict(clock)
+        size = BATCH[self.clip.device.type]
+        with ExitStack() as last, ThreadPoolExecutor(DECODERS) as decoders, ThreadPoolExecutor(1) as follower:
+            decoded = _ahead(decoders, partial(self._decode, times), [span.start + row for row in rows], AHEAD * size)
+            behind: deque[Future[None]] = deque()
+            with self.asking:
+                for start in range(0, len(rows), size):
+                    some = rows[start : start + size]
+                    with times("wait"):
+                        items = dict(zip(some, islice(decoded, len(some)), strict=True))
+                    for ask in self._asked(shard, items, times):
+                        behind.append(follower.submit(self._follow, shard, ask, times))
+                        with times("wait"):
+                            while len(behind) > AHEAD:
+                                behind.popleft().result()
+                    tell(len(some))
+                with times("wait"):
+                    last.enter_context(self.leaving)
+            for one in behind:
+                one.result()
+            self._conclude(shard, rows)
+            yield shard
 
-    def _encode(self, shard: Shard, items: dict[int, _Decoded | UserError], clock: dict[str, float]) -> None:
-        good: list[tuple[int, _Decoded]] = []
+    def _asked(self, shard: Shard, items: dict[int, _Decoded | UserError], times: StageTimes) -> Iterator[_Asked]:
+        """Ask CLIP about each view of the images of a batch that could be read."""
+        good: dict[int, _Decoded] = {}
         for row, item in items.items():
             if isinstance(item, UserError):
                 shard.status[row] = str(item)
-                continue
-            shard.size[row], (shard.content_hash[row], shard.label_hash[row]) = item.size, item.digest
-            good.append((row, item))
+            else:
+                shard.size[row], (shard.content_hash[row], shard.label_hash[row]) = item.size, item.digest
+                good[row] = item
         for view in range(self.layout.views if good else 0):
-            with _timed(clock, "encode"):
-                features = self.clip.encode(np.stack([item.images[view] for _, item in good]))
-                fits = finite(features.cls) & finite(features.dense)
-            for (row, item), cls, dense, fit in zip(good, features.cls, features.dense, fits, strict=True):
-                if not fit:
-                    shard.status[row] = "CLIP's features are not finite in float16"
-                    continue
-                with _timed(clock, "cluster"):
-                    shard.label[row, view], shard.count[row, view] = self.masker(dense, item.labels[view])
-                shard.cls[row, view] = cls
-                shard.box[row, view], shard.flip[row, view] = item.views[view].box, item.views[view].flip
-                if shard.dense is not None:
-                    shard.dense[row, view] = dense
-        for row, _ in good:
+            with times("encode"):
+                features = self.clip.ask(np.stack([item.images[view] for item in good.values()]))
+            yield _Asked(good, view, features)
+
+    def _follow(self, shard: Shard, asked: _Asked, times: StageTimes) -> None:
+        """Store what CLIP said of a batch, and cluster it."""
+        rows, view, items = np.array(list(asked.items)), asked.view, list(asked.items.values())
+        with times("encode"):  # where a GPU is waited for
+            fit = asked.features.finite()
+            cls = asked.features.cls.numpy(force=True)
+        for row in rows[~fit]:
+            shard.status[row] = "CLIP's features are not finite in float16"
+        shard.cls[rows, view] = cls
+        shard.box[rows, view] = [item.views[view].box for item in items]
+        shard.flip[rows, view] = [item.views[view].flip for item in items]
+        if shard.dense is not None:
+            shard.dense[rows, view] = asked.features.dense.numpy(force=True)
+        if fit.any():
+            with times("cluster"):
+                dense = asked.features.dense if fit.all() else asked.features.dense[torch.from_numpy(fit)]
+                labels = [item.labels[view] for item, fits in zip(items, fit, strict=True) if fits]
+                shard.label[rows[fit], view], shard.count[rows[fit], view] = self.masker(dense, labels)
+
+    def _conclude(self, shard: Shard, rows: Sequence[int]) -> None:
+        for row in rows:
             if shard.status[row]:
                 self._blank(shard, row)
             else:
                 shard.status[row] = OK
 
-    def _decode(self, index: int) -> _Decoded | UserError:
+    def _decode(self, times: StageTimes, index: int) -> _Decoded | UserError:
+        with times("decode"):
+            return self._read(index)
+
+    def _read(self, index: int) -> _Decoded | UserError:
         try:
             image, label = self.dataset.load(index)
             digest = self.dataset.digest(index)
@@ -124,16 +177,21 @@ class Encoder:
         )
 
     def _blank(self, shard: Shard, row: int) -> None:
-        shard.cls[row], shard.count[row] = 0, 0
+        shard.cls[row], shard.count[row], shard.box[row], shard.flip[row] = 0, 0, 0, False
         shard.label[row] = reserved_label(self.masker.dtype)
         if shard.dense is not None:
             shard.dense[row] = 0
 
 
-@contextmanager
-def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        clock[stage] += time.perf_counter() - start
+def _ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+    """Results in order, worked out up to `depth` items ahead of whoever takes them, from now on."""
+    rest = iter(items)
+    waiting = deque(pool.submit(work, item) for item in islice(rest, depth))
+
+    def results() -> Iterator[R]:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
+            yield result
+
+    return results()

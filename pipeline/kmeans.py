@@ -8,6 +8,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 
 from data_cache.errors import UsageError
@@ -41,14 +42,9 @@ def window_centres(tokens: Float[np.ndarray, "y x channel"], ignored: Bool[np.nd
 
     Windows do not overlap; those at the border may be partial; one without ignored tokens gives no centre.
     """
-    height, width = ignored.shape
-    centres = [
-        tokens[y : y + window, x : x + window][ignored[y : y + window, x : x + window]].mean(axis=0)
-        for y in range(0, height, window)
-        for x in range(0, width, window)
-        if ignored[y : y + window, x : x + window].any()
-    ]
-    return normalised(np.stack(centres)) if centres else np.zeros((0, tokens.shape[-1]), np.float32)
+    y, x = np.nonzero(ignored)
+    _, place = np.unique(y // window * -(-ignored.shape[1] // window) + x // window, return_inverse=True)
+    return normalised(sums(tokens[ignored], place))  # the direction of a sum is that of the mean
 
 
 def spherical_kmeans(
@@ -58,13 +54,22 @@ def spherical_kmeans(
 
     A centre without points at an update is dropped, so fewer centres may come back than went in.
     """
+    before = None
     for _ in range(updates):
         labels = assign(points, centres)
-        order = np.argsort(labels, kind="stable")
-        _, starts = np.unique(labels[order], return_index=True)
-        sums = np.add.reduceat(points[order], starts, axis=0)
-        centres = normalised(sums)  # the direction of a sum is that of the mean
+        # these labels gave these centres: all further updates would give the same
+        if before is not None and np.array_equal(labels, before):
+            return centres, labels
+        _, before = np.unique(labels, return_inverse=True)
+        centres = normalised(sums(points, before))
     return centres, assign(points, centres)
+
+
+def sums(points: Points, labels: Int[np.ndarray, "point"]) -> Centres:
+    """The sum of the points of each label; all labels from 0 on occur."""
+    total = torch.zeros(labels.max(initial=-1) + 1, points.shape[1])
+    # many times as fast as numpy's ways, and adds in the order of the points, however many threads there are
+    return total.index_add_(0, torch.from_numpy(labels), torch.from_numpy(points)).numpy()
 
 
 def cluster(
@@ -101,15 +106,29 @@ def max_centres(grid: tuple[int, int], windows: Sequence[int]) -> int:
 # -- backends: who computes the assignment ---------------------------------------------------------------------
 
 
-def backend(name: str) -> tuple[str, Assign]:
-    """Resolve `--kmeans`: `auto` takes FAISS on the CPU. Raises UsageError for an unknown or impossible one."""
-    if name in ("auto", "faiss"):
-        return "faiss", assign_faiss
-    if name == "faiss-gpu":
-        if not faiss.get_num_gpus():
-            raise UsageError("--kmeans faiss-gpu: FAISS sees no GPU; pass --kmeans faiss")
-        return "faiss-gpu", partial(_assign_faiss_gpu, faiss.StandardGpuResources())
-    raise UsageError(f"--kmeans {name}: choose auto, faiss or faiss-gpu")
+TORCH = "torch"
+"""Whole batches on a torch device (`pipeline.batched`); the others here do one image at a time."""
+
+
+def backend_name(asked: str, device: str) -> str:
+    """Resolve `--kmeans`: `auto` is torch on a GPU and FAISS on a CPU. Raises UsageError for an unknown one.
+
+    On a CPU FAISS is faster, image by image (`benchmarks/kmeans_backends.py`); a GPU would wait for each image.
+    """
+    if asked == "auto":
+        return "faiss" if device == "cpu" else TORCH
+    if asked not in ("faiss", "faiss-gpu", TORCH):
+        raise UsageError(f"--kmeans {asked}: choose auto, faiss, faiss-gpu or torch")
+    if asked == "faiss-gpu" and not faiss.get_num_gpus():
+        raise UsageError("--kmeans faiss-gpu: FAISS sees no GPU; pass --kmeans faiss")
+    return asked
+
+
+def assigner(backend: str) -> Assign:
+    """Who assigns the tokens of one image: FAISS, on a GPU or on one thread."""
+    if backend == "faiss-gpu":
+        return partial(_assign_faiss_gpu, faiss.StandardGpuResources())
+    return assign_faiss
 
 
 def assign_faiss(points: Points, centres: Centres) -> Int[np.ndarray, "point"]:

@@ -16,8 +16,8 @@ from data_cache.source import photographs
 from data_cache.splits import Split
 from data_cache.store import Cache
 from data_cache.views import View, replay_image, replay_label
-from pipeline.clip import FrozenCLIP
-from pipeline.encode import BATCH, DECODERS
+from pipeline.clip import BATCH, FrozenCLIP
+from pipeline.encode import DECODERS
 from pipeline.masks import Masker
 from pipeline.weights import CLIPSource
 
@@ -67,8 +67,7 @@ class LiveTeacher:
             for start in range(0, len(shown), self.batch)
         ]
         cls, dense = (np.concatenate([getattr(part, name) for part in parts]) for name in ("cls", "dense"))
-        labels = [self.masker(tokens, label)[0] for tokens, (_, label) in zip(dense, shown, strict=True)]
-        return Answer(cls, dense, np.stack(labels))
+        return Answer(cls, dense, self.masker(dense, [label for _, label in shown])[0])
 
     def _show(
         self, image: int, view: int
@@ -96,15 +95,19 @@ def live_teacher(
     teacher = same_clip(fingerprint["clip"], recorded.get("clip"), clip, weights, device)
     dataset = photographs(cache, root)
     loaded, about = cache.load(masks), cache.mask_attributes(masks)
-    return LiveTeacher(
-        teacher, dataset, masker_of(cache, about, dataset.classes), loaded.box, loaded.flip, BATCH.get(device.type, 1)
-    )
+    masker = masker_of(cache, about, dataset.classes, str(device))
+    return LiveTeacher(teacher, dataset, masker, loaded.box, loaded.flip, BATCH[device.type])
 
 
-def masker_of(cache: Cache, about: Mapping[str, Any], classes: tuple[str, ...], kmeans: str = "auto") -> Masker:
-    """The clustering a mask set's attributes describe."""
-    split = Split(classes, tuple(about["unseen"]))
-    return Masker(split, cache.layout.grid, tuple(about["windows"]), about["threshold"], about["updates"], kmeans)
+def masker_of(
+    cache: Cache, about: Mapping[str, Any], classes: tuple[str, ...], device: str = "cpu", kmeans: str | None = None
+) -> Masker:
+    """The clustering a mask set's attributes describe, by their backend, or by `kmeans`."""
+    if kmeans is None:
+        # FAISS on a GPU and elsewhere agree; here there may be no GPU
+        kmeans = {"faiss-gpu": "auto"}.get(about["backend"], about["backend"])
+    split, recipe = Split(classes, tuple(about["unseen"])), (about["threshold"], about["updates"])
+    return Masker(split, cache.layout.grid, tuple(about["windows"]), *recipe, kmeans, device)
 
 
 def same_clip(

@@ -6,14 +6,29 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt8
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor
+from torch.nn import functional as F
 
 from data_cache.datasets.base import VOID
 from data_cache.errors import UsageError
 from data_cache.schema import label_dtype, reserved_label
 from data_cache.splits import Split
+from pipeline.batched import BatchClusters, cluster_batch, fuse_batch
+from pipeline.clip import BATCH
 from pipeline.fusion import NOT_IGNORED, THRESHOLD, fuse
-from pipeline.kmeans import UPDATES, WINDOWS, Assign, Clusters, backend, cluster, max_centres
+from pipeline.kmeans import (
+    TORCH,
+    UPDATES,
+    WINDOWS,
+    Assign,
+    Clusters,
+    assigner,
+    backend_name,
+    cluster,
+    max_centres,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +41,8 @@ class Masker:
         windows: sides of the k-means windows, in tokens.
         threshold: lambda of Algorithm 1, a cosine similarity.
         updates: Lloyd updates.
-        kmeans: who assigns tokens to centres: auto, faiss or faiss-gpu.
+        kmeans: who clusters: auto, faiss, faiss-gpu or torch.
+        device: where torch does.
 
     """
 
@@ -36,6 +52,7 @@ class Masker:
     threshold: float = THRESHOLD
     updates: int = UPDATES
     kmeans: str = "auto"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Raise UsageError, one line, for a setting that is none."""
@@ -58,17 +75,30 @@ class Masker:
             "windows": list(self.windows),
             "threshold": self.threshold,
             "updates": self.updates,
-            "backend": backend(self.kmeans)[0],
+            "backend": self.backend,
             "dtype": self.dtype,
         }
 
+    @property
+    def backend(self) -> str:
+        """Who clusters. Raises UsageError for one that is unknown or that this machine does not have."""
+        return backend_name(self.kmeans, self.device)
+
     def __call__(
-        self,
-        dense: Float[np.ndarray, "y x channel"],
-        label: UInt8[np.ndarray, "height width"] | None,
-    ) -> tuple[Shaped[np.ndarray, "y x"], int]:
-        """Fused labels of a view's tokens (the reserved value where not ignored) and how many there are."""
-        return self.fused(self.clusters(dense, label), dense)
+        self, dense: Tensor | np.ndarray, labels: Sequence[UInt8[np.ndarray, "height width"] | None]
+    ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
+        """Fused labels of the tokens of some views (the reserved value where not ignored) and how many each has.
+
+        `dense` is view x y x channel, wherever it is; what comes of a view does not depend on the others.
+        """
+        ignored = np.stack([ignored_tokens(label, self.split, self.grid) for label in labels])
+        if self.backend == TORCH:
+            return self.stored(self._fused(torch.as_tensor(dense), ignored))
+        tokens = dense.numpy(force=True) if isinstance(dense, Tensor) else dense
+        clusters = (
+            cluster(*view, self._assign, self.windows, self.updates) for view in zip(tokens, ignored, strict=True)
+        )
+        return self.stored(np.stack([fuse(*one, self.threshold) for one in zip(clusters, tokens, strict=True)]))
 
     def clusters(
         self,
@@ -77,19 +107,42 @@ class Masker:
     ) -> Clusters:
         """The masks of single centres, before fusion."""
         ignored = ignored_tokens(label, self.split, self.grid)
+        if self.backend == TORCH:
+            return self._clusters(torch.as_tensor(dense)[None], ignored[None]).of(0, self.grid)
         return cluster(dense, ignored, self._assign, self.windows, self.updates)
 
-    def fused(
-        self, clusters: Clusters, dense: Float[np.ndarray, "y x channel"]
-    ) -> tuple[Shaped[np.ndarray, "y x"], int]:
-        """The labels these clusters are fused to, as they are stored, and how many there are."""
-        fused = fuse(clusters, dense, self.threshold)
-        stored = np.where(fused == NOT_IGNORED, reserved_label(self.dtype), fused).astype(self.dtype)
-        return stored, int(fused.max(initial=NOT_IGNORED)) + 1
+    def stored(
+        self, fused: Int[np.ndarray, "view y x"]
+    ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
+        """Fused labels as they are stored, and how many each view has."""
+        label = np.where(fused == NOT_IGNORED, reserved_label(self.dtype), fused).astype(self.dtype)
+        return label, fused.max(axis=(1, 2), initial=NOT_IGNORED).astype(np.int32) + 1
 
     @cached_property
     def _assign(self) -> Assign:
-        return backend(self.kmeans)[1]
+        return assigner(self.backend)
+
+    def _fused(
+        self, dense: Float[Tensor, "view y x channel"], ignored: Bool[np.ndarray, "view y x"]
+    ) -> Int[np.ndarray, "view y x"]:
+        """Labels of all views, in batches of equal size."""
+        size = self._batch
+        parts = range(0, len(dense), size)
+        labels = [fuse_batch(self._clusters(dense[i : i + size], ignored[i : i + size]), self.threshold) for i in parts]
+        return torch.cat(labels)[: len(dense)].unflatten(1, self.grid).numpy(force=True)
+
+    def _clusters(
+        self, dense: Float[Tensor, "view y x channel"], ignored: Bool[np.ndarray, "view y x"]
+    ) -> BatchClusters:
+        missing = self._batch - len(dense)
+        tokens = F.pad(dense.to(self.device), (0, 0, 0, 0, 0, 0, 0, missing))
+        everywhere = torch.from_numpy(np.pad(ignored, ((0, missing), (0, 0), (0, 0)))).to(self.device)
+        return cluster_batch(tokens, everywhere, self.windows, self.updates)
+
+    @property
+    def _batch(self) -> int:
+        # padded to it, for the reason that CLIP's own batches are fixed
+        return BATCH[torch.device(self.device).type]
 
 
 def ignored_tokens(

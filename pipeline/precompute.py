@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
+from threading import Lock
 from typing import Any
 
 import torch
@@ -31,8 +32,11 @@ from pipeline.masks import Masker
 from pipeline.prompts import Prompts
 from pipeline.reopen import check_replaceable, check_unchanged, discard, fill_in, reopened, same_images
 from pipeline.scheduler import agreed, connected
+from pipeline.stages import StageTimes
 from pipeline.weights import CLIPSource
 from pipeline.workers import Note, Workers, absolute, run_shards
+
+_LOADING = Lock()
 
 RECORDED = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
 
@@ -63,6 +67,7 @@ class Settings:
     retry_failed: bool = False
     workers: int = 0
     scheduler: str | None = None
+    compile: bool = False
 
     @property
     def asked(self) -> Prompts:
@@ -84,6 +89,7 @@ class Job:
     cropping: Cropping
     cache: Path
     retry: bool = False
+    compile: bool = False
     weights: str = ""
     """SHA-256 of the CLIP's weights, once the job has left the process that planned it and has the CLIP in memory."""
 
@@ -97,18 +103,31 @@ class Job:
         source = CLIPSource(*self.source.origin.values(), self.source.image_size)
         return replace(job, source=source, dataset=absolute(self.dataset), cache=self.cache.absolute())
 
-    @cached_property
+    @property
     def encoder(self) -> Encoder:
-        """The encoder of this process. Raises UserError if the CLIP found here is not the one of the plan."""
+        """The encoder of this process, for all its threads.
+
+        Raises UserError if the CLIP found here is not the one of the plan.
+        """
+        with _LOADING:
+            return self._encoder
+
+    @cached_property
+    def _encoder(self) -> Encoder:
         device = resolve_device(self.device)
         if not self.weights:
-            clip = load_clip(self.source, self.precision, str(device))
-        elif (clip := FrozenCLIP(self.source, self.precision, device)).weights_hash != self.weights:
+            clip = load_clip(self.source, self.precision, str(device), self.compile)
+        elif (clip := FrozenCLIP(self.source, self.precision, device, self.compile)).weights_hash != self.weights:
             raise UserError(
                 f"--clip-weights {self.source.weights}: {gethostname()} has other weights of that name; give all "
                 "machines the same file"
             )
-        return Encoder(clip, self.dataset, self.masker, self.layout, self.cropping)
+        masker = replace(self.masker, device=str(device))
+        return Encoder(clip, self.dataset, masker, self.layout, self.cropping)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels: a model and its locks stay where they are."""
+        return {name: value for name, value in vars(self).items() if name != "_encoder"}
 
     def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
         """Encode and write what is to be done of one shard; returns the seconds each stage took."""
@@ -117,12 +136,12 @@ class Job:
         if len(rows) < self.layout.images_in([shard]):
             kept = cache.read_shard(shard)
             cache.undeclare(shard)
-        data, clock = self.encoder.shard(shard, rows, tell)
-        start = time.perf_counter()
-        if kept:
-            fill_in(data, kept, rows)
-        cache.write_shard(shard, data, MASKS, rows if kept else None)
-        return {**clock, "write": time.perf_counter() - start}
+        times = StageTimes()
+        with self.encoder.shard(shard, rows, tell, times) as data, times("write"):
+            if kept:
+                fill_in(data, kept, rows)
+            cache.write_shard(shard, data, MASKS, rows if kept else None)
+        return times.seconds
 
 
 @dataclass(frozen=True)
@@ -173,9 +192,9 @@ class Summary:
 
 
 @lru_cache(maxsize=1)
-def load_clip(source: CLIPSource, precision: Precision, device: str) -> FrozenCLIP:
+def load_clip(source: CLIPSource, precision: Precision, device: str, compiled: bool = False) -> FrozenCLIP:
     """The teacher, once a process."""
-    return FrozenCLIP(source, precision, torch.device(device))
+    return FrozenCLIP(source, precision, torch.device(device), compiled)
 
 
 def plan(settings: Settings, note: Note = lambda _: None) -> Plan:
@@ -195,8 +214,8 @@ def plan(settings: Settings, note: Note = lambda _: None) -> Plan:
     device, precision = _resolved(settings, note)
     # of a cluster's client CLIP is asked for text features only
     own = str(resolve_device("auto")) if workers.scheduler else device
-    clip = load_clip(settings.clip, precision, own)
-    masker = Masker(split, clip.grid, kmeans=settings.kmeans)
+    clip = load_clip(settings.clip, precision, own, settings.compile)
+    masker = Masker(split, clip.grid, kmeans=settings.kmeans, device=device)
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
     cache = None if settings.overwrite else reopened(settings.cache)
     if settings.overwrite:
@@ -209,8 +228,8 @@ def plan(settings: Settings, note: Note = lambda _: None) -> Plan:
         check_unchanged(cache, dataset)
     layout = Layout(len(dataset), settings.cropping.count, clip.channels, clip.grid, settings.shard, settings.dense)
     job = Job(
-        *(settings.clip, precision, own, dataset, masker, layout, prompts, settings.cropping),
-        *(settings.cache, settings.retry_failed),
+        *(settings.clip, precision, own, dataset.once(), masker, layout, prompts, settings.cropping),
+        *(settings.cache, settings.retry_failed, settings.compile),
     )
     attributes = {
         "fingerprint": _fingerprint(clip, dataset, settings),
@@ -304,7 +323,7 @@ def _fingerprint(clip: FrozenCLIP, dataset: Dataset, settings: Settings) -> Fing
 def _create(work: Plan) -> Cache:
     job = work.job
     prompts, dataset = job.prompts, job.dataset
-    clip = load_clip(job.source, job.precision, job.device)
+    clip = load_clip(job.source, job.precision, job.device, job.compile)
     words = prompts.words(dataset.name, dataset.classes)
     features = clip.encode_text(words, prompts.templates)
     texts = Texts(prompts.name, dataset.classes, prompts.templates, features)

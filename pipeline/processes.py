@@ -12,6 +12,8 @@ import dask
 import torch
 from dask.distributed import Client, LocalCluster, WorkerPlugin
 
+TASKS = 2
+"""Shards that a worker has at hand at once: while one has CLIP, the other is decoded before it or written after it."""
 LOOPBACK = "127.0.0.1:0"
 NAME = "CUDA_VISIBLE_DEVICES"
 
@@ -51,7 +53,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 @contextmanager
 def local_client(workers: int, processes: bool, gpus: Sequence[str] = ()) -> Iterator[Client]:
-    """So many workers of one task each, in this process or in their own, the cores divided; one a GPU if given some.
+    """So many workers, in this process or in their own, which share the cores; one a GPU if given some.
 
     Nothing is served but to this machine, and the environment is as it was afterwards. Processes have a dashboard if
     bokeh is installed.
@@ -82,7 +84,7 @@ def dashboard(client: Client) -> str | None:
 
 def _cluster(workers: int, processes: bool, gpus: Sequence[str]) -> LocalCluster:
     options: dict[str, Any] = {
-        "threads_per_worker": 1,
+        "threads_per_worker": TASKS,
         "dashboard_address": LOOPBACK,
         "worker_dashboard_address": LOOPBACK,
         "memory_limit": 0,

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from data_cache.content import OK
 from data_cache.datasets.base import Dataset
+from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.lock import writer_lock
 from data_cache.schema import reserved_label
@@ -73,10 +74,9 @@ class Job:
         for row, index in enumerate(range(span.start, span.stop)):
             if status[row] == OK:
                 whole, dense = self._label(index, digest[row]), cache.dense(index)
-                for view in range(views):
-                    geometry = View.stored(box[row, view], flip[row, view])
-                    shown = None if whole is None else replay_label(whole, geometry, size)
-                    label[row, view], count[row, view] = self.masker(dense[view], shown)
+                crops = [View.stored(box[row, view], flip[row, view]) for view in range(views)]
+                shown = [None if whole is None else replay_label(whole, crop, size) for crop in crops]
+                label[row], count[row] = self.masker(dense, shown)
             tell(1)
         cache.write_masks(shard, label, count, self.name)
         return {}
@@ -109,7 +109,7 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None, 
         raise UserError(f"{cache.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
     if cache.pending(MASKS):
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
-    job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root), _masker(wanted, cache))
+    job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root).once(), _masker(wanted, cache))
     room = "finished shards are kept: make room, and the same command goes on"
     with disk_errors(wanted.cache, room), writer_lock(wanted.cache):
         cache = Cache(wanted.cache, mode="r+")  # another call may have added a set while this one waited or looked
@@ -133,4 +133,6 @@ def _masker(wanted: Clustering, cache: Cache) -> Masker:
     if wanted.unseen is not None:
         given["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, wanted.unseen).unseen
     about = cache.mask_attributes(MASKS) | {name: value for name, value in given.items() if value is not None}
-    return masker_of(cache, about, classes, wanted.kmeans)
+    # machines of a cluster may have a GPU or not: all have a CPU, which gives the same labels
+    device = "cpu" if wanted.scheduler else str(resolve_device("auto"))
+    return masker_of(cache, about, classes, device, wanted.kmeans)

@@ -66,14 +66,16 @@ def repair(
             _check_unchanged(cache, dataset, features)
             about, parts = cache.fingerprint, ("", f"masks/{MASKS}")
             teacher = same_clip(about["clip"], cache.attributes["recorded"].get("clip"), clip, weights, device)
-            masker = masker_of(cache, cache.mask_attributes(MASKS), dataset.classes)
+            masker = masker_of(cache, cache.mask_attributes(MASKS), dataset.classes, str(device))
             encoder = Encoder(teacher, dataset, masker, cache.layout, Cropping.stored(about["views"]))
             for shard in features:
                 before = _forgotten(cache, shard, parts)
-                cache.write_shard(shard, encoder.shard(shard, tell=tell)[0], MASKS)
+                with encoder.shard(shard, tell=tell) as data:
+                    cache.write_shard(shard, data, MASKS)
                 same += files_of(cache, shard, parts) == before
         for name, shards in sets.items():
-            job = Job(path, name, dataset, masker_of(cache, cache.mask_attributes(name), dataset.classes))
+            masker = masker_of(cache, cache.mask_attributes(name), dataset.classes, str(device))
+            job = Job(path, name, dataset, masker)
             for shard in shards:
                 before = _forgotten(cache, shard, (f"masks/{name}",))
                 job.run(shard, tell)

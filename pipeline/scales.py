@@ -5,7 +5,7 @@ from jaxtyping import Bool, Int
 
 from data_cache.record import ImageRecord
 from pipeline.fusion import NOT_IGNORED
-from pipeline.kmeans import Clusters, backend, cluster
+from pipeline.kmeans import Clusters, assign_faiss, cluster
 
 
 def clusters_of(record: ImageRecord) -> Clusters:
@@ -16,7 +16,7 @@ def clusters_of(record: ImageRecord) -> Clusters:
     """
     about = record.reader.about
     ignored = record.masks != record.nothing
-    return cluster(record.dense, ignored, backend("auto")[1], tuple(about["windows"]), about["updates"])
+    return cluster(record.dense, ignored, assign_faiss, tuple(about["windows"]), about["updates"])
 
 
 def scale_maps(record: ImageRecord) -> dict[str, Int[np.ndarray, "y x"]]:

@@ -16,7 +16,7 @@ from distributed.client import FutureCancelledError
 
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError
-from pipeline.processes import dashboard, local_client, visible_gpus
+from pipeline.processes import TASKS, dashboard, local_client, visible_gpus
 from pipeline.scheduler import CURE, PATIENCE, Expected, check_address, check_workers, connected
 
 KEPT = "finished shards are kept, and the same command goes on"
@@ -86,9 +86,9 @@ class ShardJob(Protocol):
 class JobPlugin(WorkerPlugin):
     """Carries the job to each worker once, so that tasks are nothing but shard numbers.
 
-    The job builds its model in the first task, off the worker's event loop. A worker does one shard at a time, however
-    many threads it was started with. Where workers are guests' (`expected`), each looks at its first shard whether it
-    has and sees what it needs, so that those that join later are checked too.
+    The job builds its model in the first task, off the worker's event loop. A worker has `TASKS` shards at hand at the
+    most, however many threads it was started with. Where workers are guests' (`expected`), each looks at its first
+    shard whether it has and sees what it needs, so that those that join later are checked too.
     """
 
     def __init__(self, job: ShardJob, name: str, expected: Expected | None = None) -> None:
@@ -97,38 +97,42 @@ class JobPlugin(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Called by Dask where the worker is."""
         self.worker, self.checked = worker, self.expected is None
-        self.busy, self.stopped = threading.Lock(), threading.Event()
+        self.hands, self.running, self.stopped = threading.Semaphore(TASKS), set(), threading.Event()
 
     def run(self, shard: int) -> dict[str, float]:
         """Do a shard, in a thread of the worker's."""
-        with self.busy:
-            key, done = self.worker.get_current_task(), 0
+        key, done = self.worker.get_current_task(), 0
 
-            def tell(images: int) -> None:
-                nonlocal done
-                task = self.worker.state.tasks.get(key)
-                # cancelled, by a client or by its end: another run may be about to write this shard
-                if self.stopped.is_set() or task is None or task.state == "cancelled":
-                    raise RuntimeError("stopped")
-                done += images
-                self.worker.log_event(self.name, (shard, done))
+        def tell(images: int) -> None:
+            nonlocal done
+            task = self.worker.state.tasks.get(key)
+            # cancelled, by a client or by its end: another run may be about to write this shard
+            if self.stopped.is_set() or task is None or task.state == "cancelled":
+                raise RuntimeError("stopped")
+            done += images
+            self.worker.log_event(self.name, (shard, done))
 
-            tell(0)
-            if not self.checked:
-                self.expected.check_here(self.worker.address)
-                self.checked = True
-            return self.job.run(shard, tell)
+        with self.hands:
+            self.running.add(shard)
+            try:
+                tell(0)
+                if not self.checked:
+                    self.expected.check_here(self.worker.address)
+                    self.checked = True
+                return self.job.run(shard, tell)
+            finally:
+                self.running.discard(shard)
 
     async def teardown(self, worker: Any) -> None:
         """Called by Dask when the run ends, another takes its place, or the worker closes.
 
-        A guest waits for the running shard, which stops at its next batch: whoever asked for this may write it next.
+        A guest waits for running shards, which stop at their next batch: whoever asked for this may write them next.
         """
         self.stopped.set()
         if self.expected is None:
             return
         deadline = time.monotonic() + PATIENCE
-        while self.busy.locked() and time.monotonic() < deadline:
+        while self.running and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         del self.job
         gc.collect()

@@ -12,7 +12,16 @@ import pytest
 import cli
 
 REPOSITORY = Path(__file__).parents[1]
-TINY = ("--clip", str(REPOSITORY / "tests/tiny-vit.json"), "--clip-weights", "random", "--device", "cpu")
+TINY = (
+    "--clip",
+    str(REPOSITORY / "tests/tiny-vit.json"),
+    "--clip-weights",
+    "random",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+)
 STUDENT = ("--encoder-weights", "none", "--workers", "0", "--device", "cpu")
 
 

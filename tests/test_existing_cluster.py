@@ -52,10 +52,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def planned(root, cache, address=None, shard=1, **given):
-    return plan(
-        Settings("folder", cache, root, clip=CLIP, device="cpu", unseen="disc", shard=shard, scheduler=address, **given)
-    )
+def planned(root, cache, address=None, shard=1, device="cpu"):
+    options = {"clip": CLIP, "precision": "fp32", "unseen": "disc", "device": device}
+    return plan(Settings("folder", cache, root, shard=shard, scheduler=address, **options))
 
 
 def contents(cache):
@@ -280,10 +279,8 @@ def test_what_is_no_scheduler_is_refused_with_the_cure(dask, clipteacher, root, 
 def test_a_device_that_the_workers_lack_is_refused(dask, root, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("they have one")
-    asked = Settings(
-        "folder", tmp_path / "c.zarr", root, clip=CLIP, device="cuda", unseen="disc", scheduler=dask.address
-    )
-    refused(lambda: plan(asked), "--device cuda", "0 CUDA GPUs are visible", kind=UsageError)
+    there = (tmp_path / "c.zarr", dask.address)
+    refused(lambda: planned(root, *there, device="cuda"), "--device cuda", "0 CUDA GPUs are visible", kind=UsageError)
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_then_told(tmp_path, monkeypatch):

@@ -15,8 +15,10 @@ CHUNKS_WITHOUT_RECORD = (
     KILL
     + """
 commit = Journal.commit
+records = []
 def dying(self, shard, *a):
-    return kill() if shard == 1 and self._array.path == "masks/default/journal" else commit(self, shard, *a)
+    records.extend([shard] * (self._array.path == "masks/default/journal"))
+    return kill() if len(records) == 2 else commit(self, shard, *a)
 Journal.commit = dying
 """
 )
@@ -40,8 +42,10 @@ HALF_A_FILE = (
     + """
 import zarr.storage._local as local
 put = local._put
+files = set()
 def dying(path, value, exclusive=False):
-    if "/cls/c/1" in path.as_posix():
+    files.update([path] * ("/cls/c/" in path.as_posix()))
+    if len(files) == 2:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".0123.partial").write_bytes(value.to_bytes()[:20])
         kill()

@@ -47,6 +47,7 @@ def caches(worlds):
             clip=CLIPSource(TINY[1], "random"),
             unseen=",".join(UNSEEN),
             device="cpu",
+            precision="fp32",
         )
         execute(plan(settings)).check(0)
         found.append(settings.cache)

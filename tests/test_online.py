@@ -31,6 +31,7 @@ def precomputed(folder, dataset, root, limit):
         clip=CLIPSource("tiny", image_size=128),
         limit=limit,
         device="cpu",
+        precision="fp32",
         shard=8,
         cropping=Cropping(VIEWS),
     )

@@ -23,7 +23,21 @@ def make_cache(root, cache, log, workers=0):
 
     _noting(Job, log)
     clip = CLIPSource(str(REPOSITORY / "tests/tiny-vit.json"), "random")
-    execute(plan(Settings("folder", cache, root, clip=clip, device="cpu", shard=2, unseen="disc", workers=workers)))
+    execute(
+        plan(
+            Settings(
+                "folder",
+                cache,
+                root,
+                clip=clip,
+                device="cpu",
+                precision="fp32",
+                shard=2,
+                unseen="disc",
+                workers=workers,
+            )
+        )
+    )
 
 
 def cluster_again(root, cache, log):

@@ -8,11 +8,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from refusals import refused
 from tiny_world import CONFIG, picture, tiny_clip
+from torch._dynamo.exc import BackendCompilerFailed
 
 from data_cache.errors import UsageError
-from pipeline.clip import finite
+from pipeline.clip import FrozenCLIP, Pending
 from pipeline.prompts import Prompts
+from pipeline.weights import CLIPSource
 
 IMAGES = np.stack([picture(seed, 128, 128) for seed in range(3)])
 CLASSES, TEMPLATES = ["sky", "garden gnome"], ["a photo of a {}", "this is the {} in the scene."]
@@ -125,18 +128,22 @@ def test_the_text_tower_stays_in_single_precision(clip):
 
 
 def test_finite_names_the_images_with_an_infinity_or_a_nan_anywhere():
-    features = np.zeros((4, 2, 2, 3), np.float16)
-    features[1, 1, 0, 2], features[3, 0, 1, 1] = np.inf, np.nan
-    assert finite(features).tolist() == [True, False, True, False]
-    assert finite(features[:, 0, 0]).tolist() == [True] * 4
+    cls, dense = torch.zeros(5, 3, dtype=torch.float16), torch.zeros(5, 2, 2, 3, dtype=torch.float16)
+    dense[1, 1, 0, 2], dense[3, 0, 1, 1], cls[4, 2] = np.inf, np.nan, -np.inf
+    assert Pending(cls, dense).finite().tolist() == [True, False, True, False, False]
 
 
 def test_features_beyond_float16_come_back_as_not_finite_without_an_error():
     clip = tiny_clip()
     clip.model.visual.proj.mul_(1e6)
-    features = clip.encode(IMAGES)
-    assert not finite(features.cls).any()
-    assert not finite(features.dense).any()
+    assert not clip.ask(IMAGES).finite().any()
+
+
+def test_what_is_asked_and_what_is_encoded_are_the_same_float16_numbers(clip):
+    pending, features = clip.ask(IMAGES), clip.encode(IMAGES)
+    assert features.cls.dtype == features.dense.dtype == np.float16
+    np.testing.assert_array_equal(pending.cls.numpy(), features.cls)
+    np.testing.assert_array_equal(pending.dense.numpy(), features.dense)
 
 
 # -- text features -------------------------------------------------------------------------------------------------
@@ -232,3 +239,31 @@ def test_the_config_is_found_by_its_content_not_its_folder(tmp_path, clip):
     copy = tiny_clip(config=tmp_path / "ViT-B-16.json")
     assert (copy.channels, copy.image_size, copy.grid) == (64, 128, (8, 8))
     assert copy.weights_hash == clip.weights_hash
+
+
+# -- compiled ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
+def test_compiled_it_says_the_same_but_for_rounding(clip):
+    compiled = FrozenCLIP(CLIPSource(str(CONFIG), "random"), "fp32", torch.device("cpu"), compiled=True)
+    found, expected = compiled.encode(IMAGES), clip.encode(IMAGES)
+    np.testing.assert_allclose(found.cls.astype(float), expected.cls.astype(float), atol=4e-3)
+    np.testing.assert_allclose(found.dense.astype(float), expected.dense.astype(float), atol=8e-3)
+    assert compiled.fingerprint() == clip.fingerprint()
+
+
+def test_where_nothing_can_be_compiled_the_option_is_named(monkeypatch):
+    def broken(_):
+        def call(*_):
+            raise BackendCompilerFailed(compiler, RuntimeError("no compiler\nand more"), None)
+
+        return call
+
+    def compiler():
+        pass
+
+    monkeypatch.setattr(torch, "compile", broken)
+    clip = FrozenCLIP(CLIPSource(str(CONFIG), "random"), "fp32", torch.device("cpu"), compiled=True)
+    refused(lambda: clip.encode(IMAGES), "--compile", "leave it out")

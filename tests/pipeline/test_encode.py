@@ -7,15 +7,17 @@ from dataclasses import replace
 import numpy as np
 import oracle_masks as oracle
 import pytest
+import torch
 from PIL import Image
 from tiny_world import CLASSES, draw_folder, tiny_clip
 
 from data_cache.datasets import open_dataset
 from data_cache.schema import Layout
 from data_cache.splits import Split
-from pipeline.clip import Features
-from pipeline.encode import BATCH, Encoder
+from pipeline.clip import BATCH, Pending
+from pipeline.encode import Encoder
 from pipeline.masks import Masker
+from pipeline.stages import StageTimes
 
 IMAGES, SHARD = 9, 7
 TRUNCATED, MISFIT, UNLABELLED = 2, 4, 5
@@ -41,7 +43,7 @@ def told():
 
 @pytest.fixture(scope="module")
 def shard(encoder, told):
-    return encoder.shard(0, tell=told.append)[0]
+    return encoded(encoder, 0, tell=told.append)
 
 
 def pixels(root, index):
@@ -53,6 +55,11 @@ def nearest_label(root, index):
     label = np.array(Image.open(root / f"labels/{index:02}.png"))
     rows, columns = (((np.arange(128) + 0.5) * side / 128).astype(int) for side in label.shape)
     return label[rows][:, columns]
+
+
+def encoded(encoder, number, **options):
+    with encoder.shard(number, **options) as shard:
+        return shard
 
 
 def is_blank(shard, row):
@@ -113,7 +120,7 @@ def test_size_view_and_hashes_are_those_of_the_files(root, shard):
 
 
 def test_the_last_shard_holds_the_images_that_remain(encoder, shard):
-    last, _ = encoder.shard(1)
+    last = encoded(encoder, 1)
     assert last.status == ["ok", "ok"]
     assert last.cls.shape == (2, 1, 64)
     alone = encoder.clip.encode(np.stack([pixels(encoder.dataset.root, index) for index in (7, 8)]))
@@ -134,7 +141,7 @@ def test_a_batch_of_nothing_but_bad_images_does_not_stop_the_shard(tmp_path, enc
     count = BATCH["cpu"] + 1
     draw_folder(tmp_path, count, truncated=range(BATCH["cpu"]))
     dataset = open_dataset("folder", tmp_path, "train")
-    shard, _ = replace(encoder, dataset=dataset, layout=replace(encoder.layout, images=count)).shard(0)
+    shard = encoded(replace(encoder, dataset=dataset, layout=replace(encoder.layout, images=count)), 0)
     assert [status == "ok" for status in shard.status] == [False] * BATCH["cpu"] + [True]
     assert shard.cls[-1].any()
 
@@ -142,17 +149,17 @@ def test_a_batch_of_nothing_but_bad_images_does_not_stop_the_shard(tmp_path, enc
 @pytest.mark.parametrize("part", ["cls", "dense"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, monkeypatch, part, value):
-    overflowing, encode = pixels(root, 3), encoder.clip.encode
+    overflowing, ask = pixels(root, 3), encoder.clip.ask
 
     def burst(images):
-        features = encode(images)
+        features = ask(images)
         bad = (images == overflowing).all(axis=(1, 2, 3))
-        spoilt = getattr(features, part).copy()
-        spoilt[bad, ..., -1] = value
-        return Features(**{"cls": features.cls, "dense": features.dense, part: spoilt})
+        spoilt = getattr(features, part).clone()
+        spoilt[torch.from_numpy(bad), ..., -1] = value
+        return Pending(**{"cls": features.cls, "dense": features.dense, part: spoilt})
 
-    monkeypatch.setattr(encoder.clip, "encode", burst)
-    other, _ = encoder.shard(0)
+    monkeypatch.setattr(encoder.clip, "ask", burst)
+    other = encoded(encoder, 0)
     assert "finite" in other.status[3]
     assert is_blank(other, 3)
     rest = [index for index in range(SHARD) if index != 3]
@@ -170,17 +177,18 @@ def test_progress_adds_up_to_all_images_good_and_bad(shard, told):
 
 
 def test_without_dense_tokens_the_rest_is_the_same(encoder, shard):
-    bare, _ = replace(encoder, layout=replace(encoder.layout, dense="none")).shard(0)
+    bare = encoded(replace(encoder, layout=replace(encoder.layout, dense="none")), 0)
     assert bare.dense is None
     np.testing.assert_array_equal(bare.cls, shard.cls)
     np.testing.assert_array_equal(bare.label, shard.label)
 
 
 def test_a_shard_is_the_same_each_time_and_tells_the_seconds_of_each_stage(encoder, shard, caplog):
+    times = StageTimes()
     with caplog.at_level(logging.WARNING):
-        again, seconds = encoder.shard(0)
+        again = encoded(encoder, 0, times=times)
     for name in ("cls", "dense", "label", "count"):
         np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
-    assert set(seconds) == {"decode", "encode", "cluster"}
-    assert all(value > 0 for value in seconds.values())
+    assert list(times.seconds) == ["decode", "encode", "cluster", "wait"]
+    assert all(value > 0 for value in times.seconds.values())
     assert not caplog.records

@@ -2,6 +2,7 @@
 
 import errno
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def test_a_file_system_that_fills_up_ends_the_run_in_one_line_and_loses_no_finis
 
     def fill(images):
         told.append(images)
-        if len(told) == 2:  # the second shard is being encoded
+        if len(told) == 2:  # the second shard is being encoded, and the first written
+            while len(Cache(settings.cache).pending(MASKS)) == 3:
+                time.sleep(0.01)
             with (disk / "filler").open("wb") as file, suppress(OSError):
                 while True:
                     file.write(bytes(4096))

@@ -11,7 +11,15 @@ from refusals import refused
 from tiny_world import random_dense
 
 from data_cache.errors import UsageError
-from pipeline.kmeans import assign_faiss, backend, cluster, max_centres, normalised, spherical_kmeans, window_centres
+from pipeline.kmeans import (
+    assign_faiss,
+    backend_name,
+    cluster,
+    max_centres,
+    normalised,
+    spherical_kmeans,
+    window_centres,
+)
 
 
 def case(seed, grid=(10, 8), share=0.6):
@@ -249,8 +257,9 @@ def test_faiss_searches_on_one_thread(monkeypatch):
     assert seen == [1]
 
 
-def test_auto_and_faiss_are_faiss_and_other_backends_are_refused_by_name(monkeypatch):
-    assert backend("auto") == backend("faiss") == ("faiss", assign_faiss)
-    refused(lambda: backend("kmeans++"), "--kmeans kmeans++", "faiss", kind=UsageError)
+def test_auto_is_faiss_on_a_cpu_and_torch_on_a_gpu_and_other_backends_are_refused_by_name(monkeypatch):
+    assert backend_name("auto", "cpu") == backend_name("faiss", "cuda") == "faiss"
+    assert backend_name("auto", "cuda:1") == backend_name("torch", "cpu") == "torch"
+    refused(lambda: backend_name("kmeans++", "cpu"), "--kmeans kmeans++", "faiss", "torch", kind=UsageError)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
-    refused(lambda: backend("faiss-gpu"), "--kmeans faiss-gpu", "--kmeans faiss", kind=UsageError)
+    refused(lambda: backend_name("faiss-gpu", "cuda"), "--kmeans faiss-gpu", "--kmeans faiss", kind=UsageError)

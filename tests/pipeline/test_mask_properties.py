@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from tiny_world import random_dense
 
 from pipeline.fusion import NOT_IGNORED, fuse, group_centres
-from pipeline.kmeans import backend, cluster, max_centres
+from pipeline.kmeans import assign_faiss, cluster, max_centres
 
 GRID = (7, 9)
 TOKENS = GRID[0] * GRID[1]
-ASSIGN = backend("faiss")[1]
+ASSIGN = assign_faiss
 seeds = st.integers(0, 100_000)
 
 

@@ -16,6 +16,12 @@ SPLIT = Split(("sky", "road", "tree", "gnome"), ("tree",))
 VOID, SEEN, UNSEEN = 255, 1, 2
 
 
+def masks_of(masker, dense, label):
+    """Labels and their number of one view."""
+    stored, count = masker(dense[None], [label])
+    return stored[0], int(count[0])
+
+
 def patch(*values):
     """One 4 x 4 patch that holds these values, then seen ones."""
     return np.array([*values, *[SEEN] * (16 - len(values))], np.uint8).reshape(4, 4)
@@ -57,33 +63,38 @@ def test_ignored_tokens_equal_a_count_patch_by_patch(seed, rows, columns, height
 # -- Masker --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kmeans", ["faiss", "torch"])
 @pytest.mark.parametrize("windows", [(3,), (3, 7), (2, 3, 5)])
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
-def test_a_masker_is_ignored_tokens_then_clusters_then_votes(windows, threshold):
+def test_a_masker_is_ignored_tokens_then_clusters_then_votes(windows, threshold, kmeans):
     grid, rng = (9, 8), np.random.default_rng(5)
     label = rng.choice([0, 1, 2, 255], (36, 32), p=[0.3, 0.2, 0.3, 0.2]).astype(np.uint8)
     dense = random_dense(5, grid)
     ignored = oracle.ignored_tokens(label, {UNSEEN}, grid)
     assert 0 < ignored.sum() < ignored.size
     expected = oracle.fused(*oracle.clusters(dense, ignored, windows), dense, threshold)
-    stored, count = Masker(SPLIT, grid, windows, threshold)(dense, label)
+    stored, count = masks_of(Masker(SPLIT, grid, windows, threshold, kmeans=kmeans), dense, label)
     assert stored.dtype == np.uint8
     np.testing.assert_array_equal(np.where(expected < 0, 255, expected), stored)
     assert count == len(np.unique(expected[ignored]))
 
 
-def test_the_number_of_updates_reaches_the_clustering():
+@pytest.mark.parametrize("kmeans", ["faiss", "torch"])
+def test_the_number_of_updates_reaches_the_clustering(kmeans):
     dense = random_dense(2, (12, 12))
     maps = []
     for updates in (1, 10):
         clusters = oracle.clusters(dense, np.ones((12, 12), bool), (3, 7), updates)
         maps.append(oracle.fused(*clusters, dense))
-        np.testing.assert_array_equal(Masker(SPLIT, (12, 12), updates=updates)(dense, None)[0], maps[-1])
+        found, _ = masks_of(Masker(SPLIT, (12, 12), updates=updates, kmeans=kmeans), dense, None)
+        np.testing.assert_array_equal(found, maps[-1])
     assert (maps[0] != maps[1]).any()
 
 
-def test_an_image_without_ignored_tokens_has_no_labels_and_the_reserved_value_everywhere():
-    stored, count = Masker(SPLIT, (8, 8))(random_dense(0), np.full((32, 32), SEEN, np.uint8))
+@pytest.mark.parametrize("kmeans", ["faiss", "torch"])
+def test_an_image_without_ignored_tokens_has_no_labels_and_the_reserved_value_everywhere(kmeans):
+    masker = Masker(SPLIT, (8, 8), kmeans=kmeans)
+    stored, count = masks_of(masker, random_dense(0), np.full((32, 32), SEEN, np.uint8))
     assert (stored == 255).all()
     assert stored.dtype == np.uint8
     assert count == 0
@@ -95,17 +106,18 @@ def distinct(count):
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)[None].astype(np.float16)
 
 
+@pytest.mark.parametrize("kmeans", ["faiss", "torch"])
 @pytest.mark.parametrize(
     ("tokens", "dtype", "reserved"), [(253, "uint8", 255), (254, "uint8", 255), (255, "uint16", 65535)]
 )
-def test_labels_take_two_bytes_from_255_possible_ones_on(tokens, dtype, reserved):
-    masker = Masker(SPLIT, (1, tokens), windows=(1,), threshold=1.0)
-    stored, count = masker(distinct(tokens), None)
+def test_labels_take_two_bytes_from_255_possible_ones_on(tokens, dtype, reserved, kmeans):
+    masker = Masker(SPLIT, (1, tokens), windows=(1,), threshold=1.0, kmeans=kmeans)
+    stored, count = masks_of(masker, distinct(tokens), None)
     assert masker.dtype == stored.dtype.name == dtype
     assert masker.attributes()["dtype"] == dtype
     assert stored.ravel().tolist() == list(range(tokens))
     assert count == tokens
-    assert (masker(distinct(tokens), np.zeros((2, 2 * tokens), np.uint8))[0] == reserved).all()
+    assert (masks_of(masker, distinct(tokens), np.zeros((2, 2 * tokens), np.uint8))[0] == reserved).all()
 
 
 def test_the_paper_s_grid_fits_into_one_byte():
@@ -129,11 +141,13 @@ def test_an_unknown_backend_is_refused_before_any_image():
     refused(lambda: Masker(SPLIT, (8, 8), kmeans="magic").attributes(), "--kmeans magic", kind=UsageError)
 
 
-def test_the_same_image_gives_the_same_masks_whatever_came_before():
-    masker, dense = Masker(SPLIT, (8, 8)), random_dense(1)
-    first, count = masker(dense, None)
-    masker(random_dense(2), None)
-    again, count_again = Masker(SPLIT, (8, 8))(dense, None)
-    np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first, masker(dense, None)[0])
-    assert count == count_again > 1
+@pytest.mark.parametrize("kmeans", ["faiss", "torch"])
+def test_the_same_image_gives_the_same_masks_whatever_came_before_or_beside_it(kmeans):
+    masker, views = Masker(SPLIT, (8, 8), kmeans=kmeans), np.stack([random_dense(seed) for seed in range(6)])
+    labels = [None, np.full((32, 32), VOID, np.uint8), np.full((32, 32), SEEN, np.uint8), None, None, None]
+    together, counts = masker(views, labels)
+    for place in (4, 0, 1, 2, 3, 5):
+        alone, count = masks_of(Masker(SPLIT, (8, 8), kmeans=kmeans), views[place], labels[place])
+        np.testing.assert_array_equal(together[place], alone)
+        assert counts[place] == count
+    assert counts.max() > 1

@@ -1,5 +1,6 @@
 """Stage 1 as a whole: planned without a trace, resumed without a difference."""
 
+import pickle
 from collections import namedtuple
 from dataclasses import replace
 
@@ -39,6 +40,7 @@ def settings(root, tmp_path):
         root,
         clip=CLIPSource(CONFIG, "random"),
         device="cpu",
+        precision="fp32",
         shard=SHARD,
         unseen="tree",
     )
@@ -54,7 +56,7 @@ def done(root, tmp_path_factory, told):
     """Settings and summary of a run that nothing disturbed."""
     cache = tmp_path_factory.mktemp("done") / "own.zarr"
     clip = CLIPSource(CONFIG, "random")
-    settings = Settings("folder", cache, root, clip=clip, device="cpu", shard=SHARD, unseen="tree")
+    settings = Settings("folder", cache, root, clip=clip, device="cpu", precision="fp32", shard=SHARD, unseen="tree")
     return settings, execute(plan(settings), told.append)
 
 
@@ -104,7 +106,8 @@ def test_the_cache_holds_what_an_encoder_gives_shard_by_shard(done, root):
     encoder = Encoder(tiny_clip(), open_dataset("folder", root, "train"), masker, layout)
     stored = arrays(done[0].cache)
     for number in range(SHARDS):
-        expected, _ = encoder.shard(number)
+        with encoder.shard(number) as expected:
+            pass
         span = slice(number * SHARD, (number + 1) * SHARD)
         names = {"image/size": "size", "view/box": "box", "view/flip": "flip", "cls": "cls", "dense": "dense"}
         names |= {f"image/{name}": name for name in ("status", "content_hash", "label_hash")}
@@ -253,6 +256,14 @@ def test_other_weights_of_the_same_name_are_refused(done, tmp_path):
 def test_an_impossible_option_is_refused_before_anything_is_written(settings, tmp_path, change, words):
     refused(lambda: plan(replace(settings, **change)), *words, kind=UsageError)
     assert tree(tmp_path) == {}
+
+
+def test_a_job_travels_without_the_model_it_has_built(done):
+    job = plan(done[0]).job
+    model = job.encoder.clip
+    travelled = pickle.loads(pickle.dumps(job))
+    assert (travelled.layout, travelled.masker, travelled.dataset.ids) == (job.layout, job.masker, job.dataset.ids)
+    assert travelled.encoder.clip is model  # built once a process
 
 
 # -- disks and pictures --------------------------------------------------------------------------------------------

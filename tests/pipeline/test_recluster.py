@@ -33,6 +33,7 @@ def precomputed(root, dense="float16", name="c.zarr", source=None):
         root,
         clip=source,
         device="cpu",
+        precision="fp32",
         shard=4,
         dense=dense,
         unseen="tree",
@@ -225,7 +226,13 @@ def test_int8_tokens_of_the_tiny_clip_keep_directions_and_masks_in_half_the_byte
     caches = {}
     for dense in ("float16", "int8"):
         settings = Settings(
-            "scenes", tmp_path / f"{dense}.zarr", clip=CLIPSource("tiny"), limit=SCENES, dense=dense, device="cpu"
+            "scenes",
+            tmp_path / f"{dense}.zarr",
+            clip=CLIPSource("tiny"),
+            limit=SCENES,
+            dense=dense,
+            device="cpu",
+            precision="fp32",
         )
         execute(plan(settings)).check(0)
         recluster(Clustering(settings.cache, "again"))

@@ -27,7 +27,7 @@ def root(tmp_path):
 
 
 def settings_of(root, cache, **given):
-    common = {"clip": CLIPSource(CONFIG, "random"), "device": "cpu", "shard": 3, "unseen": "tree"}
+    common = {"clip": CLIPSource(CONFIG, "random"), "device": "cpu", "precision": "fp32", "shard": 3, "unseen": "tree"}
     return Settings("folder", cache, root, **(common | given))
 
 
@@ -41,9 +41,9 @@ def settings(root, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """The names of the images that are encoded."""
-    names, decode = [], Encoder._decode
+    names, read = [], Encoder._read
     monkeypatch.setattr(
-        Encoder, "_decode", lambda self, index: names.append(self.dataset.ids[index]) or decode(self, index)
+        Encoder, "_read", lambda self, index: names.append(self.dataset.ids[index]) or read(self, index)
     )
     return names
 
@@ -172,7 +172,15 @@ def plan_refused(settings):
 
 
 def test_scenes_grow_by_a_greater_limit(tmp_path):
-    few = Settings("scenes", tmp_path / "s.zarr", clip=CLIPSource(CONFIG, "random"), device="cpu", limit=3, shard=2)
+    few = Settings(
+        "scenes",
+        tmp_path / "s.zarr",
+        clip=CLIPSource(CONFIG, "random"),
+        device="cpu",
+        precision="fp32",
+        limit=3,
+        shard=2,
+    )
     execute(plan(few))
     more = replace(few, limit=5)
     refused(lambda: plan(more), "2 new (train/000003, train/000004)")

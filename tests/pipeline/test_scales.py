@@ -27,7 +27,15 @@ def read(tmp_path_factory):
         path = folder / f"{dense}.zarr"
         source = CLIPSource(str(CONFIG), "random")
         settings = Settings(
-            "folder", path, root, clip=source, device="cpu", dense=dense, unseen="tree", cropping=Cropping(2)
+            "folder",
+            path,
+            root,
+            clip=source,
+            device="cpu",
+            precision="fp32",
+            dense=dense,
+            unseen="tree",
+            cropping=Cropping(2),
         )
         execute(plan(settings))
         if masks:

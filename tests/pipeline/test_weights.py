@@ -214,7 +214,15 @@ def test_weights_that_cannot_be_fetched_are_refused_with_the_way_round(monkeypat
     refused(clip("ViT-B-16-quickgelu", "openai"), "--clip-weights openai", "no route to host", "random")
 
 
-def test_precision_is_single_on_a_cpu_unless_named_and_unknown_ones_are_refused():
-    assert resolve_precision("auto", CPU) == "fp32"
+@pytest.mark.parametrize(
+    ("able", "precision"),
+    [({}, "fp32"), ({"avx512_f": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_precision_is_half_on_a_cpu_that_multiplies_in_it_and_single_on_others(monkeypatch, able, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False} | able)
+    assert resolve_precision("auto", CPU) == precision
+
+
+def test_a_named_precision_is_taken_and_an_unknown_one_refused():
     assert [resolve_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
     refused(lambda: resolve_precision("fp8", CPU), "--precision fp8", "bf16", kind=UsageError)

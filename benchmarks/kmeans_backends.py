@@ -1,0 +1,80 @@
+"""Clustering and fusion by batches on a torch device against FAISS, one image at a time on one thread.
+
+32 x 32 tokens of 512 channels, all ignored, in 32 noisy regions: what a view of ViT-B/16 at 512 px asks for. Both do
+the same views, in turn; the ratio is FAISS's seconds over torch's. `--kmeans auto` follows from it: FAISS on a CPU,
+torch on a GPU.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data_cache.devices import resolve_device
+from data_cache.splits import Split
+from experiments.verification import rand_index
+from pipeline.masks import Masker
+
+GRID, CHANNELS, REGIONS = (32, 32), 512, 32
+
+
+def main() -> None:
+    """Time both and compare their labels."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--views", type=int, default=64)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    result = compared(resolve_device(asked.device), asked.views, asked.repetitions)
+    if asked.json:
+        print(json.dumps(result))
+        return
+    print(f"{result['device']}: {result['faiss_ms']:.2f} ms a view by FAISS, {result['torch_ms']:.2f} by torch")
+    print(f"adjusted Rand index {result['rand_index']:.4f}; ratio {result['ratio']:.2f}")
+
+
+def compared(device: torch.device, views: int, repetitions: int) -> dict[str, float | str]:
+    """Median milliseconds a view of both."""
+    dense = torch.from_numpy(np.stack([tokens(seed) for seed in range(views)])).to(device)
+    everything = Split(("anything",), ("anything",))
+    maskers = {kmeans: Masker(everything, GRID, kmeans=kmeans, device=str(device)) for kmeans in ("faiss", "torch")}
+    found: dict[str, list[float]] = {kmeans: [] for kmeans in maskers}
+    labels = {}
+    for repetition in range(repetitions + 1):
+        for kmeans, masker in maskers.items():
+            given = dense.cpu() if kmeans == "faiss" else dense
+            start = time.perf_counter()
+            labels[kmeans] = masker(given, [None] * views)[0].astype(int)
+            if repetition:
+                found[kmeans].append((time.perf_counter() - start) / views * 1e3)
+    index = [rand_index(a.ravel(), b.ravel()) for a, b in zip(labels["faiss"], labels["torch"], strict=True)]
+    faiss_ms, torch_ms = (statistics.median(found[kmeans]) for kmeans in ("faiss", "torch"))
+    return {
+        "ratio": faiss_ms / torch_ms,
+        "faiss_ms": faiss_ms,
+        "torch_ms": torch_ms,
+        "rand_index": float(np.mean(index)),
+        "device": str(device),
+    }
+
+
+def tokens(seed: int) -> np.ndarray:
+    """Dense tokens of regions that k-means takes several updates to find."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: GRID[0], : GRID[1]]
+    centres = rng.uniform(0, GRID[0], (REGIONS, 2))
+    region = ((y[..., None] - centres[:, 0]) ** 2 + (x[..., None] - centres[:, 1]) ** 2).argmin(axis=2)
+    meaning = rng.standard_normal((REGIONS, CHANNELS))
+    return (meaning[region] + 1.5 * rng.standard_normal((*GRID, CHANNELS))).astype(np.float16)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`precompute` against what one would write otherwise, with the same images, model and threads.
+
+The peer reads one image at a time with PIL, asks CLIP in fp32, clusters the ignored tokens with scikit-learn's KMeans
+(as many clusters as the paper's two windows give centres, 10 iterations, one start) and saves tokens and labels with
+`np.save`. It does less: no fusion, no records that survive a kill, no checks. The ratio is its seconds over ours.
+
+    uv run --group benchmarks python benchmarks/precompute_vs_plain_loop.py
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.cluster import KMeans
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.photographs import CLASSES, UNSEEN, draw_photographs
+from data_cache.splits import Split
+from pipeline.clip import FrozenCLIP
+from pipeline.kmeans import WINDOWS
+from pipeline.masks import ignored_tokens
+from pipeline.precompute import Settings, execute, plan
+from pipeline.weights import CLIPSource
+
+
+def main() -> None:
+    """Run both and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clip", default="ViT-B-16-quickgelu")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--precision", default="auto", help="of ours; the loop has fp32")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    source = CLIPSource(asked.clip, "random", asked.size)
+    with tempfile.TemporaryDirectory() as folder:
+        root = draw_photographs(Path(folder) / "photographs", asked.images)
+        given = {"clip": source, "precision": asked.precision, "device": "cpu", "shard": 8, "prompts": "single"}
+        work = plan(Settings("folder", Path(folder) / "ours.zarr", root, unseen=UNSEEN, **given))
+        theirs = FrozenCLIP(source, "fp32", torch.device("cpu"))
+        work.job.encoder.clip.encode(np.zeros((1, asked.size, asked.size, 3), np.uint8))
+        theirs.encode(np.zeros((1, asked.size, asked.size, 3), np.uint8))
+        ours = execute(work).seconds
+        plain = plain_loop(theirs, root, Path(folder) / "plain")
+    result = {"ratio": plain / ours, "ours": ours, "plain_loop": plain, "images": asked.images}
+    result |= {"precision": work.job.precision, "threads": torch.get_num_threads()}
+    if asked.json:
+        print(json.dumps(result))
+        return
+    print(f"{asked.images} images: {ours:.1f} s ours in {work.job.precision}, {plain:.1f} s the plain loop in fp32")
+    print(f"ratio {result['ratio']:.2f}")
+
+
+def plain_loop(clip: FrozenCLIP, root: Path, out: Path) -> float:
+    """Seconds of the loop."""
+    out.mkdir()
+    split, size = Split(CLASSES, (UNSEEN,)), clip.image_size
+    start = time.perf_counter()
+    for file in sorted((root / "images").iterdir()):
+        image = Image.open(file).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        label = Image.open(root / f"labels/{file.stem}.png").resize((size, size), Image.Resampling.NEAREST)
+        features = clip.encode(np.array(image)[None])
+        ignored = ignored_tokens(np.asarray(label), split, clip.grid)
+        points = features.dense[0][ignored].astype(np.float32)
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        labels = []
+        for window in WINDOWS:
+            clusters = min(len(points), -(-len(points) // window**2))
+            if clusters:
+                labels.append(KMeans(clusters, n_init=1, max_iter=10, random_state=0).fit_predict(points))
+        np.save(out / f"{file.stem}.cls.npy", features.cls[0])
+        np.save(out / f"{file.stem}.dense.npy", features.dense[0])
+        np.save(out / f"{file.stem}.labels.npy", np.stack(labels) if labels else np.zeros((0, 0), int))
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""How long each stage of precompute took, whichever threads it ran in."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+STAGES = ("decode", "encode", "cluster", "write", "wait")
+"""Stages overlap: their seconds may add up to more than passed. `wait` is when CLIP had nothing to do."""
+
+
+class StageTimes:
+    """Seconds by stage, counted from any thread."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._lock = Lock()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Count the time inside for a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[stage] += time.perf_counter() - start
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of all stages so far, in their order."""
+        return {stage: self._seconds[stage] for stage in STAGES if stage in self._seconds}

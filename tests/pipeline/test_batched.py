@@ -1,0 +1,108 @@
+"""K-means and fusion of a whole batch at once: what the clusters of one image at a time are, whatever is beside it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import oracle_masks as oracle
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_world import random_dense
+
+from data_cache.datasets.decode import decode_image
+from data_cache.splits import Split
+from data_cache.views import replay_image, whole
+from experiments.verification import rand_index
+from pipeline.batched import cluster_batch, fuse_batch
+from pipeline.clip import BATCH, FrozenCLIP
+from pipeline.fusion import fuse
+from pipeline.kmeans import assign_faiss, cluster
+from pipeline.masks import Masker
+from pipeline.weights import CLIPSource
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+EVERYTHING = Split(("sky",), ("sky",))
+
+
+def batch_of(seed, grid, shares):
+    rng = np.random.default_rng(seed)
+    ignored = np.stack([rng.random(grid) < share for share in shares])
+    return np.stack([random_dense(seed + place, grid) for place in range(len(shares))]), ignored
+
+
+def clustered(dense, ignored, device="cpu", **options):
+    return cluster_batch(torch.from_numpy(dense).to(device), torch.from_numpy(ignored).to(device), **options)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 10_000),
+    st.tuples(st.integers(1, 11), st.integers(1, 9)),
+    st.lists(st.sampled_from([0, 0.05, 0.5, 1]), min_size=1, max_size=3),
+    st.sampled_from([(3, 7), (2, 3, 5)]),
+    st.sampled_from([-1, 0.3, 0.8, 0.97]),
+)
+def test_each_view_of_a_batch_has_the_clusters_and_labels_of_plain_loops_in_double_precision(
+    device, seed, grid, shares, windows, threshold
+):
+    dense, ignored = batch_of(seed, grid, shares)
+    clusters = clustered(dense, ignored, device, windows=windows)
+    labels = fuse_batch(clusters, threshold).cpu().numpy()
+    for place in range(len(shares)):
+        expected = np.full(grid, -1)
+        if ignored[place].any():
+            centres, masks, scale = oracle.clusters(dense[place], ignored[place], windows)
+            found = clusters.of(place, grid)
+            np.testing.assert_allclose(found.centres, centres, atol=1e-5)
+            np.testing.assert_array_equal(found.masks, masks)
+            np.testing.assert_array_equal(found.scale, scale)
+            expected = oracle.fused(centres, masks, scale, dense[place], threshold)
+        np.testing.assert_array_equal(labels[place].reshape(grid), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_labels_are_the_same_each_time_and_in_any_company(device):
+    masker = Masker(EVERYTHING, (16, 16), kmeans="torch", device=device)
+    dense = np.stack([random_dense(seed, (16, 16)) for seed in range(2 * BATCH[device] + 1)])
+    labels = [None] * len(dense)
+    together = masker(dense, labels)[0]
+    np.testing.assert_array_equal(masker(dense, labels)[0], together)
+    order = np.random.default_rng(0).permutation(len(dense))
+    np.testing.assert_array_equal(masker(dense[order], labels)[0], together[order])
+    for place in (0, len(dense) - 1):
+        np.testing.assert_array_equal(masker(dense[place : place + 1], [None])[0][0], together[place])
+
+
+def test_equal_centres_and_tokens_of_length_zero_end_as_in_the_loops():
+    dense = np.tile(np.array([1, 2, 3], np.float16), (1, 7, 7, 1))  # nine equal centres: the first takes all
+    dense[0, 3, 4] = 0
+    ignored = np.ones((1, 7, 7), bool)
+    expected = fuse(cluster(dense[0], ignored[0], assign_faiss), dense[0])
+    labels = fuse_batch(clustered(dense, ignored)).numpy().reshape(7, 7)
+    np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_on_photographs_torch_and_faiss_agree(device, capsys):
+    """Rounding differs, and a token between two centres may go to the other one: hence an index and not equality."""
+    root = os.environ.get("CLIPTEACHER_TEST_DATA")
+    if not root:
+        pytest.skip("CLIPTEACHER_TEST_DATA is not set")
+    clip = FrozenCLIP(CLIPSource("tiny", image_size=256), "fp32", torch.device("cpu"))
+    files = sorted(Path(root, "coco").rglob("*.jpg"))[:32]
+    photographs = [decode_image(file) for file in files]
+    views = [replay_image(image, whole(*image.shape[:2]), clip.image_size) for image in photographs]
+    dense = np.concatenate([clip.encode(np.stack(views[start : start + 4])).dense for start in range(0, len(views), 4)])
+    found = [
+        Masker(EVERYTHING, clip.grid, threshold=0.9, kmeans=kmeans, device=device)(dense, [None] * len(dense))[0]
+        for kmeans in ("faiss", "torch")
+    ]
+    agreement = [rand_index(a.ravel(), b.ravel()) for a, b in zip(*found, strict=True)]
+    with capsys.disabled():
+        print(f"adjusted Rand index of torch and FAISS: least {min(agreement):.4f}, mean {np.mean(agreement):.4f}")
+    assert max(label.max() for label in found[0]) > 3
+    assert np.mean(agreement) >= 0.99
+    assert min(agreement) >= 0.95
