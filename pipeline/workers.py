@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, Protocol
 
 from dask.distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker
@@ -120,6 +121,12 @@ class JobPlugin(WorkerPlugin):
                     self.expected.check_here(self.worker.address)
                     self.checked = True
                 return self.job.run(shard, tell)
+            except Exception as error:
+                # Dask keeps it a while, and with the variables of its frames the model
+                while self.expected and error:
+                    clear_frames(error.__traceback__)
+                    error = error.__context__
+                raise
             finally:
                 self.running.discard(shard)
 
