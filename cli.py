@@ -29,6 +29,7 @@ from experiments.options import (
     Preset,
     Prompts,
     Root,
+    Scheduler,
     Student,
     Unseen,
     Views,
@@ -102,6 +103,7 @@ def precompute(
     ] = False,
     max_failures: Failures = 0.01,
     workers: Workers = 0,
+    scheduler: Scheduler = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -116,10 +118,10 @@ def precompute(
         say(f"preset {preset}: {settings}")
     if settings.clip.weights == RANDOM:
         say("random CLIP weights: masks and all that is trained on them are meaningless", "warning: ", "yellow")
-    work = plan(settings)
+    work = plan(settings, say)
     say_plan(work)
     with progress("encoding", work.images, "images", "finished shards are kept, the same command goes on") as advance:
-        summary = execute(work, advance)
+        summary = execute(work, advance, say)
     done = summary.images - len(summary.failures)
     rate = summary.encoded / summary.seconds
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
@@ -289,15 +291,16 @@ def cluster(
     updates: Annotated[int | None, typer.Option(help="Lloyd updates.", rich_help_panel=TEACHER)] = None,
     kmeans: Annotated[str, typer.Option(help="auto, faiss, faiss-gpu or torch.", rich_help_panel=TEACHER)] = "auto",
     workers: Workers = 0,
+    scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Cluster the cached dense tokens anew, without CLIP, into another mask set. What is not given stays as it was."""
     from pipeline.recluster import Clustering, recluster, window_sizes
 
     sides = None if windows is None else window_sizes(windows)
-    wanted = Clustering(cache, name, root, unseen, sides, threshold, updates, kmeans, workers)
+    wanted = Clustering(cache, name, root, unseen, sides, threshold, updates, kmeans, workers, scheduler)
     with progress("clustering", wanted.images, "images", "finished shards are kept") as advance:
-        done = recluster(wanted, advance)
+        done = recluster(wanted, advance, say)
     show({"cache": str(cache), "masks": name, "clustered": done} if as_json else f"{cache}: {done} images in {name}")
 
 

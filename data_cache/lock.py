@@ -15,8 +15,7 @@ from data_cache.errors import UserError
 @contextmanager
 def writer_lock(cache: Path) -> Iterator[None]:
     """Hold the right to write `cache`. Raises UserError, naming the holder, if another process has it."""
-    whole = cache.resolve()  # one lock, by whatever link or name a cache is reached
-    path = whole.with_name(f"{whole.name}.lock")
+    path = lock_file(cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         if not _locked(file, path):
@@ -33,6 +32,12 @@ def writer_lock(cache: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def lock_file(cache: Path) -> Path:
+    """The file that says who writes `cache`: one, by whatever link or name the cache is reached."""
+    whole = cache.resolve()
+    return whole.with_name(f"{whole.name}.lock")
 
 
 def _locked(file: TextIO, path: Path) -> bool:

@@ -18,8 +18,8 @@ from data_cache.source import photographs
 from data_cache.store import Cache
 from experiments.presets import paper
 from experiments.stages import Clock, trained
+from pipeline.processes import local_client
 from pipeline.recluster import Clustering, recluster
-from pipeline.workers import dask_client
 from trainer.config import TrainConfig
 from trainer.evaluate import GAMMA, Predictor, evaluate
 from trainer.metrics import Metrics
@@ -197,7 +197,7 @@ def _carried_out(runs: Sequence[Run], jobs: int) -> Iterator[dict[str, Any]]:
     if jobs == 1:
         yield from (run() for run in runs)
         return
-    with dask_client(jobs, processes=True) as client:
+    with local_client(jobs, True, tasks=1) as client:
         futures = [client.submit(run.__call__, pure=False, retries=0) for run in runs]
         for future in as_completed(futures):
             yield future.result()

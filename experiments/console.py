@@ -34,7 +34,7 @@ def say_plan(work: "Plan") -> None:
     say_note(job.dataset)
     total = sum(size.values()) / 2**20
     say(
-        f"{job.source.name} ({job.source.weights}) on {job.device} in {job.precision}, k-means by "
+        f"{job.source.name} ({job.source.weights}) on {work.device} in {job.precision}, k-means by "
         f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
         f"{work.shards} shards; about {total:.1f} MiB "
         f"({', '.join(f'{part} {b / 2**20:.1f}' for part, b in size.items())}) into {job.cache}"

@@ -80,7 +80,20 @@ Failures = Annotated[
     float, typer.Option(help="Share of failed images that still counts as success.", rich_help_panel=RUN)
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, help="Processes that share the cores; this one alone by default.", rich_help_panel=RUN)
+    int,
+    typer.Option(
+        min=0,
+        help="Processes that share the cores; this one alone by default, one a GPU where there are several.",
+        rich_help_panel=RUN,
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Dask cluster that exists does the work; tcp://host:8786. See docs/clusters.md.",
+        rich_help_panel=RUN,
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.", rich_help_panel=RUN)]
 

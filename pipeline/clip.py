@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float16, Int, UInt8
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
+from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError, one_line
 from pipeline.weights import CLIPSource
 
@@ -135,6 +136,12 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     if precision not in DTYPES:
         raise UsageError(f"--precision {precision}: choose auto, {', '.join(DTYPES)}")
     return precision  # type: ignore[return-value]
+
+
+def device_and_precision(device: str, precision: str) -> tuple[str, Precision]:
+    """What `--device` and `--precision` are to the process that calls this."""
+    found = resolve_device(device)
+    return str(found), resolve_precision(precision, found)
 
 
 def _unfit(visual: torch.nn.Module) -> str | None:

@@ -5,10 +5,11 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from socket import gethostname
 from threading import Lock
 from typing import Any
 
@@ -25,14 +26,15 @@ from data_cache.schema import DENSE_BYTES, Dense, Layout
 from data_cache.splits import make_split
 from data_cache.store import MASKS, Cache
 from data_cache.views import Cropping
-from pipeline.clip import FrozenCLIP, Precision, resolve_precision
+from pipeline.clip import FrozenCLIP, Precision, device_and_precision
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
 from pipeline.prompts import Prompts
 from pipeline.reopen import check_replaceable, check_unchanged, discard, fill_in, reopened, same_images
+from pipeline.scheduler import agreed, connected
 from pipeline.stages import StageTimes
 from pipeline.weights import CLIPSource
-from pipeline.workers import run_shards
+from pipeline.workers import Note, Workers, absolute, run_shards
 
 _LOADING = Lock()
 
@@ -64,6 +66,7 @@ class Settings:
     overwrite: bool = False
     retry_failed: bool = False
     workers: int = 0
+    scheduler: str | None = None
     compile: bool = False
 
     @property
@@ -87,17 +90,40 @@ class Job:
     cache: Path
     retry: bool = False
     compile: bool = False
+    weights: str = ""
+    """SHA-256 of the CLIP's weights, once the job has left the process that planned it and has the CLIP in memory."""
+
+    def sent(self, weights: str, device: str, workers: Workers) -> "Job | None":
+        """The job as it is given to other processes, and by paths that hold in any folder to other machines."""
+        if not workers.elsewhere:
+            return None
+        job = replace(self, weights=weights, device=device)
+        if not workers.scheduler:
+            return job
+        source = CLIPSource(*self.source.origin.values(), self.source.image_size)
+        return replace(job, source=source, dataset=absolute(self.dataset), cache=self.cache.absolute())
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of this process, for all its threads."""
+        """The encoder of this process, for all its threads.
+
+        Raises UserError if the CLIP found here is not the one of the plan.
+        """
         with _LOADING:
             return self._encoder
 
     @cached_property
     def _encoder(self) -> Encoder:
-        clip = load_clip(self.source, self.precision, self.device, self.compile)
-        return Encoder(clip, self.dataset, self.masker, self.layout, self.cropping)
+        device = resolve_device(self.device)
+        if not self.weights:
+            clip = load_clip(self.source, self.precision, str(device), self.compile)
+        elif (clip := FrozenCLIP(self.source, self.precision, device, self.compile)).weights_hash != self.weights:
+            raise UserError(
+                f"--clip-weights {self.source.weights}: {gethostname()} has other weights of that name; give all "
+                "machines the same file"
+            )
+        masker = replace(self.masker, device=str(device))
+        return Encoder(clip, self.dataset, masker, self.layout, self.cropping)
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels: a model and its locks stay where they are."""
@@ -131,7 +157,11 @@ class Plan:
     """Shards in which they are."""
     added: tuple[str, ...] = ()
     overwrite: bool = False
-    workers: int = 0
+    workers: Workers = field(default_factory=Workers)
+    sent: Job | None = None
+    """The job as other processes are given it; None if this one does the work."""
+    device: str = ""
+    """Where CLIP looks at images: a cluster's device need not be the one this process has."""
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -162,16 +192,17 @@ class Summary:
 
 
 @lru_cache(maxsize=1)
-def load_clip(source: CLIPSource, precision: Precision, device: str, compiled: bool) -> FrozenCLIP:
+def load_clip(source: CLIPSource, precision: Precision, device: str, compiled: bool = False) -> FrozenCLIP:
     """The teacher, once a process."""
     return FrozenCLIP(source, precision, torch.device(device), compiled)
 
 
-def plan(settings: Settings) -> Plan:
-    """Check everything that can be checked before the first image is encoded; writes nothing.
+def plan(settings: Settings, note: Note = lambda _: None) -> Plan:
+    """Check everything that can be checked before the first image is encoded; writes nothing. `note` hears of waiting.
 
     Raises:
-        UserError, UsageError: missing data, impossible options, a cache made with other settings, a full disk.
+        UserError, UsageError: missing data, impossible options, a cache made with other settings, a full disk, a Dask
+            cluster that cannot be used.
 
     """
     _check_options(settings)
@@ -179,10 +210,12 @@ def plan(settings: Settings) -> Plan:
     dataset = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
     split = make_split(settings.dataset, dataset.classes, settings.unseen)
     _check_some(dataset)
-    device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision, device)
-    clip = load_clip(settings.clip, precision, str(device), settings.compile)
-    masker = Masker(split, clip.grid, kmeans=settings.kmeans, device=str(device))
+    workers = Workers.of(settings.workers, settings.scheduler, settings.device)
+    device, precision = _resolved(settings, note)
+    # of a cluster's client CLIP is asked for text features only
+    own = str(resolve_device("auto")) if workers.scheduler else device
+    clip = load_clip(settings.clip, precision, own, settings.compile)
+    masker = Masker(split, clip.grid, kmeans=settings.kmeans, device=device)
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do
     cache = None if settings.overwrite else reopened(settings.cache)
     if settings.overwrite:
@@ -195,7 +228,7 @@ def plan(settings: Settings) -> Plan:
         check_unchanged(cache, dataset)
     layout = Layout(len(dataset), settings.cropping.count, clip.channels, clip.grid, settings.shard, settings.dense)
     job = Job(
-        *(settings.clip, precision, str(device), dataset, masker, layout, prompts, settings.cropping),
+        *(settings.clip, precision, own, dataset.once(), masker, layout, prompts, settings.cropping),
         *(settings.cache, settings.retry_failed, settings.compile),
     )
     attributes = {
@@ -210,13 +243,14 @@ def plan(settings: Settings) -> Plan:
     if cache:
         todo = {shard: cache.rows_to_do(shard, job.retry) for shard in _todo(cache, job.retry)}
         images, shards = sum(map(len, todo.values())) + len(added), len(todo) + layout.shards - cache.layout.shards
-    result = Plan(job, cache, attributes, images, shards, added, settings.overwrite, settings.workers)
+    sent = job.sent(clip.weights_hash, settings.device if workers.scheduler else device, workers)
+    result = Plan(job, cache, attributes, images, shards, added, settings.overwrite, workers, sent, device)
     _check_disk(result)
     return result
 
 
-def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary:
-    """Carry a plan out: create the cache if there is none, and finish its pending shards.
+def execute(work: Plan, tell: Callable[[int], None] = lambda _: None, note: Note = lambda _: None) -> Summary:
+    """Carry a plan out: create the cache if there is none, and finish its pending shards. `note` hears of the workers.
 
     Can be killed at any instant and planned again; only unfinished shards are then redone.
     """
@@ -232,12 +266,20 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None) -> Summary
     with disk_errors(job.cache, FULL), writer_lock(job.cache):
         cache = _opened(work)
         # asked under the lock: another run may have finished some since the plan
-        for clock in run_shards(job, _todo(cache, job.retry), counted, work.workers):
+        for clock in run_shards(work.sent or job, _todo(cache, job.retry), counted, work.workers, note):
             stages.update(clock)
         cache.sweep()
     failures = [(name, status) for name, status in cache.statuses() if status != OK]
     seconds = time.perf_counter() - start
     return Summary(job.cache, job.layout.images, failures, encoded, seconds, dict(stages))
+
+
+def _resolved(settings: Settings, note: Note) -> tuple[str, Precision]:
+    """Where CLIP looks at images, and in which precision: what this machine, or the cluster's workers, make of it."""
+    if not settings.scheduler:
+        return device_and_precision(settings.device, settings.precision)
+    with connected(settings.scheduler, note) as client:
+        return agreed(client, settings.device, settings.precision)  # type: ignore[return-value]
 
 
 def _todo(cache: Cache, retry: bool) -> list[int]:
@@ -300,8 +342,6 @@ def _check_options(settings: Settings) -> None:
         raise UsageError(f"--shard {settings.shard}: must be at least 1")
     if settings.dense not in DENSE_BYTES:
         raise UsageError(f"--dense {settings.dense}: choose {', '.join(DENSE_BYTES)}")
-    if settings.workers < 0:
-        raise UsageError(f"--workers {settings.workers}: must not be negative")
     if settings.overwrite and (settings.extend or settings.retry_failed):
         other = "--extend" if settings.extend else "--retry-failed"
         raise UsageError(f"--overwrite: makes everything anew; leave {other} out")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from data_cache.store import MASKS, Cache
 from data_cache.views import View, replay_label
 from pipeline.live import masker_of
 from pipeline.masks import Masker
-from pipeline.workers import run_shards
+from pipeline.workers import Note, Workers, absolute, run_shards
 
 READ = ("image/status", "image/label_hash", "view/box", "view/flip")
 
@@ -38,6 +38,7 @@ class Clustering:
     updates: int | None = None
     kmeans: str = "auto"
     workers: int = 0
+    scheduler: str | None = None
 
     @property
     def images(self) -> int:
@@ -89,16 +90,18 @@ class Job:
         return self.dataset.label(index)
 
 
-def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) -> int:
-    """Cluster what is not clustered yet; returns how many images. `tell` hears of images done.
+def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None, note: Note = lambda _: None) -> int:
+    """Cluster what is not clustered yet; returns how many images. `tell` hears of images done, `note` of the workers.
 
     Killed at any instant and called again, it goes on with the unfinished shards.
 
     Raises:
         UsageError: the name is taken by masks of other settings, or a setting is impossible.
-        UserError: the cache has no dense tokens or unfinished features, or the photographs are not its own.
+        UserError: the cache has no dense tokens or unfinished features, the photographs are not its own, or the Dask
+            cluster cannot be used.
 
     """
+    workers = Workers(wanted.workers, wanted.scheduler)
     cache = Cache(wanted.cache, mode="r+")
     if not re.fullmatch(r"\w+", wanted.name):
         raise UsageError(f"--name {wanted.name!r}: letters, digits and _ only")
@@ -106,7 +109,7 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
         raise UserError(f"{cache.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
     if cache.pending(MASKS):
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
-    job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root), _masker(wanted, cache))
+    job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root).once(), _masker(wanted, cache))
     room = "finished shards are kept: make room, and the same command goes on"
     with disk_errors(wanted.cache, room), writer_lock(wanted.cache):
         cache = Cache(wanted.cache, mode="r+")  # another call may have added a set while this one waited or looked
@@ -116,7 +119,8 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None) 
             cache = Cache(wanted.cache, mode="r+")
         cache.require_masks(wanted.name, job.masker.attributes())
         pending = cache.pending(wanted.name)
-        for _ in run_shards(job, pending, tell, wanted.workers):
+        sent = replace(job, cache=job.cache.absolute(), dataset=absolute(job.dataset)) if workers.scheduler else job
+        for _ in run_shards(sent, pending, tell, workers, note):
             pass
     return cache.layout.images_in(pending)
 
@@ -129,4 +133,6 @@ def _masker(wanted: Clustering, cache: Cache) -> Masker:
     if wanted.unseen is not None:
         given["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, wanted.unseen).unseen
     about = cache.mask_attributes(MASKS) | {name: value for name, value in given.items() if value is not None}
-    return masker_of(cache, about, classes, str(resolve_device("auto")), wanted.kmeans)
+    # machines of a cluster may have a GPU or not: all have a CPU, which gives the same labels
+    device = "cpu" if wanted.scheduler else str(resolve_device("auto"))
+    return masker_of(cache, about, classes, device, wanted.kmeans)

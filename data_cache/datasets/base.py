@@ -73,6 +73,9 @@ class Dataset(Protocol):
     def picked(self, indices: Sequence[int]) -> "Dataset":
         """Return the dataset of some images, in this order."""
 
+    def once(self) -> "Dataset":
+        """Return the dataset for who asks for each image but once: it remembers none."""
+
 
 class Pair(NamedTuple):
     """An image and its label map, both as paths below the root with forward slashes.
@@ -171,6 +174,10 @@ class PairedFiles:
     def picked(self, indices: Sequence[int]) -> Self:
         """Return the dataset of some images, in this order."""
         return replace(self, pairs=tuple(self.pairs[i] for i in indices))
+
+    def once(self) -> Self:
+        """Return this dataset: files are read anew whenever they are asked for."""
+        return self
 
 
 def label_table(raw_values: Iterable[int], void: Iterable[int] = (VOID,)) -> UInt8[np.ndarray, "raw"]:

@@ -79,6 +79,7 @@ class Scenes:
     split: str
     count: int
     seed: int = 0
+    remembered: bool = True
     name: str = field(default="scenes", init=False)
     root: None = field(default=None, init=False)
     note: str = field(default="", init=False)
@@ -110,7 +111,7 @@ class Scenes:
 
     def load(self, i: int) -> Scene:
         """Draw the scene, or remember it; its arrays are read-only."""
-        return _drawn(self.seed, self.split, i)
+        return (_remembered if self.remembered else _drawn)(self.seed, self.split, i)
 
     def digest(self, i: int) -> tuple[str, str]:
         """Return the SHA-256 of the picture's and of the label map's pixels."""
@@ -126,6 +127,10 @@ class Scenes:
         assert list(indices) == list(range(len(indices)))
         return self.limited(len(indices))
 
+    def once(self) -> "Scenes":
+        """Return these scenes for who asks for each but once, for picture and digest: the last few are remembered."""
+        return replace(self, remembered=False)
+
 
 def open_scenes(split: str) -> Scenes:
     """Open `train`, `val`, `tune` or `captioned`.
@@ -138,6 +143,11 @@ def open_scenes(split: str) -> Scenes:
 
 
 @lru_cache(maxsize=4096)  # 256 MiB a process at most: drawing takes longer than everything else a training item needs
+def _remembered(seed: int, split: str, i: int) -> Scene:
+    return _drawn(seed, split, i)
+
+
+@lru_cache(maxsize=32)
 def _drawn(seed: int, split: str, i: int) -> Scene:
     scene = draw(np.random.default_rng((seed, *split.encode(), i)))
     for array in scene:

@@ -1,0 +1,115 @@
+"""Worker processes of this machine: what each sees, and what is served."""
+
+import importlib.machinery
+import os
+import sys
+import types
+import urllib.request
+from importlib.util import find_spec
+
+import psutil
+import pytest
+import torch
+from clusters import until
+from dask.distributed import LocalCluster
+
+from data_cache.errors import UsageError
+from pipeline import processes
+from pipeline.processes import local_client
+from pipeline.workers import Workers
+
+
+@pytest.fixture
+def three_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def seen(client):
+    return sorted(client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")).values(), key=str)
+
+
+def test_each_worker_process_sees_a_gpu_of_its_own_of_those_the_user_left_visible(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-8f1c")
+    workers = Workers.of(0, None, "auto")
+    assert workers.processes == 2
+    with local_client(workers.processes, True, workers.gpus) as client:
+        assert seen(client) == ["2", "GPU-8f1c"]
+        pids = client.run(os.getpid)
+        assert len({*pids.values(), os.getpid()}) == 3
+        lost = next(iter(pids))
+        psutil.Process(pids[lost]).kill()
+        until(lambda: lost not in client.nthreads() and len(client.nthreads()) == 2)
+        assert seen(client) == ["2", "GPU-8f1c"], "a worker that is started again has its GPU again"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-8f1c"
+
+
+@pytest.mark.parametrize("visible", [None, "", " 0, 1 ,2"])
+def test_gpus_go_by_their_numbers_unless_the_user_named_some(three_gpus, monkeypatch, visible):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert Workers.of(0, None, "auto") == Workers(3, None, ("0", "1", "2"))
+    assert Workers.of(0, None, "cuda") == Workers(3, None, ("0", "1", "2"))
+
+
+def test_workers_limits_the_gpus_that_are_used(three_gpus):
+    assert Workers.of(1, None, "cuda") == Workers(1, None, ("0",))
+    assert Workers.of(2, None, "auto") == Workers(2, None, ("0", "1"))
+    assert Workers.of(8, None, "auto") == Workers(3, None, ("0", "1", "2")), "never two processes on one of several"
+
+
+def test_one_gpu_a_named_one_and_the_cpu_need_no_further_process(three_gpus, monkeypatch):
+    assert Workers.of(0, None, "cuda:1") == Workers()
+    assert Workers.of(0, None, "cpu") == Workers()
+    assert Workers.of(2, None, "cpu") == Workers(2)
+    assert Workers.of(0, "tcp://host:8786", "auto") == Workers(0, "tcp://host:8786")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Workers.of(0, None, "auto") == Workers()
+    assert Workers.of(2, None, "auto") == Workers(2)
+
+
+def test_dask_cuda_starts_the_workers_where_it_is_installed(monkeypatch):
+    asked = {}
+
+    class LocalCUDACluster(LocalCluster):
+        def __init__(self, CUDA_VISIBLE_DEVICES, n_workers, **options):
+            asked.update(devices=CUDA_VISIBLE_DEVICES, workers=n_workers, **options)
+            super().__init__(n_workers=n_workers, processes=False, **options)
+
+    module = types.ModuleType("dask_cuda")
+    module.LocalCUDACluster, module.__spec__ = LocalCUDACluster, importlib.machinery.ModuleSpec("dask_cuda", None)
+    monkeypatch.setitem(sys.modules, "dask_cuda", module)
+    monkeypatch.setattr(processes.LeaveInterrupts, "setup", lambda *_, **__: None)  # this is the test's own process
+    with local_client(2, True, ("2", "3")) as client:
+        assert len(client.nthreads()) == 2
+    assert asked["devices"] == ["2", "3"]
+    assert asked["workers"] == 2
+    assert asked["dashboard_address"] == "127.0.0.1:0"
+
+
+@pytest.mark.parametrize("wrong", [(-1, None), (2, "tcp://host:8786"), (0, "host"), (0, "")])
+def test_impossible_workers_are_refused(wrong):
+    with pytest.raises(UsageError):
+        Workers(*wrong)
+
+
+def listening():
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return {c.laddr.ip for one in family for c in one.net_connections() if c.status == psutil.CONN_LISTEN}
+
+
+def test_worker_processes_listen_on_this_machine_alone_and_a_dashboard_is_there_if_bokeh_is():
+    with local_client(1, True) as client:
+        assert listening() <= {"127.0.0.1", "::1"}
+        link = processes.dashboard(client)
+        assert bool(link) == bool(find_spec("bokeh"))
+        if link:
+            assert link.startswith("http://127.0.0.1:")
+            assert b"bokeh" in urllib.request.urlopen(link, timeout=20).read().lower()
+
+
+def test_this_process_alone_serves_no_dashboard():
+    with local_client(1, False) as client:
+        assert processes.dashboard(client) is None
+        assert listening() <= {"127.0.0.1", "::1"}
