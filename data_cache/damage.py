@@ -30,6 +30,8 @@ def damaged_shards(cache: Cache, part: str) -> list[int]:
     for shard in range(cache.layout.shards):
         try:
             record = journal.record(shard)
+            if record:
+                cache.check_files_of(record, part)
         except UserError:
             found.append(shard)
             continue

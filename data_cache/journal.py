@@ -49,7 +49,8 @@ class Journal:
 
     def _parsed(self, span: slice) -> list[Record | None]:
         try:
-            return [_parse(text) for text in np.asarray(self._array[span], dtype=object)]
+            texts = np.asarray(self._array[span], dtype=object)
+            return [_parse(text, shard) for shard, text in enumerate(texts, start=span.start or 0)]
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self._root / self._array.path}: a damaged journal record ({error}); `verify --repair` mends it"
@@ -84,14 +85,24 @@ def bad_files(root: Path, stamps: Mapping[str, tuple[int, int] | None]) -> list[
     return found
 
 
-def _parse(text: str) -> Record | None:
+def _parse(text: str, shard: int) -> Record | None:
     if not text:
         return None
-    fields = json.loads(text)
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        raise ValueError("no record") from None
+    if not (isinstance(fields, dict) and isinstance(fields.get("files"), dict)):
+        raise ValueError("no record")
     files = {key: stamp and (int(stamp[0]), int(stamp[1])) for key, stamp in fields.pop("files").items()}
     if any(Path(key).is_absolute() or ".." in Path(key).parts for key in files):
         raise ValueError("a path that leads out of the cache")
-    return Record(**fields, files=files)
+    record = Record(**fields, files=files)
+    if not all(type(number) is int and number >= 0 for number in (record.shard, record.ok, record.failed)):
+        raise ValueError("its numbers are none")
+    if record.shard != shard:
+        raise ValueError(f"shard {record.shard} in the place of shard {shard}")
+    return record
 
 
 def _stamp(path: Path, flush: bool = True) -> tuple[int, int] | None:

@@ -109,7 +109,12 @@ class Reader:
 
     def grid(self, images: Iterable[int | str] | None = None, view: int = 0) -> Figure:
         """Fused masks over the photographs of some images, or of the first sixteen."""
-        records = [self[which].view(view) for which in (range(min(16, len(self))) if images is None else images)]
+        wanted = range(16) if images is None else images
+        # range(16) is what one types, however few there are
+        wanted = [which for which in wanted if not isinstance(wanted, range) or which < len(self)]
+        if not wanted:
+            raise UsageError("grid: names no image; pass numbers or names of some")
+        records = [self[which].view(view) for which in wanted]
         missing = {record.missing for record in records if record.ok} - {""}
         return Figure(
             [thumbnail(record) for record in records], notes=[f"no photograph: {why}" for why in sorted(missing)]

@@ -1,5 +1,6 @@
 """One view of one image of a cache: its arrays as numpy, its photograph, and itself as a picture."""
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,6 +39,7 @@ class ImageRecord:
 
     def view(self, number: int) -> "ImageRecord":
         """Another view of this image. Raises UsageError if there is none of this number."""
+        number = operator.index(number)
         if number not in range(self.reader.views):
             raise UsageError(f"view {number}: {self.reader.cache.path} has views 0 to {self.reader.views - 1}")
         return replace(self, number=number)

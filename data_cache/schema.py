@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import tempfile
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from data_cache.drafts import draft_of
 from data_cache.errors import UserError
 from data_cache.limits import read_json
 from data_cache.redo import check_finished
@@ -139,7 +139,7 @@ def build(path: Path, fill: Callable[[zarr.Group, Path], None], attributes: Mapp
     `fill` gets the group and the folder in which it is being built.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    draft = draft_of(path)
     try:
         group = zarr.create_group(draft, attributes={"format": FORMAT, "version": VERSION, **attributes})
         fill(group, draft)
@@ -169,7 +169,7 @@ def seal(path: Path) -> None:
         root["attributes"].pop("metadata_sha256", None)
         root["attributes"]["metadata_sha256"] = metadata_hash(copy)
     file = path / "zarr.json"
-    draft = file.with_suffix(f".{uuid.uuid4().hex}.partial")
+    draft = draft_of(file)
     with draft.open("w") as opened:
         opened.write(json.dumps(root, indent=2))
         opened.flush()

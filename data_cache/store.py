@@ -12,10 +12,11 @@ import zarr
 from jaxtyping import Float, Float16, Int, Shaped
 
 from data_cache.content import OK, Loaded, Shard, Texts, quantised
+from data_cache.drafts import drafts_of, remove
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
 from data_cache.journal import Journal, Record, missing_files
-from data_cache.limits import check_arrays
+from data_cache.limits import check_arrays, check_attributes
 from data_cache.redo import REDO, finish
 from data_cache.schema import (
     Dense,
@@ -59,6 +60,7 @@ class Cache:
         if not {"cls", "journal", f"masks/{MASKS}/label"} <= arrays.keys():
             raise UserError(f"{path}: lacks arrays that every cache has; it is not trusted")
         check_arrays(path, arrays)
+        check_attributes(path, self.attributes, {name: dict(self.group["masks"][name].attrs) for name in self.masks})
 
     @classmethod
     def create(
@@ -252,8 +254,8 @@ class Cache:
 
     def sweep(self) -> None:
         """Remove what a killed writer left half written. Only for whoever is the cache's one writer."""
-        for left in [*self.path.rglob("*.partial"), *self.path.parent.glob(f"{self.path.name}.*.partial")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for left in [*self.path.rglob("*.partial"), *drafts_of(self.path)]:
+            remove(left)
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -341,7 +343,18 @@ class Cache:
         shards = range(self.layout.shards) if shard is None else [shard]
         counts = [self.layout.images_in([shard]) for shard in shards]
         records = self.journal(part).records() if shard is None else [self.journal(part).record(shard)]
+        for one in filter(None, records):
+            self.check_files_of(one, part)
         return [one if one and one.ok + one.failed == n else None for one, n in zip(records, counts, strict=True)]
+
+    def check_files_of(self, record: Record, part: str) -> None:
+        """Raise UserError for a record that names other files than its shard has: what it leaves out nobody checks."""
+        names = (f"{part}/label", f"{part}/count") if part else (*FEATURES, *self._arrays())
+        if record.files.keys() != set(self._chunks(record.shard, names)):
+            raise UserError(
+                f"{self.path / part / 'journal'}: a damaged journal record (of shard {record.shard}: names other "
+                "files); `verify --repair` mends it"
+            )
 
     def journal(self, part: str) -> Journal:
         """The journal of features (""), of a mask set, of the image names or of the texts."""

@@ -110,13 +110,17 @@ def pick(student: Checkpoint, asked: Asked, progress: Progress) -> float:
         return pick_gamma(Predictor(student, asked.sliding), images, advance)
 
 
+LARGEST = 1e6
+"""Beyond any logit: cosines over tau are 15 at the most."""
+
+
 def gamma_of(text: str, more: str = "") -> float:
     """The number of `--gamma`. Raises UsageError for what is none; `more` ends it."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         raise UsageError(f"--gamma {text}: must be a number{more}")
     return value
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from data_cache.drafts import draft_of
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.places import cache_folder
 from experiments.graph import Graph
@@ -133,7 +133,7 @@ class _Work:
         path, about = self.asked.onnx, self._about(size)
         graph = Graph(self.student, self.words, self.asked.gamma or 0.0).eval()
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        draft = draft_of(path)
         try:
             with _quiet(), torch.no_grad():
                 program = _trace(graph, size)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.errors import UserError
-from trainer.checkpoint import CARD
+from trainer.checkpoint import CARD, FAILED
 from trainer.config import TrainConfig, default_of, read_config
 from trainer.loop import LOG
 
@@ -45,6 +45,11 @@ class History:
     def finished(self) -> bool:
         """Whether the log has the last update."""
         return self.step >= self.config.iterations
+
+    @property
+    def failed(self) -> list[Path]:
+        """What losses that were not finite left behind."""
+        return sorted(self.folder.glob(f"{FAILED}_*"))
 
     @property
     def changed(self) -> dict[str, tuple[Any, Any]]:

@@ -1,6 +1,8 @@
 """Segments a person's own photographs with any vocabulary."""
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +98,12 @@ def predict(asked: Asked, progress: Progress) -> Album:
         for name in names:
             try:
                 image = _read(root, name)
+                with _only_this_one(asked.out):
+                    done.append(results.write(root / name, name, image, segments(image).at(asked.gamma)))
             except UserError as error:
                 if asked.photographs.is_file():
                     raise
                 failures[name if is_text(name) else ascii(name)] = str(error)
-            else:
-                done.append(results.write(root / name, name, image, segments(image).at(asked.gamma)))
             advance(1)
     return Album(asked.out, results.settings, tuple(done), failures)
 
@@ -142,6 +144,17 @@ def _refuse_own_results(asked: Asked, root: Path, names: list[str]) -> None:
     for folder in {(asked.out / name).parent for name in names}:
         if folder.resolve().is_relative_to(here):
             raise UsageError(f"--out {asked.out}: would write into {root}, among the photographs; name another folder")
+
+
+@contextmanager
+def _only_this_one(out: Path) -> Iterator[None]:
+    """Turn what a result's name alone is to blame for into UserError; a full disk is everybody's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+            raise
+        raise UserError(f"its results cannot be written into {out} ({error.strerror}); rename the file") from None
 
 
 def _read(root: Path, name: str) -> UInt8[np.ndarray, "height width 3"]:

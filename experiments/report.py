@@ -112,6 +112,8 @@ def gather(wanted: Wanted, progress: Progress, note: Callable[[Dataset], None] =
     history = report.history
     if not history.lines:
         report.missing.append("curves: the log has no line yet")
+    for folder in history.failed:
+        report.missing.append(f"the training ended with a loss that was not finite; what it left is in {folder}")
     if history.unread:
         report.missing.append(f"{history.unread} line{'s'[: history.unread > 1]} of the log: torn or damaged")
     student = _student(report, wanted)

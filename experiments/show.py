@@ -15,7 +15,7 @@ from experiments.centres import masks_figure
 from experiments.figures import SIDE, Figure, attention_figure, predictions_figure
 from experiments.history import run_in
 from experiments.transfer import words_of
-from trainer.checkpoint import Checkpoint, load
+from trainer.checkpoint import CARD, Checkpoint, load
 from trainer.evaluate import GAMMA, Predictor
 
 MASKS, ATTENTION, PREDICTIONS = "masks", "attention", "predictions"
@@ -106,7 +106,9 @@ def figure_of(wanted: Wanted, note: Callable[[Dataset], None] = lambda _: None) 
     if kind == MASKS:
         views = CachedViews.open(wanted.target, wanted.root, wanted.masks, wanted.view)
         return masks_figure(views, wanted.places(views.images.ids, views.first), wanted.side)
-    student = load(run_in(wanted.target), resolve_device(wanted.device))
+    folder = wanted.target if wanted.target.is_dir() else wanted.target.parent
+    one = folder if (folder / CARD).is_file() else run_in(wanted.target)
+    student = load(one, resolve_device(wanted.device))
     if kind == ATTENTION:
         views = views_for(student, wanted.cache, wanted.root, wanted.view)
         return attention_figure(student, views, wanted.places(views.images.ids, views.first), wanted.side)

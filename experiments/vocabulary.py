@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from data_cache.errors import UsageError, UserError
 from data_cache.splits import Split, familiar
@@ -54,6 +55,16 @@ def _read(file: Path) -> str:
         raise UserError(f"--classes {file}: save it as UTF-8 text ({type(error).__name__})") from None
 
 
+def _check_distinct(classes: tuple[str, ...], text: Float[torch.Tensor, "class channel"]) -> None:
+    _, first, count = torch.unique(text, dim=0, return_inverse=True, return_counts=True)
+    for number in torch.nonzero(count > 1).flatten().tolist():
+        one, other = (classes[i] for i in torch.nonzero(first == number).flatten().tolist()[:2])
+        raise UsageError(
+            f"--classes: CLIP cannot tell '{one[:40]}' and '{other[:40]}' apart; it reads 77 tokens of a sentence, so "
+            "shorten them, or leave one out"
+        )
+
+
 def vocabulary(
     student: Checkpoint,
     names: tuple[str, ...] | None,
@@ -96,6 +107,7 @@ def vocabulary(
         except UserError as error:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             raise type(error)(f"'{strange[0]}'{more} must be asked of the text tower: {error}") from None
+    _check_distinct(classes, text)
     is_familiar = student.words.familiar if names is None else familiar(classes, student.split.seen)
     new = tuple(name for name, had_labels in zip(classes, is_familiar, strict=True) if not had_labels)
     return Words(Split(classes, new), text, is_familiar)

@@ -21,6 +21,7 @@ from data_cache.datasets.base import Dataset
 from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.fingerprint import Fingerprint, hash_names
+from data_cache.limits import SHARD_IMAGES
 from data_cache.lock import writer_lock
 from data_cache.schema import DENSE_BYTES, Dense, Layout
 from data_cache.splits import make_split
@@ -206,6 +207,8 @@ def plan(settings: Settings, note: Note = lambda _: None) -> Plan:
 
     """
     _check_options(settings)
+    if settings.cache.is_symlink():  # what is replaced is what it leads to, not the link
+        settings = replace(settings, cache=settings.cache.resolve())
     prompts = settings.asked
     dataset = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
     split = make_split(settings.dataset, dataset.classes, settings.unseen)
@@ -338,8 +341,8 @@ def _create(work: Plan) -> Cache:
 
 
 def _check_options(settings: Settings) -> None:
-    if settings.shard < 1:
-        raise UsageError(f"--shard {settings.shard}: must be at least 1")
+    if not 1 <= settings.shard <= SHARD_IMAGES:
+        raise UsageError(f"--shard {settings.shard}: must be from 1 to {SHARD_IMAGES}")
     if settings.dense not in DENSE_BYTES:
         raise UsageError(f"--dense {settings.dense}: choose {', '.join(DENSE_BYTES)}")
     if settings.overwrite and (settings.extend or settings.retry_failed):

@@ -103,8 +103,8 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None, 
     """
     workers = Workers(wanted.workers, wanted.scheduler)
     cache = Cache(wanted.cache, mode="r+")
-    if not re.fullmatch(r"\w+", wanted.name):
-        raise UsageError(f"--name {wanted.name!r}: letters, digits and _ only")
+    if not re.fullmatch(r"\w{1,60}", wanted.name):
+        raise UsageError(f"--name {wanted.name!r}: letters, digits and _ only, at most 60")
     if cache.layout.dense == "none":
         raise UserError(f"{cache.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
     if cache.pending(MASKS):

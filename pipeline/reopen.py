@@ -1,13 +1,12 @@
 """A cache that is there already: is it the one that is asked for, what is new, and what of it stays."""
 
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from data_cache.content import Shard
 from data_cache.datasets.base import Dataset
+from data_cache.drafts import draft_of, remove
 from data_cache.errors import UserError
 from data_cache.lock import writer_lock
 from data_cache.redo import REDO, finish
@@ -63,7 +62,7 @@ def check_replaceable(path: Path) -> None:
 def discard(path: Path) -> None:
     """Remove a cache: at once from its place, then from the disk."""
     if path.exists():
-        shutil.rmtree(path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")))
+        remove(path.rename(draft_of(path)))
 
 
 def fill_in(shard: Shard, kept: Shard, rows: Sequence[int]) -> None:

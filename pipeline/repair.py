@@ -35,6 +35,8 @@ class Repaired:
 
     def __str__(self) -> str:
         """One line."""
+        if not self.shards:
+            return "no shard is damaged; what is not done, `precompute` or `cluster` finishes"
         parts = {"features": self.features, **{f"masks {name}": shards for name, shards in self.masks.items()}}
         told = "; ".join(f"{part}: {', '.join(map(str, shards))}" for part, shards in parts.items() if shards)
         return f"{self.shards} shards made again ({told}), {self.same} exactly as they were"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from data_cache.drafts import draft_of
 from pipeline.clip import FrozenCLIP
 from pipeline.prompts import Prompts
 
@@ -56,7 +56,7 @@ def _read(file: Path) -> Float[np.ndarray, "class channel"] | None:
 
 
 def _write(file: Path, features: Float[np.ndarray, "class channel"]) -> None:
-    draft = file.with_suffix(f".{uuid.uuid4().hex}.partial")
+    draft = draft_of(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({FEATURES: features}, draft, metadata={CHECKSUM: hashlib.sha256(features.tobytes()).hexdigest()})

@@ -71,6 +71,9 @@ def base(world, tmp_path, monkeypatch):
         "ablate": ("--cache", cache),
         "show": (cache,),
         "report": (run,),
+        "demo": (),
+        "predict": (run, place / "drawn/images"),
+        "export": (run, "--onnx", tmp_path / "student.onnx", "--size", 64),
     }
 
 
@@ -95,7 +98,7 @@ def test_rubbish_in_any_option_is_answered_in_one_line_without_a_traceback(
     for number, (owner, option, values) in enumerate(OPTIONS):
         some = values if amount == "slow" else (values[number % len(values)],)
         for value in some if owner == command else ():
-            told = clipteacher(command, *base.get(command, ()), f"{option}={value}")
+            told = clipteacher(command, *base[command], f"{option}={value}")
             tried += 1
             where = (command, option, value, told.err)
             assert "Traceback" not in told.err, where

@@ -1,6 +1,8 @@
 """`predict`: a person's own photographs, with any names, whatever is wrong with them."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -313,7 +315,9 @@ def test_photographs_that_are_not_there(run, tmp_path, clipteacher):
     assert "no photographs" in clipteacher("predict", run, tmp_path / "empty").error
 
 
-@pytest.mark.parametrize("option", [("--gamma", "nan"), ("--gamma", "1,2"), ("--device", "tpu"), ("--prompts", "many")])
+@pytest.mark.parametrize(
+    "option", [("--gamma", "nan"), ("--gamma", "1e39"), ("--gamma", "1,2"), ("--device", "tpu"), ("--prompts", "many")]
+)
 def test_an_impossible_option_is_named(run, photo, clipteacher, option):
     told = clipteacher("predict", run, photo, *option)
     assert told.status == 2
@@ -351,3 +355,39 @@ def test_new_names_without_a_text_tower_are_refused_by_name(run, photo, clipteac
     error = clipteacher(*arguments, "--clip", "tiny", "--clip-weights", "random").error
     assert "not the CLIP that was asked before" in error
     assert not Path("out").exists()
+
+
+def test_one_photograph_whose_results_cannot_be_written_does_not_stop_the_others(run, tmp_path, clipteacher):
+    folder, long = tmp_path / "album", f"{'n' * 245}.jpg"
+    folder.mkdir()
+    for name in ("a.jpg", long, "z.jpg"):
+        Image.fromarray(scene(40, 50)).save(folder / name)
+    (tmp_path / "out/a.jpg.index.png").mkdir(parents=True)
+    told = clipteacher("predict", run, folder, "--out", "out", "--json")
+    assert told.status == 1
+    assert list(told.json["areas"]) == ["z.jpg"]
+    assert set(told.json["failures"]) == {"a.jpg", long}
+    assert all("rename the file" in why for why in told.json["failures"].values())
+
+
+def test_a_named_pipe_is_no_photograph_and_nobody_waits_for_it(run, tmp_path, clipteacher):
+    (tmp_path / "album").mkdir()
+    os.mkfifo(tmp_path / "album/pipe.jpg")
+    Image.fromarray(scene(40, 50)).save(tmp_path / "album/a.jpg")
+    told = clipteacher("predict", run, "album", "--out", "out", "--json")
+    assert list(told.json["areas"]) == ["a.jpg"]
+    assert "is no file" in told.json["failures"]["pipe.jpg"]
+
+
+def test_names_that_clip_cannot_tell_apart_are_refused(run, photo, clipteacher):
+    long = "x " * 200
+    told = clipteacher("predict", run, photo, "--classes", f"{long}a,sky,{long}b", "--out", "out")
+    assert told.status == 2
+    assert "cannot tell" in told.error
+
+
+def test_what_a_loss_that_was_not_finite_left_behind_is_no_checkpoint(run, photo, tmp_path, clipteacher):
+    shutil.copytree(next(run.glob("step_*")), tmp_path / "failed_00000001")
+    card = tmp_path / "failed_00000001/model.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"failed": "ce"}))
+    assert "not finite" in clipteacher("predict", tmp_path / "failed_00000001", photo, "--out", "out").error

@@ -92,6 +92,10 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     try:
         card = read_json(folder / CARD)
         check_version(card, folder)
+        if "failed" in card:
+            raise UserError(
+                f"{folder}: is what a loss that was not finite left behind, and no checkpoint; pass the run"
+            )
         config = TrainConfig(**card["config"])
         tensors = load_file(folder / MODEL)
         text = tensors.pop("text")

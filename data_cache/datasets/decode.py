@@ -33,6 +33,8 @@ def decode_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         UserError: The file is missing, damaged, cut short, or too large to be a photograph.
 
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read the image {path}: is no file")  # to open a named pipe is to wait for ever
     try:
         with Image.open(path) as picture:
             picture.load()

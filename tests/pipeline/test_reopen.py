@@ -272,6 +272,26 @@ def test_a_removed_image_is_refused_by_name_whatever_is_asked(settings, root):
         refused(lambda asked=asked: plan(asked), "1 gone (images/05.png)", "restore them")
 
 
+def test_overwrite_through_a_link_replaces_what_it_leads_to_and_keeps_the_link(settings, root, tmp_path):
+    (tmp_path / "large").mkdir()
+    settings.cache.rename(tmp_path / "large/real.zarr")
+    link = tmp_path / "link.zarr"
+    link.symlink_to("large/real.zarr")
+    through = replace(settings, cache=link)
+    assert plan(through).images == 0
+    execute(plan(replace(through, overwrite=True, shard=4)))
+    assert link.is_symlink()
+    assert Cache(tmp_path / "large/real.zarr").layout.shard == 4
+    assert [one.name for one in (tmp_path / "large").iterdir()] == ["real.zarr"]
+
+
+@pytest.mark.parametrize("shard", [0, 2**16 + 1])
+def test_a_shard_that_no_cache_can_have_is_refused_before_anything_is_written(settings, tmp_path, shard):
+    refused(
+        lambda: plan(replace(settings, cache=tmp_path / "o.zarr", shard=shard)), f"--shard {shard}", kind=UsageError
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "word"), [({"seed": 1}, "views.seed: 0 there, 1 here"), ({"count": 3}, "views.count: 2 there, 3 here")]
 )
