@@ -50,7 +50,7 @@ def test_each_command_of_the_page_parses(program, arguments):
     name, *rest = arguments
     command = group.commands[name]
     command.make_context(name, list(rest)).close()  # raises for an option or a value that does not exist
-    with pytest.raises(Exception, match="No such option|unexpected extra argument"):
+    with pytest.raises(Exception, match=r"No such option|unexpected extra argument"):
         command.make_context(name, ["--no-such-option", *rest])
 
 
