@@ -61,6 +61,7 @@ def local_client(workers: int, processes: bool, gpus: Sequence[str] = (), tasks:
     # Dask would serve HTTP to the whole network: keep what it insists on to this machine, and empty
     sides = ("worker",) if processes and find_spec("bokeh") else ("scheduler", "worker")
     quiet: dict[str, Any] = {f"distributed.{side}.http.routes": [] for side in sides}
+    quiet["distributed.worker.profile.enabled"] = False  # it grows with the run: 100 bytes a frame it has seen
     threads = max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1)
     environment = "distributed.nanny.pre-spawn-environ"
     quiet |= {f"{environment}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}

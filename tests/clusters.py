@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -78,7 +78,8 @@ def kill(*processes: subprocess.Popen) -> None:
     running = [psutil.Process(process.pid) for process in processes if process.poll() is None]
     family = [one for parent in running for one in (parent, *parent.children(recursive=True))]
     for one in family:
-        one.kill()
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
     for process in processes:
         process.wait(timeout=20)
     psutil.wait_procs(family, timeout=20)

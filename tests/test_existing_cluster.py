@@ -181,6 +181,7 @@ def test_ctrl_c_cancels_this_run_alone_in_one_line_and_going_on_ends_with_the_sa
     assert [f.name for f in cache.parent.iterdir()] == ["c.zarr"]
 
 
+@pytest.mark.slow
 def test_a_client_that_is_killed_leaves_no_shard_running_and_its_plugin_to_the_next_run(dask, tmp_path):
     folder, before = tmp_path / "c", left_behind(dask.address)
     folder.mkdir()
@@ -210,7 +211,7 @@ def test_cluster_gives_the_masks_of_this_process(dask, clipteacher, root, tmp_pa
 # -- what is wrong is told in one line -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lack", ["torch", "clipteacher", "dataset", "cache"])
+@pytest.mark.parametrize("lack", ["torch", "clipteacher", "cache", pytest.param("dataset", marks=pytest.mark.slow)])
 def test_a_worker_that_does_not_fit_is_named_with_the_cure(dask, root, tmp_path, monkeypatch, lack):
     monkeypatch.setattr(scheduler, "SETTLE", 0.0)
     cache = tmp_path / "own/c.zarr"
@@ -230,6 +231,7 @@ def test_a_worker_that_does_not_fit_is_named_with_the_cure(dask, root, tmp_path,
     until(lambda: len(dask.workers()) == 2)
 
 
+@pytest.mark.slow
 def test_a_misfit_that_joins_later_is_told_too(dask, tmp_path):
     folder, misfits = tmp_path / "c", []
     shards = traced(folder, dask.address, 400)
@@ -283,6 +285,7 @@ def test_a_device_that_the_workers_lack_is_refused(dask, root, tmp_path):
     refused(lambda: planned(root, *there, device="cuda"), "--device cuda", "0 CUDA GPUs are visible", kind=UsageError)
 
 
+@pytest.mark.slow
 def test_a_scheduler_without_workers_is_waited_for_and_then_told(tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, "PATIENCE", 1.0)
     notes = []
