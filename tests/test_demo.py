@@ -111,6 +111,7 @@ def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
     assert (middle[0] == wanted)[agree].mean() > 0.95
 
 
+@pytest.mark.slow
 def test_the_readme_s_pictures_are_drawn_from_a_demo_and_small(report, tmp_path):
     script = [sys.executable, REPOSITORY / "docs/pictures.py"]
     subprocess.run([*script, report.picture.parent, "--out", tmp_path / "new"], check=True)

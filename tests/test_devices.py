@@ -105,6 +105,7 @@ def test_a_process_that_is_killed_ends_the_others_in_one_line(cache, tmp_path):
     assert "process 1 of 2 was ended from outside" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_when_the_watching_process_is_killed_no_other_goes_on(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS)
     everyone = psutil.Process(process.pid).children(recursive=True)
@@ -113,6 +114,7 @@ def test_when_the_watching_process_is_killed_no_other_goes_on(cache, tmp_path):
     ended(process, everyone)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all_in_one_line_and_keeps_the_whole_batch(cache, tmp_path):
     run = tmp_path / "run"
     process = start(cache, run, "--lr", 1e30, *ENDLESS)
@@ -137,6 +139,7 @@ def test_a_photograph_that_one_process_cannot_read_is_told_in_one_line(cache, tm
     assert err.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_two_processes_end_as_if_never_stopped(cache, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     # dropout, so that each process's random numbers count

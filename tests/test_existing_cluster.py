@@ -154,6 +154,7 @@ def test_whoever_stops_listening_leaves_no_shard_running_and_the_cluster_as_it_w
     until(lambda: left_behind(dask.address) == before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_cancels_this_run_alone_in_one_line_and_going_on_ends_with_the_same_files(
     dask, root, tmp_path, reference
 ):

@@ -67,12 +67,13 @@ def ideal_cache(root, path):
     layout = Layout(n, 1, CHANNELS, (GRID, GRID), n, "none")
     attributes = {
         "fingerprint": {
-            "clip": {"image_size": SIDE},
+            "clip": {"model": "ideal", "image_size": SIDE, "precision": "fp32", "weights_sha256": "none"},
             "dataset": {"name": "folder", "split": "train", "images": n},
         },
         "recorded": {"root": str(root)},
     }
-    masks = {"unseen": list(split.unseen), "dtype": "uint8"}
+    recipe = {"windows": [3, 7], "threshold": 0.8, "updates": 10, "backend": "none"}
+    masks = {"unseen": list(split.unseen), "dtype": "uint8"} | recipe
     texts = Texts("single", images.classes, ("a photo of a {}",), text)
     cache = Cache.create(path, layout, attributes, images.ids, ("default", masks), texts)
     labels = np.stack([images.label(i) for i in range(n)])

@@ -180,6 +180,8 @@ def test_a_cache_of_views_tells_its_geometry_and_refuses_another(world, clipteac
         8,
         "--device",
         "cpu",
+        "--precision",
+        "fp32",
     )
     error = clipteacher("precompute", *same, "--cache", config.cache, "--views", VIEWS, "--view-scale", "0.5,1").error
     assert "views.scale: [0.25, 1.0] there, [0.5, 1.0] here" in error

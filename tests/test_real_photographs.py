@@ -11,7 +11,7 @@ from data_cache.store import Cache
 EXPECTED = {"coco": (104, 171, 15), "camvid": (62, 11, 3)}
 
 
-@pytest.mark.parametrize("dataset", EXPECTED)
+@pytest.mark.parametrize("dataset", ["coco", pytest.param("camvid", marks=pytest.mark.slow)])
 def test_photographs_go_in_and_metrics_come_out(clipteacher, real_data, tmp_path, dataset):
     images, classes, unseen = EXPECTED[dataset]
     cache, run = tmp_path / "cache.zarr", tmp_path / "run"

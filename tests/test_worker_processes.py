@@ -108,6 +108,7 @@ def test_killed_with_two_workers_at_random_instants_the_rerun_ends_with_the_same
     assert [f.name for f in cache.parent.iterdir()] == ["c.zarr"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_two_workers_in_one_line(root, tmp_path):
     cache = tmp_path / "c.zarr"
     process = start(root, cache, 2)

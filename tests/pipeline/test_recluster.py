@@ -104,7 +104,7 @@ def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize(
     "instant",
     [
-        KILL + "store.seal = die\n",
+        pytest.param(KILL + "store.seal = die\n", marks=pytest.mark.slow),
         pytest.param(
             KILL + "shutil = schema.shutil; copy = shutil.copyfile; schema.metadata_hash = die\n",
             marks=pytest.mark.slow,

@@ -38,6 +38,7 @@ def test_pixel_learning_alone_brings_its_loss_down_tenfold(learner, tmp_path):
     assert (found["global"] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_full_method_brings_pixel_loss_down_fivefold_and_global_loss_threefold(learner, tmp_path):
     found = losses(learner(), tmp_path)
     print(f"pixel falls {fall(found['pixel']):.1f}x, global {fall(found['global']):.1f}x")

@@ -190,8 +190,9 @@ def test_a_loss_that_is_not_finite_leaves_weights_batch_and_the_last_good_checkp
     card = json.loads((folder / "model.json").read_text())
     assert card["failed"]["image"] == updates[-1]
     assert card["failed"]["losses"]["dice"] == "nan"
-    kept = checkpoint.load(folder, torch.device("cpu"))
-    assert all(value.isfinite().all() for value in kept.segmenter.state_dict().values())
+    kept = load_file(folder / "model.safetensors")
+    assert len(kept) > 10
+    assert all(value.isfinite().all() for value in kept.values())
     assert checkpoint.latest(tmp_path / "run").name == "step_00000002"
     # the cause gone, the run goes on from there and ends as if nothing had happened
     train(config, tmp_path / "run", resume=True)
