@@ -268,6 +268,7 @@ def execute(work: Plan, tell: Callable[[int], None] = lambda _: None, note: Note
     stages: Counter[str] = Counter()
     with disk_errors(job.cache, FULL), writer_lock(job.cache):
         cache = _opened(work)
+        cache.sweep()  # what a killed run left; what a worker of this one leaves is swept at the end
         # asked under the lock: another run may have finished some since the plan
         for clock in run_shards(work.sent or job, _todo(cache, job.retry), counted, work.workers, note):
             stages.update(clock)

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 import cli
@@ -28,6 +31,15 @@ STUDENT = ("--encoder-weights", "none", "--workers", "0", "--device", "cpu")
 def pictures(root: Path) -> tuple[object, ...]:
     """The options that name the drawn pictures and hide their disc."""
     return ("--dataset", "folder", "--root", root, "--unseen", "disc")
+
+
+def spawned(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of some processes that multiprocessing has spawned and that are still there."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a zombie is one too
+            found += [process] * ("spawn_main" in " ".join(process.cmdline()))
+    return found
 
 
 class Result(NamedTuple):

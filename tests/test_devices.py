@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from command_line import REPOSITORY, STUDENT, TINY, in_a_process, pictures
+from command_line import REPOSITORY, STUDENT, TINY, in_a_process, pictures, spawned
 from pictures import draw_folder
 from safetensors.torch import load_file
 
@@ -50,8 +50,7 @@ def start(cache, run, *arguments, until=None):
 
 
 def ranks_of(process) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+    return spawned(psutil.Process(process.pid).children())
 
 
 def ended(process, everyone) -> str:

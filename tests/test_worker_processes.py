@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from command_line import REPOSITORY, TINY, pictures
+from command_line import REPOSITORY, TINY, pictures, spawned
 from pictures import draw_folder
 
 from data_cache.store import MASKS, Cache
@@ -77,7 +77,7 @@ def test_two_workers_write_every_file_of_one_and_one_that_is_killed_loses_nothin
     cache = tmp_path / "own/c.zarr"
     process = start(root, cache, 2)
     begun(cache, process)
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    workers = spawned(psutil.Process(process.pid).children(recursive=True))
     assert len(workers) == 2
     workers[0].kill()
     assert Cache(cache).pending(MASKS), "nothing was left to lose"
