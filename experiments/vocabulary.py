@@ -60,8 +60,8 @@ def _check_distinct(classes: tuple[str, ...], text: Float[torch.Tensor, "class c
     for number in torch.nonzero(count > 1).flatten().tolist():
         one, other = (classes[i] for i in torch.nonzero(first == number).flatten().tolist()[:2])
         raise UsageError(
-            f"--classes: CLIP cannot tell '{one[:40]}' and '{other[:40]}' apart; it reads 77 tokens of a sentence, so "
-            "shorten them, or leave one out"
+            f"--classes: the CLIP of this training cannot tell '{one[:40]}' and '{other[:40]}' apart (longer than it "
+            "reads, or words it never learnt); name one otherwise, or leave it out"
         )
 
 

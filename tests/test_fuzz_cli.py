@@ -15,6 +15,7 @@ BEFORE_LONG_WORK = {
     "demo": "experiments.demo.run",
     "reproduce": "experiments.reproduce.reproduce",
     "ablate": "experiments.ablate.ablate",
+    "export": "experiments.export._trace",
 }
 """Where a command begins what takes minutes; rubbish that gets so far was a sensible value."""
 GROUP = typer.main.get_command(cli.app)
