@@ -1,6 +1,5 @@
 """The cache: open it, write a shard, read what training needs."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -60,6 +59,7 @@ class Cache:
         if not {"cls", "journal", f"masks/{MASKS}/label"} <= arrays.keys():
             raise UserError(f"{path}: lacks arrays that every cache has; it is not trusted")
         check_arrays(path, arrays)
+        self._ndim = {name: array.ndim for name, array in arrays.items()}
         check_attributes(path, self.attributes, {name: dict(self.group["masks"][name].attrs) for name in self.masks})
 
     @classmethod
@@ -148,7 +148,7 @@ class Cache:
         # what killed calls left behind, under any name, must not be consolidated with the new set
         for folder in (self.path / "masks").iterdir():
             if folder.is_dir() and folder.name not in self.masks:
-                shutil.rmtree(folder)
+                remove(folder)
         create_mask_arrays(zarr.open_group(self.path, mode="r+", use_consolidated=False), name, self.layout, attributes)
         seal(self.path)
 
@@ -180,8 +180,8 @@ class Cache:
         All of them, unless it was done: then those it has grown by, and with `retry` those that failed.
         """
         span = self.layout.span(shard)
-        record = self.journal("").records()[shard]
-        if record is None or not self.journal(f"masks/{MASKS}").records()[shard]:
+        record = self.journal("").record(shard)
+        if record is None or not self.journal(f"masks/{MASKS}").record(shard):
             return list(range(span.stop - span.start))
         there = record.ok + record.failed
         failed = np.flatnonzero(self.read("image/status", span)[:there] != OK) if retry else []
@@ -235,7 +235,7 @@ class Cache:
         span, names = self.layout.span(shard), (f"masks/{masks}/label", f"masks/{masks}/count")
         self.group[names[0]][span], self.group[names[1]][span] = label, count
         if done is None:
-            record = self.journal("").records()[shard]
+            record = self.journal("").record(shard)
             assert record, "masks follow features"
             done = (shard, record.ok, record.failed)
         return self.journal(f"masks/{masks}").commit(*done, self._chunks(shard, names))
@@ -367,7 +367,7 @@ class Cache:
     def _chunks(self, shard: int, names: tuple[str, ...]) -> list[str]:
         views = {"dense": self.layout.views}
         indices = ((name, (shard, view, 0, 0, 0)) for name in names for view in range(views.get(name, 1)))
-        return [f"{name}/c/" + "/".join(map(str, i[: self.group[name].ndim])) for name, i in indices]
+        return [f"{name}/c/" + "/".join(map(str, i[: self._ndim[name]])) for name, i in indices]
 
 
 def _compared(attributes: Mapping[str, Any]) -> dict[str, Any]:
