@@ -202,17 +202,14 @@ def train(
     if settings.cache is None:
         settings = replace(settings, cache=str(cache_of(preset) if preset else only_cache()))
     from experiments.online import live_for
+    from experiments.stages import updates
     from trainer.loop import train as run
 
     out = run_folder(out, Path(settings.cache))
     say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     say(f"run {out}, warm-up {settings.warmup_updates} updates")
     with progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
-
-        def tell(line: dict[str, float]) -> None:
-            advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
-
-        last = run(settings, out, resume, strict, tell, live_for(settings) if online else None)
+        last = run(settings, out, resume, strict, updates(advance), live_for(settings) if online else None)
     peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at the most"
     show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
 
@@ -324,9 +321,9 @@ def verify(
     """Read every file of a cache again and name what is bad; compare views with the live teacher."""
     from experiments import verification
 
-    with progress("asking", live, "views", "nothing was written") as advance:
-        teacher = (root, clip, clip_weights, device or "auto")
-        told = verification.verify(cache, live, masks, *teacher, seed=seed, mend=repair, tell=advance)
+    shown = bar("shards that were being mended count as not done" if repair else "nothing was written")
+    teacher = (root, clip, clip_weights, device or "auto")
+    told = verification.verify(cache, live, masks, *teacher, seed=seed, mend=repair, progress=shown)
     show(told.as_json() if as_json else str(told))
     if told.bad:
         raise UserError(

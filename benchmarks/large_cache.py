@@ -24,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_cache.content import OK, Shard, Texts
 from data_cache.schema import Layout
+from data_cache.splits import Split
 from data_cache.store import MASKS, Cache
+from pipeline.masks import Masker
 from trainer.data import CachedTeacher, Stream
 from trainer.memory import peak_memory
 
@@ -66,9 +68,11 @@ def make(path: Path, images: int) -> None:
     rng = np.random.default_rng(0)
     layout = Layout(images, VIEWS, CHANNELS, GRID, SHARD, "none")
     texts = Texts("single", ("thing", "stuff"), ("{}",), np.eye(2, CHANNELS, dtype=np.float32))
-    about = {"unseen": ["stuff"], "dtype": "uint8"}
+    split = Split(texts.classes, ("stuff",))
+    clip = {"model": "none", "weights_sha256": "", "image_size": 512, "precision": "fp32"}
+    about = {"fingerprint": {"clip": clip, "dataset": {"name": "none"}}, "recorded": {}}
     ids = [f"images/train2017/{number:012d}.jpg" for number in range(images)]
-    cache = Cache.create(path, layout, {"fingerprint": {}, "recorded": {}}, ids, (MASKS, about), texts)
+    cache = Cache.create(path, layout, about, ids, (MASKS, Masker(split, GRID).attributes()), texts)
     for shard in range(layout.shards):
         count = layout.images_in([shard])
         box = np.tile(np.array([0, 0, 480, 640], np.int32), (count, VIEWS, 1))

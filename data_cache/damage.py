@@ -1,6 +1,6 @@
 """What of a cache is not as its records say: every file read again, and the shards and parts that are damaged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from data_cache.errors import UserError
 from data_cache.journal import bad_files
@@ -9,8 +9,11 @@ from data_cache.store import Cache
 Files = dict[str, tuple[int, int] | None]
 
 
-def check_files(cache: Cache) -> tuple[int, list[str]]:
-    """Read every file that any record promises; returns how many, and what is wrong with which, or not done."""
+def check_files(cache: Cache, tell: Callable[[int], None] = lambda _: None) -> tuple[int, list[str]]:
+    """Read every file that any record promises; returns how many, and what is wrong with which, or not done.
+
+    `tell` hears of files read.
+    """
     stamps, found = {}, []
     for part in ("", *_sets(cache), *_wholes(cache)):
         try:
@@ -21,7 +24,7 @@ def check_files(cache: Cache) -> tuple[int, list[str]]:
         if None in records:
             found.append(f"{cache.path / part}: {records.count(None)} of {len(records)} shards are not done")
         stamps |= {key: stamp for record in records if record for key, stamp in record.files.items()}
-    return len(stamps), found + bad_files(cache.path, stamps)
+    return len(stamps), found + bad_files(cache.path, stamps, tell)
 
 
 def damaged_shards(cache: Cache, part: str) -> list[int]:

@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,20 @@ def missing_files(root: Path, records: Iterable[Record | None], below: str = "")
     return [path for path, stamp in promised if stamp and not (path.exists() and path.stat().st_size == stamp[0])]
 
 
-def bad_files(root: Path, stamps: Mapping[str, tuple[int, int] | None]) -> list[str]:
-    """One line for each file that is not as its record says: read whole and compared by size and CRC-32."""
+def bad_files(
+    root: Path, stamps: Mapping[str, tuple[int, int] | None], tell: Callable[[int], None] = lambda _: None
+) -> list[str]:
+    """One line for each file that is not as its record says: read whole and compared by size and CRC-32.
+
+    `tell` hears of files read.
+    """
     found = []
     for key, stamp in stamps.items():
         there = _stamp(root / key, flush=False)
         if there != stamp:
             what = "missing" if there is None else "not recorded" if stamp is None else "damaged"
             found.append(f"{root / key}: {what}")
+        tell(1)
     return found
 
 

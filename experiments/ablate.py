@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from data_cache.errors import UsageError
 from data_cache.source import photographs
 from data_cache.store import Cache
 from experiments.presets import paper
-from experiments.stages import Clock, trained
+from experiments.stages import Clock, silent, trained
 from pipeline.processes import local_client
 from pipeline.recluster import Clustering, recluster
 from trainer.config import TrainConfig
@@ -113,7 +112,7 @@ class Run:
         file = self.folder / RESULT
         if file.is_file() and (told := json.loads(file.read_text()))["settings"] == wanted:
             return told
-        start, student = time.perf_counter(), trained(self.config, self.folder, _silent, Clock())
+        start, student = time.perf_counter(), trained(self.config, self.folder, silent, Clock())
         found = evaluate(Predictor(student), self.images, GAMMAS)
         told = {
             "row": self.row,
@@ -201,8 +200,3 @@ def _carried_out(runs: Sequence[Run], jobs: int) -> Iterator[dict[str, Any]]:
         futures = [client.submit(run.__call__, pure=False, retries=0) for run in runs]
         for future in as_completed(futures):
             yield future.result()
-
-
-def _silent(verb: str, total: int, unit: str) -> AbstractContextManager[Callable[..., None]]:
-    # of many trainings, perhaps several at a time, one line a run is enough
-    return nullcontext(lambda *_, **__: None)

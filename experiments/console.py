@@ -52,8 +52,8 @@ def bar(interrupted: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def progress(verb: str, total: int, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; yields a call that advances it by an amount, or to an absolute one."""
+def progress(verb: str, total: int | None, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, to a `total` if it is known; yields a call that advances it, by or to an amount."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from data_cache.datasets.base import Dataset
@@ -14,8 +14,18 @@ from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig
 from trainer.evaluate import Evaluation, Segments, evaluate
 
-Progress = Callable[[str, int, str], AbstractContextManager[Callable[..., None]]]
-"""Opens a progress bar: (verb, total, unit) -> a call that advances it."""
+Progress = Callable[[str, int | None, str], AbstractContextManager[Callable[..., None]]]
+"""Opens a progress bar: (verb, total if it is known, unit) -> a call that advances it."""
+
+
+def silent(verb: str, total: int | None, unit: str) -> AbstractContextManager[Callable[..., None]]:
+    """No progress bar."""
+    return nullcontext(lambda *_, **__: None)
+
+
+def updates(advance: Callable[..., None]) -> Callable[[dict[str, float]], None]:
+    """What moves a progress bar by the logged lines of training."""
+    return lambda line: advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
 
 
 class Clock:
@@ -43,12 +53,8 @@ def trained(config: TrainConfig, run: Path, progress: Progress, clock: Clock, de
     """A student trained with these settings, on a device for use. Raises what `train` raises."""
     start = time.perf_counter()
     with progress("training", config.iterations, "updates") as advance:
-
-        def tell(line: dict[str, float]) -> None:
-            advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
-
         try:
-            loop.train(config, run, resume=any(run.glob("step_*")), tell=tell)
+            loop.train(config, run, resume=any(run.glob("step_*")), tell=updates(advance))
         except InterruptError:
             raise InterruptError("interrupted; the update is saved, the same command goes on") from None
     student = checkpoint.load(run, resolve_device(device))

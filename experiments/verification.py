@@ -14,7 +14,8 @@ from data_cache.devices import resolve_device
 from data_cache.errors import UserError
 from data_cache.schema import reserved_label
 from data_cache.store import Cache
-from pipeline.live import live_teacher
+from experiments.stages import Progress, silent
+from pipeline.live import LiveTeacher, live_teacher
 from pipeline.repair import Repaired, repair
 
 AT_ONCE = 8
@@ -69,31 +70,45 @@ def verify(
     device: str = "auto",
     seed: int = 0,
     mend: bool = False,
-    tell: Callable[[int], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Verdict:
     """Read every file of a cache against its record, and ask the live teacher about `live` views, drawn by `seed`.
 
-    With `mend`, damaged shards are made again, and then all is read once more. `tell` hears of views asked.
+    With `mend`, damaged shards are made again, and then all is read once more. `progress` hears of files read, of
+    images mended, and of views asked.
 
     Raises:
         UserError: it is no cache, or the CLIP or the photographs are not its own.
 
     """
     cache = Cache(path)
-    files, bad = check_files(cache)
+    files, bad = _read(cache, progress)
     repaired = None
     if bad and mend:
-        repaired = repair(path, root, resolve_device(device), clip, weights)
+        with progress("mending", None, "images") as advance:
+            repaired = repair(path, root, resolve_device(device), clip, weights, advance)
         cache = Cache(path)
-        files, bad = check_files(cache)
+        files, bad = _read(cache, progress)
     if not live or bad:
         return Verdict(files, bad, None, repaired)
     name = cache.mask_name(masks)
-    loaded = cache.load(name)
     teacher = live_teacher(cache, name, root, resolve_device(device), clip, weights)
+    with progress("asking", live, "views") as advance:
+        return Verdict(files, bad, _agreement(cache, name, teacher, live, seed, advance), repaired)
+
+
+def _read(cache: Cache, progress: Progress) -> tuple[int, list[str]]:
+    with progress("reading", None, "files") as advance:
+        return check_files(cache, advance)
+
+
+def _agreement(
+    cache: Cache, masks: str, teacher: LiveTeacher, live: int, seed: int, tell: Callable[[int], None]
+) -> Agreement:
+    loaded = cache.load(masks)
     good = np.flatnonzero([status == OK for _, status in cache.statuses()])
     if not len(good):
-        raise UserError(f"{path}: every image failed; there is nothing to ask about")
+        raise UserError(f"{cache.path}: every image failed; there is nothing to ask about")
     views = loaded.cls.shape[1]
     places = np.random.default_rng(seed).permutation(len(good) * views)[:live]
     image, view = good[places // views], places % views
@@ -111,7 +126,7 @@ def verify(
             dense.append(_cosine(answer.dense, tokens).ravel())
         tell(len(answer.cls))
     both, of_tokens = np.concatenate(cls), np.concatenate(dense) if dense else None
-    agreement = Agreement(
+    return Agreement(
         len(places),
         float(both.mean()),
         float(both.min()),
@@ -120,7 +135,6 @@ def verify(
         float(np.mean(ignored)),
         float(np.mean(masks_alike)),
     )
-    return Verdict(files, bad, agreement, repaired)
 
 
 def rand_index(a: Int[np.ndarray, "token"], b: Int[np.ndarray, "token"]) -> float:

@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from data_cache.content import OK, Shard
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
 from data_cache.schema import Layout, reserved_label
 from data_cache.views import Cropping, View, replay_image, replay_label
-from pipeline.clip import BATCH, FrozenCLIP, Pending
+from pipeline.arriving import Arriving
+from pipeline.clip import BATCH, FrozenCLIP
 from pipeline.masks import Masker
 from pipeline.stages import StageTimes
 
@@ -37,14 +38,14 @@ class _Decoded:
     digest: tuple[str, str]
     views: list[View]
     images: list[UInt8[np.ndarray, "size size 3"]]
-    labels: list[UInt8[np.ndarray, "size size"] | None]
+    ignored: list[Bool[np.ndarray, "y x"]]
 
 
 @dataclass(frozen=True)
 class _Asked:
     items: dict[int, _Decoded]
     view: int
-    features: Pending
+    answer: Arriving
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Encoder:
         shard = self._empty(span.stop - span.start)
         rows = range(len(shard.status)) if rows is None else rows
         size = BATCH[self.clip.device.type]
-        with ExitStack() as last, ThreadPoolExecutor(DECODERS) as decoders, ThreadPoolExecutor(1) as follower:
+        threads = max(DECODERS, torch.get_num_threads()) if self.clip.device.type == "cuda" else DECODERS
+        with ExitStack() as last, ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(1) as follower:
             decoded = _ahead(decoders, partial(self._decode, times), [span.start + row for row in rows], AHEAD * size)
             behind: deque[Future[None]] = deque()
             with self.asking:
@@ -114,27 +116,49 @@ class Encoder:
                 good[row] = item
         for view in range(self.layout.views if good else 0):
             with times("encode"):
-                features = self.clip.ask(np.stack([item.images[view] for item in good.values()]))
-            yield _Asked(good, view, features)
+                answer = self._ask(list(good.values()), view)
+            yield _Asked(good, view, answer)
+
+    @torch.inference_mode()
+    def _ask(self, items: Sequence[_Decoded], view: int) -> Arriving:
+        """What is known of a view of some images once CLIP was asked, and a GPU, if it clusters, after it."""
+        gpu, size = self.clip.device.type == "cuda", self.clip.image_size
+        batch = BATCH[self.clip.device.type]
+        # filled up: neither must an unreadable image change how its neighbours are rounded, nor a compiled CLIP see
+        # batches of several sizes
+        images = torch.zeros(batch, size, size, 3, dtype=torch.uint8, pin_memory=gpu)
+        np.stack([item.images[view] for item in items], out=images.numpy()[: len(items)])
+        features = self.clip.ask(images)
+        told = {"fit": features.finite(), "cls": features.cls}
+        if self.masker.queues:
+            ignored = torch.zeros(batch, *self.masker.grid, dtype=torch.bool, pin_memory=gpu)
+            np.stack([item.ignored[view] for item in items], out=ignored.numpy()[: len(items)])
+            told["fused"] = self.masker.fused(features.dense, ignored)
+        if self.layout.dense != "none" or not self.masker.queues:
+            told["dense"] = features.dense
+        return Arriving({name: part[: len(items)] for name, part in told.items()})
 
     def _follow(self, shard: Shard, asked: _Asked, times: StageTimes) -> None:
         """Store what CLIP said of a batch, and cluster it."""
         rows, view, items = np.array(list(asked.items)), asked.view, list(asked.items.values())
         with times("encode"):  # where a GPU is waited for
-            fit = asked.features.finite()
-            cls = asked.features.cls.numpy(force=True)
+            answer = asked.answer.arrays()
+        fit = answer["fit"]
         for row in rows[~fit]:
             shard.status[row] = "CLIP's features are not finite in float16"
-        shard.cls[rows, view] = cls
+        shard.cls[rows, view] = answer["cls"]
         shard.box[rows, view] = [item.views[view].box for item in items]
         shard.flip[rows, view] = [item.views[view].flip for item in items]
         if shard.dense is not None:
-            shard.dense[rows, view] = asked.features.dense.numpy(force=True)
+            shard.dense[rows, view] = answer["dense"]
         if fit.any():
             with times("cluster"):
-                dense = asked.features.dense if fit.all() else asked.features.dense[torch.from_numpy(fit)]
-                labels = [item.labels[view] for item, fits in zip(items, fit, strict=True) if fits]
-                shard.label[rows[fit], view], shard.count[rows[fit], view] = self.masker(dense, labels)
+                if "fused" in answer:
+                    masks = self.masker.stored(answer["fused"][fit])
+                else:
+                    ignored = np.stack([item.ignored[view] for item in items])
+                    masks = self.masker.masks(answer["dense"][fit], ignored[fit])
+            shard.label[rows[fit], view], shard.count[rows[fit], view] = masks
 
     def _conclude(self, shard: Shard, rows: Sequence[int]) -> None:
         for row in rows:
@@ -157,7 +181,7 @@ class Encoder:
         views = self.cropping.views(self.dataset.ids[index], *image.shape[:2])
         images = [replay_image(image, view, size) for view in views]
         labels = [None if label is None else replay_label(label, view, size) for view in views]
-        return _Decoded(index, image.shape[:2], digest, views, images, labels)
+        return _Decoded(index, image.shape[:2], digest, views, images, list(map(self.masker.ignored, labels)))
 
     def _empty(self, images: int) -> Shard:
         views, (h, w), channels = self.layout.views, self.layout.grid, self.layout.channels

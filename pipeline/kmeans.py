@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import faiss
@@ -106,6 +107,7 @@ def max_centres(grid: tuple[int, int], windows: Sequence[int]) -> int:
 # -- backends: who computes the assignment ---------------------------------------------------------------------
 
 
+_GPU = Lock()
 TORCH = "torch"
 """Whole batches on a torch device (`pipeline.batched`); the others here do one image at a time."""
 
@@ -124,10 +126,10 @@ def backend_name(asked: str, device: str) -> str:
     return asked
 
 
-def assigner(backend: str) -> Assign:
-    """Who assigns the tokens of one image: FAISS, on a GPU or on one thread."""
+def assigner(backend: str, device: str = "cpu") -> Assign:
+    """Who assigns the tokens of one image: FAISS, on a GPU (that of `device`, or the first) or on one thread."""
     if backend == "faiss-gpu":
-        return partial(_assign_faiss_gpu, faiss.StandardGpuResources())
+        return partial(_assign_faiss_gpu, faiss.StandardGpuResources(), torch.device(device).index or 0)
     return assign_faiss
 
 
@@ -137,8 +139,9 @@ def assign_faiss(points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
         return faiss.knn(points, centres, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
 
 
-def _assign_faiss_gpu(resources: Any, points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
-    return faiss.knn_gpu(resources, points, centres, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
+def _assign_faiss_gpu(resources: Any, gpu: int, points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
+    with _GPU:  # FAISS's scratch memory is for one thread at a time
+        return faiss.knn_gpu(resources, points, centres, 1, metric=faiss.METRIC_INNER_PRODUCT, device=gpu)[1][:, 0]
 
 
 @contextmanager

@@ -91,9 +91,18 @@ class Masker:
 
         `dense` is view x y x channel, wherever it is; what comes of a view does not depend on the others.
         """
-        ignored = np.stack([ignored_tokens(label, self.split, self.grid) for label in labels])
+        return self.masks(dense, np.stack([self.ignored(label) for label in labels]))
+
+    def ignored(self, label: UInt8[np.ndarray, "height width"] | None) -> Bool[np.ndarray, "y x"]:
+        """Which tokens of a view are ignored."""
+        return ignored_tokens(label, self.split, self.grid)
+
+    def masks(
+        self, dense: Tensor | np.ndarray, ignored: Bool[np.ndarray, "view y x"]
+    ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
+        """The same where it is known which tokens are ignored."""
         if self.backend == TORCH:
-            return self.stored(self._fused(torch.as_tensor(dense), ignored))
+            return self.stored(self.fused(torch.as_tensor(dense), torch.from_numpy(ignored)).numpy(force=True))
         tokens = dense.numpy(force=True) if isinstance(dense, Tensor) else dense
         clusters = (
             cluster(*view, self._assign, self.windows, self.updates) for view in zip(tokens, ignored, strict=True)
@@ -106,9 +115,9 @@ class Masker:
         label: UInt8[np.ndarray, "height width"] | None,
     ) -> Clusters:
         """The masks of single centres, before fusion."""
-        ignored = ignored_tokens(label, self.split, self.grid)
+        ignored = self.ignored(label)
         if self.backend == TORCH:
-            return self._clusters(torch.as_tensor(dense)[None], ignored[None]).of(0, self.grid)
+            return self._clusters(torch.as_tensor(dense)[None], torch.from_numpy(ignored)[None]).of(0, self.grid)
         return cluster(dense, ignored, self._assign, self.windows, self.updates)
 
     def stored(
@@ -120,28 +129,31 @@ class Masker:
 
     @cached_property
     def _assign(self) -> Assign:
-        return assigner(self.backend)
+        return assigner(self.backend, self.device)
 
-    def _fused(
-        self, dense: Float[Tensor, "view y x channel"], ignored: Bool[np.ndarray, "view y x"]
-    ) -> Int[np.ndarray, "view y x"]:
-        """Labels of all views, in batches of equal size."""
-        size = self._batch
+    @property
+    def queues(self) -> bool:
+        """Whether a GPU is to cluster, which is given the work and not waited for."""
+        return self.backend == TORCH and torch.device(self.device).type == "cuda"
+
+    def fused(
+        self, dense: Float[Tensor, "view y x channel"], ignored: Bool[Tensor, "view y x"]
+    ) -> Int[Tensor, "view y x"]:
+        """Fused labels by torch, on the device, NOT_IGNORED where a token is not ignored; in batches of equal size."""
+        size = self.batch
         parts = range(0, len(dense), size)
         labels = [fuse_batch(self._clusters(dense[i : i + size], ignored[i : i + size]), self.threshold) for i in parts]
-        return torch.cat(labels)[: len(dense)].unflatten(1, self.grid).numpy(force=True)
+        return torch.cat(labels)[: len(dense)].unflatten(1, self.grid)
 
-    def _clusters(
-        self, dense: Float[Tensor, "view y x channel"], ignored: Bool[np.ndarray, "view y x"]
-    ) -> BatchClusters:
-        missing = self._batch - len(dense)
+    def _clusters(self, dense: Float[Tensor, "view y x channel"], ignored: Bool[Tensor, "view y x"]) -> BatchClusters:
+        missing = self.batch - len(dense)
         tokens = F.pad(dense.to(self.device), (0, 0, 0, 0, 0, 0, 0, missing))
-        everywhere = torch.from_numpy(np.pad(ignored, ((0, missing), (0, 0), (0, 0)))).to(self.device)
+        everywhere = F.pad(ignored.to(self.device, non_blocking=True), (0, 0, 0, 0, 0, missing))
         return cluster_batch(tokens, everywhere, self.windows, self.updates)
 
     @property
-    def _batch(self) -> int:
-        # padded to it, for the reason that CLIP's own batches are fixed
+    def batch(self) -> int:
+        """Views that torch clusters at a time; fewer are filled up to it, as rounding may depend on how many."""
         return BATCH[torch.device(self.device).type]
 
 

@@ -215,8 +215,8 @@ def plan(settings: Settings, note: Note = lambda _: None) -> Plan:
     _check_some(dataset)
     workers = Workers.of(settings.workers, settings.scheduler, settings.device)
     device, precision = _resolved(settings, note)
-    # of a cluster's client CLIP is asked for text features only
-    own = str(resolve_device("auto")) if workers.scheduler else device
+    # where others look at images, CLIP is asked for text features only here, and a GPU is left to them
+    own = "cpu" if workers.elsewhere else device
     clip = load_clip(settings.clip, precision, own, settings.compile)
     masker = Masker(split, clip.grid, kmeans=settings.kmeans, device=device)
     masks = masker.attributes()  # refuses a --kmeans that this machine cannot do

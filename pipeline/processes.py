@@ -12,6 +12,8 @@ import dask
 import torch
 from dask.distributed import Client, LocalCluster, WorkerPlugin
 
+from data_cache.environment import environment
+
 TASKS = 2
 """Shards that a worker has at hand at once: while one has CLIP, the other is decoded before it or written after it."""
 LOOPBACK = "127.0.0.1:0"
@@ -63,22 +65,17 @@ def local_client(workers: int, processes: bool, gpus: Sequence[str] = (), tasks:
     quiet: dict[str, Any] = {f"distributed.{side}.http.routes": [] for side in sides}
     quiet["distributed.worker.profile.enabled"] = False  # it grows with the run: 100 bytes a frame it has seen
     threads = max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1)
-    environment = "distributed.nanny.pre-spawn-environ"
-    quiet |= {f"{environment}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}
-    # it also leaves its workers' OMP_NUM_THREADS behind in this process, for all it starts later
-    before = dict(os.environ)
-    try:
-        with (
-            dask.config.set(quiet),
-            _cluster(workers, processes, gpus[:workers], tasks) as cluster,
-            Client(cluster) as client,
-        ):
-            if processes:
-                client.register_plugin(LeaveInterrupts())
-            yield client
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    born_with = "distributed.nanny.pre-spawn-environ"
+    quiet |= {f"{born_with}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}
+    with (
+        environment(),  # Dask leaves its workers' OMP_NUM_THREADS behind in this process, for all it starts later
+        dask.config.set(quiet),
+        _cluster(workers, processes, gpus[:workers], tasks) as cluster,
+        Client(cluster) as client,
+    ):
+        if processes:
+            client.register_plugin(LeaveInterrupts())
+        yield client
 
 
 def dashboard(client: Client) -> str | None:

@@ -71,13 +71,19 @@ class Job:
         label = np.full((images, views, h, w), reserved_label(self.masker.dtype), self.masker.dtype)
         count = np.zeros((images, views), np.int32)
         status, digest, box, flip = (cache.read(key, span) for key in READ)
-        for row, index in enumerate(range(span.start, span.stop)):
-            if status[row] == OK:
-                whole, dense = self._label(index, digest[row]), cache.dense(index)
+        rows = [row for row in range(images) if status[row] == OK]
+        together = max(1, self.masker.batch // views)
+        for some in (rows[start : start + together] for start in range(0, len(rows), together)):
+            dense = np.concatenate([cache.dense(span.start + row) for row in some])
+            shown = []
+            for row in some:
+                whole = self._label(span.start + row, digest[row])
                 crops = [View.stored(box[row, view], flip[row, view]) for view in range(views)]
-                shown = [None if whole is None else replay_label(whole, crop, size) for crop in crops]
-                label[row], count[row] = self.masker(dense, shown)
-            tell(1)
+                shown += [None if whole is None else replay_label(whole, crop, size) for crop in crops]
+            made = self.masker(dense, shown)
+            label[some], count[some] = (part.reshape(len(some), views, *part.shape[1:]) for part in made)
+            tell(len(some))
+        tell(images - len(rows))
         cache.write_masks(shard, label, count, self.name)
         return {}
 
@@ -101,7 +107,7 @@ def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None, 
             cluster cannot be used.
 
     """
-    workers = Workers(wanted.workers, wanted.scheduler)
+    workers = Workers.of(wanted.workers, wanted.scheduler, "auto")
     cache = Cache(wanted.cache, mode="r+")
     if not re.fullmatch(r"\w{1,60}", wanted.name):
         raise UsageError(f"--name {wanted.name!r}: letters, digits and _ only, at most 60")

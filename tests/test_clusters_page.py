@@ -27,7 +27,7 @@ def commands():
     for line in "\n".join(BLOCKS).splitlines():
         inner = re.match(r'ssh \w+ "(.*)" &$', line)
         words = shlex.split((inner[1] if inner else line).removesuffix("&"), comments=True)
-        while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "srun"):
+        while words and re.match(r"[A-Z_]+=|srun$|--cpus-per-task=", words[0]):
             words.pop(0)
         if words[:2] == ["python", "cli.py"]:
             yield "cli.py", words[2:]

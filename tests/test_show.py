@@ -365,14 +365,8 @@ def test_no_legend_is_cut_off_however_many_and_long_its_names(names, width, unse
 
     drawing._write = watched
     try:
-        picture = legend(
-            Image.new("RGB", (width, 10)),
-            dict(enumerate(names)),
-            range(unseen),
-            "nothing at all",
-            ["a note " * 30],
-            letters,
-        )
+        panel, notes = Image.new("RGB", (width, 10)), ["a note " * 30]
+        picture = legend(panel, dict(enumerate(names)), range(unseen), "nothing at all", notes, letters)
     finally:
         drawing._write = write
     assert picture.width == max(width, LEGEND)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int, Shaped, UInt8
+from jaxtyping import Float16, Int, Int16, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -24,22 +24,21 @@ from trainer.photometric import distort
 from trainer.plm import IGNORE
 from trainer.ranks import own
 
+CPU = torch.device("cpu")
 PHOTOMETRIC = 1
 """Sets the generators of colours apart from those of the stream, which share their seed."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Views as the student sees them, with the seen labels of their pixels (rank among seen classes, or -1)."""
+class Batch(NamedTuple):
+    """Views as the student sees them, with the seen labels of their pixels (rank among seen classes, or -1).
+
+    A tuple, because a DataLoader pins the tensors of no other class.
+    """
 
     images: UInt8[Tensor, "batch 3 size size"]
-    seen: Int[Tensor, "batch size size"]
+    seen: Int16[Tensor, "batch size size"]
     image: Int[Tensor, "batch"]
     view: Int[Tensor, "batch"]
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
 
 
 class TeacherSource(Protocol):
@@ -67,13 +66,13 @@ class CachedTeacher:
         return self._loaded.cls[image, view], self._loaded.label[image, view]
 
 
-def taught(teacher: TeacherSource, batch: Batch, classes: int) -> Taught:
-    """What a teacher says of a batch, as the losses take it; `classes` is the number of seen ones."""
-    cls, labels = teacher(batch.image.cpu().numpy(), batch.view.cpu().numpy())
-    device = batch.images.device
+def taught(teacher: TeacherSource, batch: Batch, classes: int, device: torch.device = CPU) -> Taught:
+    """What a teacher says of a batch, as the losses take it on a device; `classes` is the number of seen ones."""
+    cls, labels = teacher(batch.image.numpy(), batch.view.numpy())
     pseudo = torch.from_numpy(_signed(labels)).to(device)
     answer = torch.from_numpy(cls.astype(np.float32)).to(device)
-    return Taught(answer, joint_target(batch.seen, pseudo, classes), batch.image)
+    seen, image = (part.to(device, non_blocking=True) for part in (batch.seen, batch.image))
+    return Taught(answer, joint_target(seen, pseudo, classes), image)
 
 
 def joint_target(
@@ -119,8 +118,8 @@ class ViewSet(TorchDataset):
         if self.photometric is not None:
             pixels = distort(pixels, np.random.default_rng((self.photometric, draw.place, PHOTOMETRIC)))
         if label is None:
-            return pixels, torch.full((self.size, self.size), IGNORE), index, view
-        ranks = self.rank[replay_label(label, geometry, self.size)].astype(np.int64)
+            return pixels, torch.full((self.size, self.size), IGNORE, dtype=torch.int16), index, view
+        ranks = self.rank[replay_label(label, geometry, self.size)].astype(np.int16)
         return pixels, torch.from_numpy(np.where(ranks == VOID, IGNORE, ranks)), index, view
 
     def check_unchanged(self, index: int) -> None:

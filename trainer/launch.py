@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from data_cache.environment import environment
 from data_cache.errors import UsageError, UserError
 from trainer.interrupt import interruptible
 
@@ -166,15 +167,12 @@ def _born_with(**given: str) -> Iterator[None]:
 
     And they are deaf to Ctrl-C, which reaches every process of a terminal: the one that watches answers it.
     """
-    before = dict(os.environ)
-    os.environ.update(given | before)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.environ.clear()
-        os.environ.update(before)
+    with environment(**given):
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _end_with_parent() -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from data_cache.content import Loaded, Texts
@@ -24,10 +26,10 @@ from data_cache.splits import Split
 from data_cache.store import Cache
 from trainer import checkpoint, ranks
 from trainer.config import TrainConfig
-from trainer.data import Batch, CachedTeacher, Stream, TeacherSource, ViewSet, batches, taught
+from trainer.data import CachedTeacher, Stream, TeacherSource, ViewSet, batches, taught
 from trainer.interrupt import interruptible
 from trainer.launch import together
-from trainer.losses import TeacherLoss
+from trainer.losses import Taught, TeacherLoss
 from trainer.memory import peak_memory
 from trainer.resume import draw_apart, reopen_log, restore, resume_state
 from trainer.segmenter import Segmenter, check_size, parameter_groups
@@ -58,11 +60,14 @@ class Learner(nn.Module):
         self.segmenter = Segmenter(config.arch, config.encoder, config.encoder_weights, text.shape[1])
         self.loss = TeacherLoss(config, text[material.split.seen_index])
 
-    def forward(self, batch: Batch, teacher: TeacherSource) -> dict[str, Tensor]:
-        """The loss terms of a batch, in float32 whatever the student computes in."""
-        features = self.segmenter(batch.images)
+    def forward(self, images: UInt8[Tensor, "own 3 size size"], told: Callable[[], Taught]) -> dict[str, Tensor]:
+        """The loss terms of a batch, in float32 whatever the student computes in.
+
+        What the teacher `told` comes as a call: Fabric would round its CLS tokens to the student's precision.
+        """
+        features = self.segmenter(images)
         with torch.autocast(features.device.type, enabled=False):
-            return self.loss(features.float(), taught(teacher, batch, len(self.loss.text)))
+            return self.loss(features.float(), told())
 
 
 def gather(config: TrainConfig) -> Material:
@@ -139,7 +144,7 @@ def train_rank(
     fabric = _fabric(config)
     learner: Any = Learner(config, material)
     if ranks.count() > 1 and fabric.device.type == "cuda":
-        learner = torch.nn.SyncBatchNorm.convert_sync_batchnorm(learner)
+        learner = convert_sync_batchnorm(learner)
     check_size(learner.segmenter, config, material.size)
     groups = parameter_groups(
         learner, config.lr, config.head_lr, config.weight_decay, slow=learner.segmenter.network.encoder
@@ -176,9 +181,13 @@ def train_rank(
         for batch in batches(views, stream, step, config.iterations, config.workers):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(step, config)
-            terms = learner(batch.to(fabric.device), teacher)
-            losses = {name: float(value.detach()) for name, value in terms.items()}
-            if term := not_finite(losses):
+            told = taught(teacher, batch, len(material.split.seen), fabric.device)
+            terms = learner(batch.images.to(fabric.device, non_blocking=True), lambda told=told: told)
+            # read back together: each by itself would stop a GPU
+            losses = dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist(), strict=True))
+            bad = not_finite(losses)
+            if ranks.anyone(bad is not None):
+                term = bad or "another process's"
                 failure = {"term": term, "losses": {name: str(value) for name, value in losses.items()}}
                 failure |= {name: ranks.gathered(getattr(batch, name)).tolist() for name in ("image", "view")}
                 where = save(step + 1, card | {"failed": failure}, checkpoint.FAILED)
@@ -219,7 +228,7 @@ def schedule(step: int, config: TrainConfig) -> float:
 def _fabric(config: TrainConfig) -> Fabric:
     device = resolve_device(config.device)
     kind = device.type
-    auto = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    auto = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     precision = auto if config.precision == "auto" else config.precision
     if ranks.count() == 1:
         devices = [device.index] if device.index is not None and kind == "cuda" else 1

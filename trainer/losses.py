@@ -1,6 +1,6 @@
 """The loss of a batch: L = L_global + L_pixel + L_generate (eq. 10-12), every term with a weight and a switch."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,8 +16,7 @@ from trainer.ranks import gathered, mean, total
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
-@dataclass(frozen=True)
-class Taught:
+class Taught(NamedTuple):
     """What the teacher says of a batch, and which images it speaks of."""
 
     cls: Float[Tensor, "batch channel"]

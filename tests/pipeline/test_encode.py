@@ -153,7 +153,7 @@ def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, mon
 
     def burst(images):
         features = ask(images)
-        bad = (images == overflowing).all(axis=(1, 2, 3))
+        bad = (images.numpy() == overflowing).all(axis=(1, 2, 3))
         spoilt = getattr(features, part).clone()
         spoilt[torch.from_numpy(bad), ..., -1] = value
         return Pending(**{"cls": features.cls, "dense": features.dense, part: spoilt})
@@ -166,6 +166,28 @@ def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, mon
     for name in ("cls", "dense", "label", "count", "size", "box"):
         np.testing.assert_array_equal(getattr(other, name)[rest], getattr(shard, name)[rest])
     assert [other.status[index] for index in rest] == [shard.status[index] for index in rest]
+
+
+def test_an_unreadable_image_does_not_change_a_bit_of_its_neighbours(tmp_path, encoder, shard):
+    draw_folder(tmp_path, IMAGES, unlabelled={UNLABELLED})
+    whole = encoded(replace(encoder, dataset=open_dataset("folder", tmp_path, "train")), 0)
+    assert whole.status == ["ok"] * SHARD
+    for name in ("cls", "dense", "label"):
+        np.testing.assert_array_equal(getattr(whole, name)[GOOD], getattr(shard, name)[GOOD])
+
+
+def test_clip_is_only_ever_asked_in_batches_of_one_size(encoder, monkeypatch):
+    sizes, ask = [], encoder.clip.ask
+
+    def watched(images):
+        sizes.append(len(images))
+        return ask(images)
+
+    monkeypatch.setattr(encoder.clip, "ask", watched)
+    for number in (0, 1):
+        encoded(encoder, number)
+    assert len(sizes) == 3
+    assert set(sizes) == {BATCH["cpu"]}
 
 
 # -- what else a shard says ----------------------------------------------------------------------------------------
@@ -181,6 +203,18 @@ def test_without_dense_tokens_the_rest_is_the_same(encoder, shard):
     assert bare.dense is None
     np.testing.assert_array_equal(bare.cls, shard.cls)
     np.testing.assert_array_equal(bare.label, shard.label)
+
+
+@pytest.mark.parametrize("dense", ["none", "float16"])
+def test_clustered_right_behind_clip_as_on_a_gpu_a_shard_is_the_same(encoder, shard, monkeypatch, dense):
+    masker = replace(encoder.masker, kmeans="torch")
+    given = replace(encoder, masker=masker, layout=replace(encoder.layout, dense=dense))
+    apart = encoded(given, 0)
+    monkeypatch.setattr(Masker, "queues", True)
+    at_once = encoded(given, 0)
+    for name in ("cls", "label", "count", "status"):
+        np.testing.assert_array_equal(getattr(at_once, name), getattr(apart, name))
+        np.testing.assert_array_equal(getattr(at_once, name), getattr(shard, name))
 
 
 def test_a_shard_is_the_same_each_time_and_tells_the_seconds_of_each_stage(encoder, shard, caplog):

@@ -12,6 +12,7 @@ from data_cache.errors import UsageError
 from data_cache.store import Cache
 from data_cache.views import Cropping
 from pipeline import recluster as module
+from pipeline import workers
 from pipeline.live import photographs
 from pipeline.precompute import Settings, execute, plan
 from pipeline.recluster import Clustering, recluster, window_sizes
@@ -159,6 +160,14 @@ def test_a_call_that_waited_finds_the_set_another_one_made(root, monkeypatch):
 
     monkeypatch.setattr(module, "photographs", meanwhile)
     assert recluster(Clustering(cache, "same")) == 0
+
+
+def test_where_there_are_several_gpus_each_clusters(root, monkeypatch):
+    cache, asked = precomputed(root), []
+    monkeypatch.setattr(workers, "visible_gpus", lambda: ("0", "1"))
+    monkeypatch.setattr(module, "run_shards", lambda job, shards, tell, given, note: asked.append(given) or ())
+    recluster(Clustering(cache, "new"))
+    assert asked[0].gpus == ("0", "1")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ Batch norm and dropout are in eval mode, and some batches lose labels, so that a
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -46,14 +45,14 @@ def train_each(
         def train(self, mode: bool = True) -> "Learner":
             return super().train(False)
 
-        def forward(self, batch, teacher):
+        def forward(self, images, told):
             type(self).updates += 1
-            return super().forward(batch, teacher)
+            return super().forward(images, told)
 
-    def censored(teacher, batch, classes) -> Taught:
-        told, away = taught(teacher, batch, classes), hidden.get(Learner.updates, {})
+    def censored(teacher, batch, classes, device) -> Taught:
+        told, away = taught(teacher, batch, classes, device), hidden.get(Learner.updates + 1, {})
         targets = [hide(t, away[int(i)]) if int(i) in away else t for t, i in zip(told.target, told.image, strict=True)]
-        return replace(told, target=torch.stack(targets))
+        return told._replace(target=torch.stack(targets))
 
     for name, config in configs.items():
         Learner.updates, kept = 0, []

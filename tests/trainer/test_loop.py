@@ -3,15 +3,19 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from refusals import refused
 from safetensors.torch import load_file
 from scenery import draw_folder, make_cache
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError
+from data_cache.store import Cache
 from trainer import checkpoint, loop
 from trainer.config import TrainConfig
 from trainer.data import Stream
@@ -112,6 +116,31 @@ def test_the_same_seed_gives_the_same_first_losses_and_another_seed_others(confi
         train(other, tmp_path / "other", tell=kill_after(2))
     first = [without_time(logged(out))[0] for out in (stopped, tmp_path / "same", tmp_path / "other")]
     assert first[0] == first[1] != first[2]
+
+
+def test_in_mixed_precision_the_teacher_s_tokens_come_to_the_losses_unrounded(tiny_config, tmp_path, monkeypatch):
+    told, forward = [], TeacherLoss.forward
+
+    def watched(self, features, taught):
+        told.append((features.dtype, taught.cls))
+        return forward(self, features, taught)
+
+    monkeypatch.setattr(TeacherLoss, "forward", watched)
+    config = tiny_config(iterations=2, precision="bf16-mixed")
+    assert np.isfinite(train(config, tmp_path / "run")["total"])
+    stored = Cache(Path(config.cache)).load("default").cls
+    rows = {row.astype(np.float32).tobytes() for row in stored.reshape(-1, stored.shape[-1])}
+    assert len(told) == 2
+    for dtype, cls in told:
+        assert dtype == torch.float32
+        assert {row.numpy().tobytes() for row in cls} <= rows
+
+
+def test_a_normalisation_shared_by_processes_keeps_the_activation_that_timm_put_into_it():
+    shared = convert_sync_batchnorm(torch.nn.Sequential(BatchNormAct2d(4), torch.nn.BatchNorm2d(4)))
+    assert isinstance(shared[0], torch.nn.SyncBatchNorm)
+    assert isinstance(shared[0].act, torch.nn.ReLU)
+    assert isinstance(shared[1], torch.nn.SyncBatchNorm)
 
 
 def test_only_the_newest_checkpoint_is_kept_and_nothing_half_written(whole, stopped):

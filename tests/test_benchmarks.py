@@ -1,0 +1,53 @@
+"""benchmarks/: every script runs, on next to nothing, and prints its ratio last."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from command_line import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+SMALLEST = {
+    "bf16_vs_fp32": ("--size", 64, "--repetitions", 1, "--views", 10),
+    "cached_vs_online": ("--teachers", 1, "--updates", 4),
+    "flat_memory": ("--images", 4, 8, "--image-size", 64),
+    "gpu": (),
+    "kmeans_backends": ("--views", 2, "--repetitions", 1),
+    "large_cache": ("--images", 100),
+    "precompute_vs_forward": ("--size", 64, "--images", 4, "--repetitions", 1),
+    "precompute_vs_plain_loop": ("--size", 64, "--images", 2),
+    "prompts_vs_encode_text": ("--classes", 1, "--repetitions", 1),
+    "two_workers": ("--images", 256, "--image-size", 64, "--repetitions", 1),
+}
+NO_RATIO = {"demo_long", "demo_views", "photographs"}
+
+
+def run(name, *arguments):
+    command = [sys.executable, REPOSITORY / f"benchmarks/{name}.py", *SMALLEST[name], *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_script_is_here_and_in_the_table():
+    there = {file.stem for file in (REPOSITORY / "benchmarks").glob("*.py")}
+    assert there == SMALLEST.keys() | NO_RATIO
+    table = (REPOSITORY / "benchmarks/README.md").read_text()
+    assert all(f"`{name}.py`" in table for name in SMALLEST)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_its_json_has_a_ratio(name):
+    if name == "precompute_vs_plain_loop":
+        pytest.importorskip("sklearn")
+    told = json.loads(run(name, "--json").splitlines()[-1])
+    assert "ratio" in told
+    assert told["ratio"] is None if name == "gpu" and not told.get("measured", True) else told["ratio"] > 0
+
+
+@pytest.mark.parametrize("name", ["kmeans_backends", "large_cache", "prompts_vs_encode_text"])
+def test_the_ratio_comes_last(name):
+    assert re.search(r"ratio [\d.]+( \(.*\))?$", run(name).strip())
