@@ -130,19 +130,22 @@ class Run:
 def ablate(wanted: Ablation, jobs: int = 1, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Train and measure every row with every seed; interrupted, the same call goes on where it was.
 
+    A row that asks for what the full method has already, as a loss stride of 4 does of the demo, is not trained again.
     `jobs` trainings run at a time, more than one in processes of Dask with one thread each. `tell` hears of each run.
 
     Raises:
         UsageError, UserError: what clustering, training and evaluation raise.
 
     """
-    start, runs = time.perf_counter(), _runs(wanted)
+    start, alike = time.perf_counter(), _runs(wanted)
     results: dict[str, list[dict[str, Any]]] = {row: [] for row in wanted.rows}
-    for done, result in enumerate(_carried_out(runs, jobs), 1):
-        results[result["row"]].append(result)
+    for done, (run, result) in enumerate(_carried_out([runs[0] for runs in alike.values()], jobs), 1):
+        rows = [one.row for one in alike[run.config]]
+        for row in rows:
+            results[row].append(result)
         hiou = 100 * result["metrics"][f"{GAMMA:g}"]["hIoU"]
-        name = f"{result['row']}, seed {result['seed']}"
-        tell(f"{done} of {len(runs)}: {name}: hIoU {hiou:.1f}, {result['minutes']:.1f} min")
+        name = f"{' = '.join(rows)}, seed {result['seed']}"
+        tell(f"{done} of {len(alike)}: {name}: hIoU {hiou:.1f}, {result['minutes']:.1f} min")
     for found in results.values():
         found.sort(key=lambda result: result["seed"])
     full = replace(wanted.config, cache=Path(wanted.config.cache or "").name)
@@ -175,12 +178,13 @@ def markdown(told: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _runs(wanted: Ablation) -> list[Run]:
+def _runs(wanted: Ablation) -> dict[TrainConfig, list[Run]]:
+    """All runs by their settings."""
     cache = Cache(Path(wanted.config.cache or ""))
     about = cache.fingerprint["dataset"]
     root = wanted.root or photographs(cache, None).root
     images = open_dataset(about["name"], root, "val", wanted.tested)
-    runs = []
+    runs: dict[TrainConfig, list[Run]] = {}
     for row in wanted.rows:
         variant, masks = VARIANTS[row], wanted.config.masks
         if variant.cluster:
@@ -188,15 +192,15 @@ def _runs(wanted: Ablation) -> list[Run]:
             recluster(Clustering(cache.path, masks, wanted.root, **variant.cluster))
         for seed in range(wanted.seeds):
             config = replace(wanted.config, **variant.train, seed=seed, masks=masks)
-            runs.append(Run(row, config, wanted.out / f"{row}_{seed}", images))
+            runs.setdefault(config, []).append(Run(row, config, wanted.out / f"{row}_{seed}", images))
     return runs
 
 
-def _carried_out(runs: Sequence[Run], jobs: int) -> Iterator[dict[str, Any]]:
+def _carried_out(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, dict[str, Any]]]:
     if jobs == 1:
-        yield from (run() for run in runs)
+        yield from ((run, run()) for run in runs)
         return
     with local_client(jobs, True, tasks=1) as client:
-        futures = [client.submit(run.__call__, pure=False, retries=0) for run in runs]
+        futures = {client.submit(run.__call__, pure=False, retries=0): run for run in runs}
         for future in as_completed(futures):
-            yield future.result()
+            yield futures[future], future.result()

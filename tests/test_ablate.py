@@ -74,6 +74,14 @@ def test_typed_again_nothing_is_trained_and_more_seeds_are_added(clipteacher, op
     assert more["rows"]["full"][:2] == first["rows"]["full"]
 
 
+def test_a_row_that_asks_for_what_the_full_method_has_is_not_trained_again(clipteacher, options, tmp_path):
+    told = clipteacher.good("ablate", *options, "--rows", "full,loss-stride-1", "--json")
+    assert "2 of 2: full = loss-stride-1, seed 1" in told.err
+    assert told.json["rows"]["full"] == told.json["rows"]["loss-stride-1"]
+    assert sorted(file.name for file in (tmp_path / "out").glob("*_?")) == ["full_0", "full_1"]
+    assert "| loss-stride-1 | 1.5 |" in (tmp_path / "out/table.md").read_text()
+
+
 @pytest.mark.slow
 def test_several_jobs_give_what_one_gives(clipteacher, options, tmp_path):
     one = clipteacher.good("ablate", *options, "--rows", "full,no-glm", "--json").json
