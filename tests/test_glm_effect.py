@@ -1,7 +1,7 @@
 """What the paper is about, in short: without global learning, classes without labels stay unnamed.
 
 The teacher is ideal: its CLS tokens are the sum of the text features of what is in the picture, its masks are true.
-So a student learns in a minute what takes the demo many (`pytest -m slow` holds the demo itself to it).
+So a student learns in a minute or two what takes the demo many. (`pytest -m slow` runs both.)
 """
 
 from dataclasses import replace
@@ -21,6 +21,8 @@ from trainer.checkpoint import load
 from trainer.config import TrainConfig
 from trainer.evaluate import Predictor, evaluate
 from trainer.loop import train
+
+pytestmark = pytest.mark.slow
 
 COLOURS = {
     "snow": (230, 230, 240),

@@ -18,7 +18,7 @@ from data_cache.errors import UserError
 from data_cache.schema import reserved_label
 from data_cache.splits import Split
 from data_cache.views import View, replay_image, replay_label
-from trainer.interrupt import ignore_interrupts
+from trainer.interrupt import end_quietly
 from trainer.losses import Taught
 from trainer.photometric import distort
 from trainer.plm import IGNORE
@@ -199,7 +199,7 @@ def batches(views: ViewSet, stream: Stream, first: int, last: int, workers: int)
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=end_quietly,
         # its own generator: the global one belongs to the model and must resume bit for bit
         generator=torch.Generator().manual_seed(0),
     )

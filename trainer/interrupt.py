@@ -1,10 +1,11 @@
 """Ctrl-C in training: asked for at any instant, granted between two updates."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 
 @contextmanager
@@ -32,6 +33,17 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def ignore_interrupts(_worker: int) -> None:
-    """Let a decoding process outlive a Ctrl-C, which reaches it too: the training process ends it."""
+def end_quietly(_worker: int) -> None:
+    """Let a decoding process outlive a Ctrl-C, which reaches it too, and be silent if the training process is killed.
+
+    The first is for the training process to answer. In the second case multiprocessing would tell the user, by
+    `sys.excepthook` in a thread that lends memory, that nobody wants it any more.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tell = sys.excepthook
+
+    def tell_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            tell(kind, error, trace)
+
+    sys.excepthook = tell_others
