@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.photographs import UNSEEN, draw_photographs
 from data_cache.views import replay_image, whole
-from pipeline.clip import BATCH, DTYPES, FrozenCLIP
+from pipeline.clip import DTYPES, FrozenCLIP
 from pipeline.precompute import Plan, Settings, Summary, execute, plan
 from pipeline.weights import CLIPSource
 
@@ -61,7 +61,7 @@ def main() -> None:
 def compared(work: Plan) -> dict[str, object]:
     """Both once: seconds, stages, and the ratio."""
     clip = work.job.encoder.clip
-    forward(clip, BATCH[clip.device.type], clip.image_size)
+    forward(clip, clip.batch, clip.image_size)
     before = forward(clip, work.images, clip.image_size)
     done: Summary = execute(work)
     after = forward(clip, work.images, clip.image_size)
@@ -80,7 +80,7 @@ def forward(clip: FrozenCLIP, images: int, size: int) -> float:
     """Seconds of CLIP's vision tower alone on ready tensors."""
     picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     one = torch.from_numpy(replay_image(picture, whole(480, 640), size)).permute(2, 0, 1).float() / 255
-    batch = BATCH[clip.device.type]
+    batch = clip.batch
     pixels = one.expand(batch, -1, -1, -1).to(clip.device, DTYPES[clip.precision])
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     start = time.perf_counter()

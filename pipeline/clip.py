@@ -85,6 +85,11 @@ class FrozenCLIP:
         self._forward = _compiled(visual) if compiled else visual
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
 
+    @property
+    def batch(self) -> int:
+        """Views a forward on its device, for whoever wants equal answers each time."""
+        return BATCH[self.device.type]
+
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Features:
         """CLS tokens (un-normalised) and dense tokens of RGB images of the CLIP input size.

@@ -20,7 +20,7 @@ from data_cache.errors import UserError
 from data_cache.schema import Layout, reserved_label
 from data_cache.views import Cropping, View, replay_image, replay_label
 from pipeline.arriving import Arriving
-from pipeline.clip import BATCH, FrozenCLIP
+from pipeline.clip import FrozenCLIP
 from pipeline.masks import Masker
 from pipeline.stages import StageTimes
 
@@ -82,7 +82,7 @@ class Encoder:
         span, times = self.layout.span(number), times or StageTimes()
         shard = self._empty(span.stop - span.start)
         rows = range(len(shard.status)) if rows is None else rows
-        size = BATCH[self.clip.device.type]
+        size = self.clip.batch
         threads = max(DECODERS, torch.get_num_threads()) if self.clip.device.type == "cuda" else DECODERS
         with ExitStack() as last, ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(1) as follower:
             decoded = _ahead(decoders, partial(self._decode, times), [span.start + row for row in rows], AHEAD * size)
@@ -123,17 +123,15 @@ class Encoder:
     def _ask(self, items: Sequence[_Decoded], view: int) -> Arriving:
         """What is known of a view of some images once CLIP was asked, and a GPU, if it clusters, after it."""
         gpu, size = self.clip.device.type == "cuda", self.clip.image_size
-        batch = BATCH[self.clip.device.type]
         # filled up: neither must an unreadable image change how its neighbours are rounded, nor a compiled CLIP see
         # batches of several sizes
-        images = torch.zeros(batch, size, size, 3, dtype=torch.uint8, pin_memory=gpu)
+        images = torch.zeros(self.clip.batch, size, size, 3, dtype=torch.uint8, pin_memory=gpu)
         np.stack([item.images[view] for item in items], out=images.numpy()[: len(items)])
         features = self.clip.ask(images)
         told = {"fit": features.finite(), "cls": features.cls}
         if self.masker.queues:
-            ignored = torch.zeros(batch, *self.masker.grid, dtype=torch.bool, pin_memory=gpu)
-            np.stack([item.ignored[view] for item in items], out=ignored.numpy()[: len(items)])
-            told["fused"] = self.masker.fused(features.dense, ignored)
+            ignored = torch.from_numpy(np.stack([item.ignored[view] for item in items]))
+            told["fused"] = self.masker.fused(features.dense[: len(items)], ignored.pin_memory() if gpu else ignored)
         if self.layout.dense != "none" or not self.masker.queues:
             told["dense"] = features.dense
         return Arriving({name: part[: len(items)] for name, part in told.items()})

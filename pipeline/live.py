@@ -16,7 +16,7 @@ from data_cache.source import photographs
 from data_cache.splits import Split
 from data_cache.store import Cache
 from data_cache.views import View, replay_image, replay_label
-from pipeline.clip import BATCH, FrozenCLIP
+from pipeline.clip import FrozenCLIP
 from pipeline.encode import DECODERS
 from pipeline.masks import Masker
 from pipeline.weights import CLIPSource
@@ -96,7 +96,7 @@ def live_teacher(
     dataset = photographs(cache, root)
     loaded, about = cache.load(masks), cache.mask_attributes(masks)
     masker = masker_of(cache, about, dataset.classes, str(device))
-    return LiveTeacher(teacher, dataset, masker, loaded.box, loaded.flip, BATCH[device.type])
+    return LiveTeacher(teacher, dataset, masker, loaded.box, loaded.flip, teacher.batch)
 
 
 def masker_of(

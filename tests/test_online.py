@@ -11,7 +11,7 @@ from data_cache.datasets import open_dataset
 from data_cache.store import Cache
 from data_cache.views import Cropping
 from experiments.online import live_for
-from pipeline import encode
+from pipeline import clip
 from pipeline.precompute import Settings, execute, plan
 from pipeline.weights import CLIPSource
 from trainer import loop
@@ -55,7 +55,7 @@ def world(request, tmp_path_factory):
     """The name of a dataset, where it is, and a config of its cache whose views were encoded one by one."""
     root = None if request.param == "scenes" else request.getfixturevalue("real_data") / "coco"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(encode.BATCH, "cpu", 1)
+        patch.setitem(clip.BATCH, "cpu", 1)
         yield request.param, root, precomputed(tmp_path_factory.mktemp("online"), request.param, root, 16)
 
 
