@@ -2,11 +2,21 @@
 
 import torch
 
+from data_cache.environment import keep_freed_memory
 from data_cache.errors import UsageError
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one. Raises UsageError for a device this machine does not have."""
+    """`auto` is the GPU if there is one. Raises UsageError for a device this machine does not have.
+
+    If it is the CPU, this process is made fit for networks (`keep_freed_memory`).
+    """
+    if (device := _device(name)).type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

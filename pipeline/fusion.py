@@ -15,16 +15,16 @@ def group_centres(centres: Float[np.ndarray, "centre channel"], threshold: float
     The first centre not yet taken takes every other one not yet taken whose cosine similarity to it exceeds the
     threshold; repeat. Groups are numbered in the order they form.
     """
-    unit = normalised(centres)
-    # rounding may put the similarity of equal centres above 1
-    similar = np.minimum(unit @ unit.T, 1) > threshold
-    group = np.full(len(centres), -1)
+    unit, group = normalised(centres), np.full(len(centres), -1)
     for number in range(len(centres)):
         free = np.flatnonzero(group < 0)
         if not len(free):
             break
         first = free[0]
-        group[free[similar[first, free]]] = number
+        # not by BLAS, whose threads would go on waiting for more where CLIP's could run
+        similarity = np.einsum("ic,c->i", unit[free], unit[first])
+        # rounding may put the similarity of equal centres above 1
+        group[free[np.minimum(similarity, 1) > threshold]] = number
         group[first] = number
     return group
 
@@ -42,7 +42,7 @@ def fuse(
     if not ignored.any():
         return fused
     group = group_centres(clusters.centres, threshold)
-    points = normalised(dense)[ignored]
+    points = normalised(dense[ignored])
     rows = np.arange(len(points))
     votes = np.zeros((len(points), group.max() + 1), int)
     closeness = np.full(votes.shape, -np.inf, np.float32)

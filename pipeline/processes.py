@@ -12,7 +12,7 @@ import dask
 import torch
 from dask.distributed import Client, LocalCluster, WorkerPlugin
 
-from data_cache.environment import environment
+from data_cache.environment import KEEPING, environment
 
 TASKS = 2
 """Shards that a worker has at hand at once: while one has CLIP, the other is decoded before it or written after it."""
@@ -67,6 +67,8 @@ def local_client(workers: int, processes: bool, gpus: Sequence[str] = (), tasks:
     threads = max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1)
     born_with = "distributed.nanny.pre-spawn-environ"
     quiet |= {f"{born_with}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}
+    if not gpus:
+        quiet |= {f"{born_with}.{name}": value for name, (_, value) in KEEPING.items()}
     with (
         environment(),  # Dask leaves its workers' OMP_NUM_THREADS behind in this process, for all it starts later
         dask.config.set(quiet),

@@ -15,6 +15,7 @@ SMALLEST = {
     "cached_vs_online": ("--teachers", 1, "--updates", 4),
     "flat_memory": ("--images", 4, 8, "--image-size", 64),
     "gpu": (),
+    "kept_memory": ("--size", 64, "--images", 4, "--repetitions", 1),
     "kmeans_backends": ("--views", 2, "--repetitions", 1),
     "large_cache": ("--images", 100),
     "precompute_vs_forward": ("--size", 64, "--images", 4, "--repetitions", 1),

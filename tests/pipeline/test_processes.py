@@ -113,3 +113,17 @@ def test_this_process_alone_serves_no_dashboard():
     with local_client(1, False) as client:
         assert processes.dashboard(client) is None
         assert listening() <= {"127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize(("own", "found"), [(None, "1"), ("4", "4")])
+def test_worker_processes_keep_the_memory_they_free_unless_the_users_environment_says_otherwise(
+    monkeypatch, own, found
+):
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    if own:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", own)
+    with local_client(1, True) as client:
+        (told,) = client.run(lambda: dict(os.environ)).values()
+    assert told["MALLOC_ARENA_MAX"] == found
+    assert int(told["MALLOC_TRIM_THRESHOLD_"]) == int(told["MALLOC_MMAP_THRESHOLD_"]) == 2**31 - 1
+    assert os.environ.get("MALLOC_ARENA_MAX") == own

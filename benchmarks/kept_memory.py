@@ -1,0 +1,79 @@
+"""CLIP on a CPU with the memory it frees kept (`data_cache.environment.keep_freed_memory`) against glibc's own way.
+
+Each side is a process of its own, in turn, because what is set cannot be taken back; both are bare forward loops in a
+thread, where `precompute` asks CLIP. Prints the median ratio of seconds last (`--json`: an object with "ratio").
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Thread
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+SIDES = ("given_back", "kept")
+
+
+def main() -> None:
+    """Measure both sides in turn, or, in a process of one side, that one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clip", default="ViT-B-16-quickgelu")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.side:
+        print(json.dumps(measured(asked)))
+        return
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for _ in range(asked.repetitions):
+        for side, runs in found.items():
+            done = subprocess.run([sys.executable, *sys.argv, "--side", side], check=True, stdout=subprocess.PIPE)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{side}: {runs[-1]}", file=sys.stderr)
+    ratios = [theirs["seconds"] / ours["seconds"] for theirs, ours in zip(*found.values(), strict=True)]
+    memory = [max(run["gigabytes"] for run in runs) for runs in found.values()]
+    result = {"ratio": statistics.median(ratios), "all": ratios, "memory": memory[1] / memory[0], "runs": found}
+    print(json.dumps(result) if asked.json else f"peak memory x {result['memory']:.3f}; ratio {result['ratio']:.2f}")
+
+
+def measured(asked: argparse.Namespace) -> dict[str, float]:
+    """Seconds an image, of the system's in them, and the most memory there was."""
+    import torch
+
+    from benchmarks.precompute_vs_forward import forward
+    from data_cache.environment import keep_freed_memory
+    from pipeline.clip import FrozenCLIP, resolve_precision
+    from pipeline.weights import CLIPSource
+
+    if asked.side == "kept":
+        keep_freed_memory()
+    cpu, images = torch.device("cpu"), asked.images
+    clip = FrozenCLIP(CLIPSource(asked.clip, "random", asked.size), resolve_precision(asked.precision, cpu), cpu)
+    found = {}
+
+    def loop() -> None:
+        forward(clip, clip.batch, clip.image_size)
+        before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        forward(clip, images, clip.image_size)
+        found["seconds"] = (time.perf_counter() - start) / images
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        found["system_seconds"] = (after.ru_stime - before.ru_stime) / images
+        found["gigabytes"] = after.ru_maxrss / 2**20
+
+    thread = Thread(target=loop)
+    thread.start()
+    thread.join()
+    return found
+
+
+if __name__ == "__main__":
+    main()
