@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dense", default="float16")
     parser.add_argument("--shard", type=int, default=8)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     found = []
