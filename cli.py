@@ -125,7 +125,8 @@ def precompute(
     done = summary.images - len(summary.failures)
     rate = summary.encoded / summary.seconds
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
-    say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{': ' + stages if stages else ''})")
+    stages = f"; of all threads: {stages}" if stages else ""
+    say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
     report = {
         "cache": str(summary.cache),
         "images": summary.images,

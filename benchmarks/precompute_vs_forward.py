@@ -2,8 +2,8 @@
 
 The peer has the same model, precision, batch size, memory format and threads, and nothing to read, cluster or write.
 Both run in one process, in turn. The ratio is precompute's throughput as a share of the loop's; `cluster` is the share
-of the time an image that clustering and fusion took. Loading CLIP is in neither; creating the cache and starting Dask
-are in ours. All figures are of the run whose ratio is the median.
+of the time of all askers that clustering and fusion took. Loading CLIP is in neither; creating the cache and starting
+Dask are in ours. All figures are of the run whose ratio is the median.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def compared(work: Plan) -> dict[str, object]:
         "ratio": bare / done.seconds,
         "ours": done.encoded / done.seconds,
         "forward": done.encoded / bare,
-        "cluster": done.stages["cluster"] / done.seconds,
+        "cluster": done.stages["cluster"] / done.seconds / clip.askers,
         "stages": done.stages,
     }
 

@@ -54,7 +54,7 @@ VARIANTS: Mapping[str, Variant] = {
     "glm-mean": Variant("Table 4", {"glm": "mean"}),
     "vla-mlp": Variant("Table 5", {"vla": "mlp"}),
     "vla-identity": Variant("Table 5", {"vla": "identity"}),
-    "pseudo-scope-batch": Variant("ours", {"pseudo_scope": "batch"}),
+    "pseudo-scope-image": Variant("ours", {"pseudo_scope": "image"}),
     "logits-dot": Variant("ours", {"logits": "dot"}),
     "nel-masked": Variant("ours", {"nel_ignore": "masked"}),
     "loss-stride-1": Variant("ours", {"loss_stride": 1}),

@@ -1,8 +1,10 @@
 """The teacher: a frozen CLIP that is asked once an image for its CLS token and its dense tokens."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Semaphore
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH = {"cpu": 4, "cuda": 32}
 """Views a forward, by device. Fixed, because the rounding of a product may depend on how many travel in it."""
+ASKERS = 16
+"""Batches a CPU works on at once, at the most: each takes memory for its activations, some 100 MiB with ViT-B/16."""
 DENSE_RECIPE = "output"
 """Dense tokens are the last block's patch tokens after the final LayerNorm and the visual projection."""
 
@@ -83,7 +87,28 @@ class FrozenCLIP:
         if device.type == "cuda":
             visual.conv1.to(memory_format=torch.channels_last)  # as the images come
         self._forward = _compiled(visual) if compiled else visual
+        self._threads = torch.get_num_threads()
+        self.askers = min(ASKERS, self._threads) if device.type == "cpu" else 1
+        """How many threads may be inside `turn` at once."""
+        self._turns = Semaphore(self.askers)
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """For `ask` to be called inside, by `askers` threads at once, which share the cores of a CPU.
+
+        Threads that work on one batch wait for the slowest at every layer, which on a CPU is the one whose core has
+        to decode or cluster meanwhile. Those that have a batch each wait for nobody. The answers are the same.
+        """
+        with self._turns:
+            if self.askers == 1:
+                yield
+                return
+            torch.set_num_threads(self._threads // self.askers)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(self._threads)  # torch also keeps it for threads that are yet to start
 
     @property
     def batch(self) -> int:

@@ -28,7 +28,7 @@ T, R = TypeVar("T"), TypeVar("R")
 
 DECODERS = 4
 AHEAD = 2
-"""Batches that are decoded before CLIP has time for them, and that wait behind it to be clustered, at the most."""
+"""Batches that are decoded before CLIP has time for them, and that a GPU has in its queue or behind it, at the most."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,6 @@ class _Decoded:
     views: list[View]
     images: list[UInt8[np.ndarray, "size size 3"]]
     ignored: list[Bool[np.ndarray, "y x"]]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    items: dict[int, _Decoded]
-    view: int
-    answer: Arriving
 
 
 @dataclass(frozen=True)
@@ -75,38 +68,37 @@ class Encoder:
         Of its images only `rows`, if given; the others stay empty. An image that cannot be read, has an unfitting
         label, or makes CLIP overflow float16 becomes a failure with its reason; it never stops the others.
 
-        Images are decoded ahead of CLIP, in threads; what it said is clustered behind it, in another. While the caller
-        is inside, CLIP is asked about the next shard, which comes out only then: shards keep the order in which they
-        were asked, and no more than two are in memory.
+        Images are decoded ahead of CLIP, in threads. Batches are asked and then clustered by as many threads as may ask
+        CLIP at once (`FrozenCLIP.turn`), or some more, so that a GPU always has the next one in its queue. While the
+        caller is inside, CLIP is asked about the next shard, which comes out only then: shards keep the order in which
+        they were asked, and no more than two are in memory.
         """
         span, times = self.layout.span(number), times or StageTimes()
         shard = self._empty(span.stop - span.start)
         rows = range(len(shard.status)) if rows is None else rows
         size = self.clip.batch
         threads = max(DECODERS, torch.get_num_threads()) if self.clip.device.type == "cuda" else DECODERS
-        with ExitStack() as last, ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(1) as follower:
-            decoded = _ahead(decoders, partial(self._decode, times), [span.start + row for row in rows], AHEAD * size)
-            behind: deque[Future[None]] = deque()
+        hands = self.clip.askers + (AHEAD if self.clip.device.type == "cuda" else 0)
+        with ExitStack() as last, ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(hands) as askers:
+            ahead = (self.clip.askers + AHEAD) * size
+            decoded = _ahead(decoders, partial(self._decode, times), [span.start + row for row in rows], ahead)
+            behind: deque[Future[int]] = deque()
             with self.asking:
                 for start in range(0, len(rows), size):
                     some = rows[start : start + size]
                     with times("wait"):
                         items = dict(zip(some, islice(decoded, len(some)), strict=True))
-                    for ask in self._asked(shard, items, times):
-                        behind.append(follower.submit(self._follow, shard, ask, times))
-                        with times("wait"):
-                            while len(behind) > AHEAD:
-                                behind.popleft().result()
-                    tell(len(some))
-                with times("wait"):
-                    last.enter_context(self.leaving)
+                    behind.append(askers.submit(self._answer, shard, items, times))
+                    while len(behind) > hands:
+                        tell(behind.popleft().result())
+                last.enter_context(self.leaving)
             for one in behind:
-                one.result()
+                tell(one.result())
             self._conclude(shard, rows)
             yield shard
 
-    def _asked(self, shard: Shard, items: dict[int, _Decoded | UserError], times: StageTimes) -> Iterator[_Asked]:
-        """Ask CLIP about each view of the images of a batch that could be read."""
+    def _answer(self, shard: Shard, items: dict[int, _Decoded | UserError], times: StageTimes) -> int:
+        """Ask CLIP about each view of the images of a batch that could be read, and store and cluster what it says."""
         good: dict[int, _Decoded] = {}
         for row, item in items.items():
             if isinstance(item, UserError):
@@ -115,32 +107,36 @@ class Encoder:
                 shard.size[row], (shard.content_hash[row], shard.label_hash[row]) = item.size, item.digest
                 good[row] = item
         for view in range(self.layout.views if good else 0):
-            with times("encode"):
-                answer = self._ask(list(good.values()), view)
-            yield _Asked(good, view, answer)
+            self._follow(shard, good, view, self._ask(list(good.values()), view, times), times)
+        return len(items)
 
     @torch.inference_mode()
-    def _ask(self, items: Sequence[_Decoded], view: int) -> Arriving:
+    def _ask(self, items: Sequence[_Decoded], view: int, times: StageTimes) -> Arriving:
         """What is known of a view of some images once CLIP was asked, and a GPU, if it clusters, after it."""
         gpu, size = self.clip.device.type == "cuda", self.clip.image_size
         # filled up: neither must an unreadable image change how its neighbours are rounded, nor a compiled CLIP see
         # batches of several sizes
         images = torch.zeros(self.clip.batch, size, size, 3, dtype=torch.uint8, pin_memory=gpu)
         np.stack([item.images[view] for item in items], out=images.numpy()[: len(items)])
-        features = self.clip.ask(images)
-        told = {"fit": features.finite(), "cls": features.cls}
-        if self.masker.queues:
-            ignored = torch.from_numpy(np.stack([item.ignored[view] for item in items]))
-            told["fused"] = self.masker.fused(features.dense[: len(items)], ignored.pin_memory() if gpu else ignored)
-        if self.layout.dense != "none" or not self.masker.queues:
-            told["dense"] = features.dense
-        return Arriving({name: part[: len(items)] for name, part in told.items()})
+        with self.clip.turn(), times("encode"):
+            features = self.clip.ask(images)
+            told = {"fit": features.finite(), "cls": features.cls}
+            if self.masker.queues:
+                ignored = torch.from_numpy(np.stack([item.ignored[view] for item in items]))
+                told["fused"] = self.masker.fused(
+                    features.dense[: len(items)], ignored.pin_memory() if gpu else ignored
+                )
+            if self.layout.dense != "none" or not self.masker.queues:
+                told["dense"] = features.dense
+            return Arriving({name: part[: len(items)] for name, part in told.items()})
 
-    def _follow(self, shard: Shard, asked: _Asked, times: StageTimes) -> None:
+    def _follow(
+        self, shard: Shard, asked: dict[int, _Decoded], view: int, arriving: Arriving, times: StageTimes
+    ) -> None:
         """Store what CLIP said of a batch, and cluster it."""
-        rows, view, items = np.array(list(asked.items)), asked.view, list(asked.items.values())
+        rows, items = np.array(list(asked)), list(asked.values())
         with times("encode"):  # where a GPU is waited for
-            answer = asked.answer.arrays()
+            answer = arriving.arrays()
         fit = answer["fit"]
         for row in rows[~fit]:
             shard.status[row] = "CLIP's features are not finite in float16"

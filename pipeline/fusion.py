@@ -17,14 +17,14 @@ def group_centres(centres: Float[np.ndarray, "centre channel"], threshold: float
     """
     unit, group = normalised(centres), np.full(len(centres), -1)
     for number in range(len(centres)):
-        free = np.flatnonzero(group < 0)
-        if not len(free):
+        free = group < 0
+        if not free.any():
             break
-        first = free[0]
+        first = free.argmax()
         # not by BLAS, whose threads would go on waiting for more where CLIP's could run
-        similarity = np.einsum("ic,c->i", unit[free], unit[first])
+        similarity = np.einsum("ic,c->i", unit, unit[first])
         # rounding may put the similarity of equal centres above 1
-        group[free[np.minimum(similarity, 1) > threshold]] = number
+        group[free & (np.minimum(similarity, 1) > threshold)] = number
         group[first] = number
     return group
 

@@ -1,4 +1,4 @@
-"""How long each stage of precompute took, whichever threads it ran in."""
+"""How long each stage of precompute took, all threads together."""
 
 import time
 from collections import defaultdict
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from threading import Lock
 
 STAGES = ("decode", "encode", "cluster", "write", "wait")
-"""Stages overlap: their seconds may add up to more than passed. `wait` is when CLIP had nothing to do."""
+"""Stages overlap, and several threads may be in one: seconds may add up to more than passed. `wait` is when nothing was
+decoded for CLIP to look at."""
 
 
 class StageTimes:

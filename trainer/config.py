@@ -50,7 +50,7 @@ class TrainConfig:
     tau: float = _option(0.07, "Temperature of InfoNCE and of cosine logits.", minimum=1e-6)
     vla: Adapters = _option("transformer", "Vision-language adapter.")
     logits: Logits = _option("cosine", "Pixel logits: cosine / tau, or the plain product of eq. 9.")
-    pseudo_scope: Scope = _option("image", "A pixel competes with pseudo labels of its own image or of the batch.")
+    pseudo_scope: Scope = _option("batch", "A pixel competes with pseudo labels of its own image or of the batch.")
     nel_ignore: NELIgnore = _option("negative", "Pixels without a seen label are negatives in NEL, or masked.")
     ce: bool = _option(True, "Cross-entropy over seen and pseudo labels (eq. 10).")
     nel: bool = _option(True, "Focal and dice loss on seen classes (NEL).")

@@ -31,7 +31,7 @@ def estimated_memory(config: TrainConfig, segmenter: nn.Module, size: int, seen:
     Nothing is computed: the student runs on tensors without content, and what autograd keeps of them is counted.
 
     Args:
-        config: batch size and loss stride.
+        config: batch size, loss stride and scope of pseudo labels.
         segmenter: the student; it comes back on the meta device.
         size: side of its input in pixels.
         seen: seen classes.
@@ -55,7 +55,8 @@ def estimated_memory(config: TrainConfig, segmenter: nn.Module, size: int, seen:
         features = meta.network(torch.empty(batch, 3, size, size, device="meta", dtype=number))
         activations = sum(kept.values())
     side = -(-size // config.loss_stride)
-    losses = 4 * side * side * ((seen + PSEUDO_LABELS) * CE_TENSORS + seen * NEL_TENSORS)
+    rows = seen + PSEUDO_LABELS * (config.batch_size if config.pseudo_scope == "batch" else 1)
+    losses = 4 * side * side * (rows * CE_TENSORS + seen * NEL_TENSORS)
     return weights + activations + 2 * 4 * features.numel() + losses
 
 

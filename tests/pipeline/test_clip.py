@@ -13,7 +13,7 @@ from tiny_world import CONFIG, picture, tiny_clip
 from torch._dynamo.exc import BackendCompilerFailed
 
 from data_cache.errors import UsageError
-from pipeline.clip import FrozenCLIP, Pending
+from pipeline.clip import ASKERS, FrozenCLIP, Pending
 from pipeline.prompts import Prompts
 from pipeline.weights import CLIPSource
 
@@ -267,3 +267,32 @@ def test_where_nothing_can_be_compiled_the_option_is_named(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     clip = FrozenCLIP(CLIPSource(str(CONFIG), "random"), "fp32", torch.device("cpu"), compiled=True)
     refused(lambda: clip.encode(IMAGES), "--compile", "leave it out")
+
+
+# -- threads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_answers_do_not_depend_on_the_threads_of_who_asks(clip, precision):
+    asked = FrozenCLIP(clip.source, precision, torch.device("cpu"))
+    before, answers = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            answers.append(asked.encode(IMAGES))
+    finally:
+        torch.set_num_threads(before)
+    for other in answers[1:]:
+        np.testing.assert_array_equal(other.cls, answers[0].cls)
+        np.testing.assert_array_equal(other.dense, answers[0].dense)
+
+
+def test_a_turn_leaves_as_many_threads_as_there_were_and_a_gpu_s_touches_none(clip, monkeypatch):
+    before, asked = torch.get_num_threads(), FrozenCLIP(clip.source, "fp32", torch.device("cpu"))
+    assert asked.askers == min(before, ASKERS)
+    with asked.turn():
+        assert torch.get_num_threads() == max(1, before // asked.askers)
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(asked, "askers", 1)
+    with asked.turn():
+        assert torch.get_num_threads() == before

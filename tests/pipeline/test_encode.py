@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from dataclasses import replace
+from threading import Barrier, Semaphore
 
 import numpy as np
 import oracle_masks as oracle
@@ -188,6 +189,27 @@ def test_clip_is_only_ever_asked_in_batches_of_one_size(encoder, monkeypatch):
         encoded(encoder, number)
     assert len(sizes) == 3
     assert set(sizes) == {BATCH["cpu"]}
+
+
+def test_on_a_cpu_two_batches_are_asked_at_once_on_half_of_the_threads_each(encoder, shard, monkeypatch):
+    clip, ask, before = encoder.clip, encoder.clip.ask, torch.get_num_threads()
+    together, threads = Barrier(2), []
+
+    def watched(images):
+        threads.append(torch.get_num_threads())
+        together.wait(timeout=60)  # for another that is asked meanwhile, or the test fails
+        return ask(images)
+
+    for name, value in {"ask": watched, "askers": 2, "_threads": 4, "_turns": Semaphore(2)}.items():
+        monkeypatch.setattr(clip, name, value)
+    try:
+        again = encoded(encoder, 0)
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)  # four in threads yet to start
+    assert threads == [2, 2]
+    for name in ("cls", "dense", "label", "count", "status"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
 
 
 # -- what else a shard says ----------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ SETTINGS = {
     "default": {},
     "dot": {"logits": "dot"},
     "masked": {"nel_ignore": "masked"},
-    "batch": {"pseudo_scope": "batch"},
+    "image": {"pseudo_scope": "image"},
     "max": {"glm": "max"},
     "mean": {"glm": "mean"},
 }

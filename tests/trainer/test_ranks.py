@@ -17,8 +17,8 @@ BATCH, IMAGES, UPDATES = 4, 8, 6
 SETTINGS = {
     "default": {},
     "max": {"glm": "max", "vla": "mlp", "logits": "dot", "nel_ignore": "masked"},
-    "mean": {"glm": "mean", "vla": "identity", "pseudo_scope": "batch"},
-    "batch": {"pseudo_scope": "batch", "loss_stride": 4, "max_grad_norm": 0.5},
+    "mean": {"glm": "mean", "vla": "identity", "pseudo_scope": "image"},
+    "image": {"pseudo_scope": "image", "loss_stride": 4, "max_grad_norm": 0.5},
     "nel alone": {"glm": "off", "ce": False, "generate": False},
     "generate alone": {"glm": "off", "ce": False, "nel": False},
 }

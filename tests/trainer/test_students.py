@@ -163,8 +163,8 @@ def test_mscan_has_no_downloadable_weights_and_says_so():
 
 
 def test_estimated_memory_counts_parameters_and_grows_with_the_batch_as_activations_do():
-    def estimate(batch, stride=4):
-        config = TrainConfig(batch_size=batch, loss_stride=stride)
+    def estimate(batch, stride=4, scope="batch"):
+        config = TrainConfig(batch_size=batch, loss_stride=stride, pseudo_scope=scope)
         return estimated_memory(config, Segmenter("segformer", "mit_b0", "none", 32), 64, 10, mixed=False)
 
     parameters = sum(p.numel() for p in Segmenter("segformer", "mit_b0", "none", 32).parameters())
@@ -172,6 +172,7 @@ def test_estimated_memory_counts_parameters_and_grows_with_the_batch_as_activati
     assert one > parameters * ADAM_BYTES
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)
     assert estimate(1, stride=1) > one
+    assert estimate(4, scope="image") < four
 
 
 def test_estimated_activations_are_what_autograd_keeps_in_a_real_forward_pass():
