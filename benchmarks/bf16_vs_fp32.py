@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_cache.datasets import open_dataset
+from data_cache.devices import resolve_device
 from data_cache.splits import Split
 from data_cache.views import replay_image, whole
 from experiments.verification import rand_index
@@ -26,7 +27,7 @@ from pipeline.masks import Masker
 from pipeline.weights import CLIPSource
 
 PRECISIONS = ("fp32", "bf16")
-CPU = torch.device("cpu")
+CPU = resolve_device("cpu")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ Same scenes, same tiny CLIP, same settings; each side is a process of its own. T
 run, in which Dask starts, each worker loads torch and builds CLIP; and of the steady part, from the moment at which
 every worker has done its first shards to the end. The steady one is printed last (`--json`: an object with "ratio");
 the claim is at least 1.7. Needs two idle cores: one worker of one thread has some use for the second, as it decodes and
-clusters beside CLIP.
+writes beside CLIP.
 """
 
 import argparse
