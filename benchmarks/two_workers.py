@@ -25,8 +25,8 @@ SHARD = 16
 def main() -> None:
     """Measure both sides in turn, or, in a process of one side, that one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--images", type=int, default=384)
+    parser.add_argument("--image-size", type=int, default=512)
     parser.add_argument("--repetitions", type=int, default=2, help="The best of so many runs of each side is taken.")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", type=int, choices=SIDES, help=argparse.SUPPRESS)

@@ -23,7 +23,7 @@ SMALLEST = {
     "prompts_vs_encode_text": ("--classes", 1, "--repetitions", 1),
     "two_workers": ("--images", 256, "--image-size", 64, "--repetitions", 1),
 }
-NO_RATIO = {"demo_long", "demo_views", "photographs"}
+NOT_RUN_HERE = {"attention_share", "demo_long", "demo_views", "photographs"}
 
 
 def run(name, *arguments):
@@ -35,7 +35,7 @@ def run(name, *arguments):
 
 def test_every_script_is_here_and_in_the_table():
     there = {file.stem for file in (REPOSITORY / "benchmarks").glob("*.py")}
-    assert there == SMALLEST.keys() | NO_RATIO
+    assert there == SMALLEST.keys() | NOT_RUN_HERE
     table = (REPOSITORY / "benchmarks/README.md").read_text()
     assert all(f"`{name}.py`" in table for name in SMALLEST)
 

@@ -10,7 +10,9 @@ import pytest
 from command_line import REPOSITORY
 from PIL import Image
 
+from benchmarks import attention_share
 from data_cache.datasets import open_dataset
+from data_cache.datasets.scenes import STUFF
 from data_cache.splits import make_split
 from experiments.demo import ALL_VARIANTS, CLIP, DENSE_CLIP, STUDENT, WITHOUT_GLM, WITHOUT_PLM, Demo, run
 from experiments.dense_clip import DenseCLIP
@@ -109,6 +111,20 @@ def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
     agree = (middle == middle[0]).all(axis=0)
     assert agree.mean() > 0.5
     assert (middle[0] == wanted)[agree].mean() > 0.95
+
+
+def test_attention_over_area_is_1_where_all_cells_count_alike_and_0_where_none_does(report, monkeypatch):
+    def grounds_alone(student, cls, image, view):
+        label = next(label for shown, label in scenes if np.array_equal(shown, image))
+        return (label < len(STUFF)).astype(float)
+
+    scenes = [open_dataset("scenes", None, "train", 6).load(index) for index in range(6)]
+    monkeypatch.setattr(attention_share, "attention", lambda *_: np.full((24, 24), 1 / 576))
+    assert attention_share.preference(report.run, 6) == pytest.approx(dict.fromkeys(attention_share.KINDS, 1.0))
+    monkeypatch.setattr(attention_share, "attention", grounds_alone)
+    area = np.mean([(label < len(STUFF)).mean() for _, label in scenes])
+    expected = dict.fromkeys(attention_share.KINDS, 0.0) | {"grounds": 1 / area}
+    assert attention_share.preference(report.run, 6) == pytest.approx(expected)
 
 
 @pytest.mark.slow
