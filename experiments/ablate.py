@@ -21,10 +21,14 @@ from pipeline.processes import local_client
 from pipeline.recluster import Clustering, recluster
 from trainer.config import TrainConfig
 from trainer.evaluate import GAMMA, Predictor, evaluate
+from trainer.gamma import pick_gamma
 from trainer.metrics import Metrics
 
 FULL = "full"
 GAMMAS = (0.0, GAMMA, 5.0)
+PICKED, SAMPLES = "picked", 150
+"""Beside fixed gammas one that `pick_gamma` chooses for each student on so many training images: what 1.5 means to a
+student depends on its logits, and a row may differ from another in nothing else."""
 RESULT = "result.json"
 
 
@@ -105,21 +109,24 @@ class Run:
     config: TrainConfig
     folder: Path
     images: Dataset
+    samples: Dataset
 
     def __call__(self) -> dict[str, Any]:
         """Train and measure, or read what was measured before with the same settings."""
         wanted = asdict(self.config) | {"tested": len(self.images)}
         file = self.folder / RESULT
-        if file.is_file() and (told := json.loads(file.read_text()))["settings"] == wanted:
+        if file.is_file() and (told := json.loads(file.read_text()))["settings"] == wanted and PICKED in told:
             return told
-        start, student = time.perf_counter(), trained(self.config, self.folder, silent, Clock())
-        found = evaluate(Predictor(student), self.images, GAMMAS)
+        start, student = time.perf_counter(), Predictor(trained(self.config, self.folder, silent, Clock()))
+        picked = pick_gamma(student, self.samples)
+        found = evaluate(student, self.images, (*GAMMAS, picked))
         told = {
             "row": self.row,
             "seed": self.config.seed,
             "minutes": (time.perf_counter() - start) / 60,
             "settings": wanted,
-            "metrics": {f"{gamma:g}": found.at(gamma).summary for gamma in GAMMAS},
+            PICKED: picked,
+            "metrics": {f"{gamma:g}": found.at(gamma).summary for gamma in GAMMAS} | {PICKED: found.at(picked).summary},
         }
         draft = file.with_suffix(".partial")
         draft.write_text(json.dumps(told, indent=2) + "\n")
@@ -153,7 +160,7 @@ def ablate(wanted: Ablation, jobs: int = 1, tell: Callable[[str], None] = lambda
         "minutes": round((time.perf_counter() - start) / 60, 1),
         "full": asdict(full),
         "rows": {
-            row: [{"seed": one["seed"], "minutes": one["minutes"], "metrics": one["metrics"]} for one in found]
+            row: [{name: one[name] for name in ("seed", "minutes", PICKED, "metrics")} for one in found]
             for row, found in results.items()
         },
     }
@@ -168,13 +175,14 @@ def markdown(told: Mapping[str, Any]) -> str:
     lines = [f"| | | gamma | {' | '.join(Metrics.COLUMNS.values())} | paper |", "|---|---|---|" + "---|" * 5]
     for row, found in told["rows"].items():
         printed = paper()["ablations"].get(row, {})
-        for gamma in (f"{GAMMA:g}", *(f"{g:g}" for g in GAMMAS if g != GAMMA)):
+        for gamma in (f"{GAMMA:g}", PICKED, *(f"{g:g}" for g in GAMMAS if g != GAMMA)):
             values = 100 * np.array([[one["metrics"][gamma][name] for name in columns] for one in found])
             spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(columns))
             cells = [f"{mean:.1f} ± {one:.1f}" for mean, one in zip(values.mean(axis=0), spread, strict=True)]
-            same = printed and printed.get("gamma", GAMMA) == float(gamma)
+            same = printed and f"{printed.get('gamma', GAMMA):g}" == gamma
             theirs = "/".join(map(str, printed["figures"])) if same else ""
-            lines.append(f"| {VARIANTS[row].table} | {row} | {gamma} | {' | '.join(cells)} | {theirs} |")
+            shown = gamma if gamma != PICKED else f"{PICKED} {'/'.join(f'{one[PICKED]:g}' for one in found)}"
+            lines.append(f"| {VARIANTS[row].table} | {row} | {shown} | {' | '.join(cells)} | {theirs} |")
     return "\n".join(lines)
 
 
@@ -184,6 +192,7 @@ def _runs(wanted: Ablation) -> dict[TrainConfig, list[Run]]:
     about = cache.fingerprint["dataset"]
     root = wanted.root or photographs(cache, None).root
     images = open_dataset(about["name"], root, "val", wanted.tested)
+    samples = open_dataset(about["name"], root, about["split"], min(SAMPLES, about["images"]))
     runs: dict[TrainConfig, list[Run]] = {}
     for row in wanted.rows:
         variant, masks = VARIANTS[row], wanted.config.masks
@@ -192,7 +201,7 @@ def _runs(wanted: Ablation) -> dict[TrainConfig, list[Run]]:
             recluster(Clustering(cache.path, masks, wanted.root, **variant.cluster))
         for seed in range(wanted.seeds):
             config = replace(wanted.config, **variant.train, seed=seed, masks=masks)
-            runs.setdefault(config, []).append(Run(row, config, wanted.out / f"{row}_{seed}", images))
+            runs.setdefault(config, []).append(Run(row, config, wanted.out / f"{row}_{seed}", images, samples))
     return runs
 
 

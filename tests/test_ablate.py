@@ -63,6 +63,19 @@ def test_rows_and_seeds_become_a_table_with_the_paper_s_figures(clipteacher, opt
     assert configs["lambda-0.9_0"]["masks"] == "lambda_0_9"
 
 
+def test_beside_fixed_gammas_there_is_one_picked_for_each_student_without_unseen_labels(
+    clipteacher, options, drawn, tmp_path
+):
+    found = clipteacher.good("ablate", *options, "--rows", "full", "--json").json["rows"]["full"]
+    run = tmp_path / "out/full_1"
+    asked = ("evaluate", run, "--dataset", "folder", "--root", drawn, "--pick-gamma", ablations.SAMPLES, "--json")
+    told = clipteacher.good(*asked).json["picked"]
+    assert found[1]["picked"] == told["gamma"]
+    assert found[1]["metrics"]["picked"]["hIoU"] == pytest.approx(told["hIoU"])
+    table = (tmp_path / "out/table.md").read_text()
+    assert f"| full | picked {found[0]['picked']:g}/{found[1]['picked']:g} |" in table
+
+
 def test_typed_again_nothing_is_trained_and_more_seeds_are_added(clipteacher, options, monkeypatch):
     first = clipteacher.good("ablate", *options, "--rows", "full", "--json").json
     trained, seen = ablations.trained, []
