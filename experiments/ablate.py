@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from dask.distributed import as_completed
 
+from data_cache.content import OK
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
-from data_cache.errors import UsageError
+from data_cache.errors import UsageError, UserError
 from data_cache.source import photographs
 from data_cache.store import Cache
 from experiments.presets import paper
@@ -118,15 +120,17 @@ class Run:
         if file.is_file() and (told := json.loads(file.read_text()))["settings"] == wanted and PICKED in told:
             return told
         start, student = time.perf_counter(), Predictor(trained(self.config, self.folder, silent, Clock()))
-        picked = pick_gamma(student, self.samples)
-        found = evaluate(student, self.images, (*GAMMAS, picked))
+        gammas = {f"{gamma:g}": gamma for gamma in GAMMAS}
+        with suppress(UserError):  # of images without labels, or a student that knows nothing, none can be picked
+            gammas[PICKED] = pick_gamma(student, self.samples)
+        found = evaluate(student, self.images, tuple(gammas.values()))
         told = {
             "row": self.row,
             "seed": self.config.seed,
             "minutes": (time.perf_counter() - start) / 60,
             "settings": wanted,
-            PICKED: picked,
-            "metrics": {f"{gamma:g}": found.at(gamma).summary for gamma in GAMMAS} | {PICKED: found.at(picked).summary},
+            PICKED: gammas.get(PICKED),
+            "metrics": {name: found.at(gamma).summary for name, gamma in gammas.items()},
         }
         draft = file.with_suffix(".partial")
         draft.write_text(json.dumps(told, indent=2) + "\n")
@@ -175,7 +179,8 @@ def markdown(told: Mapping[str, Any]) -> str:
     lines = [f"| | | gamma | {' | '.join(Metrics.COLUMNS.values())} | paper |", "|---|---|---|" + "---|" * 5]
     for row, found in told["rows"].items():
         printed = paper()["ablations"].get(row, {})
-        for gamma in (f"{GAMMA:g}", PICKED, *(f"{g:g}" for g in GAMMAS if g != GAMMA)):
+        picked = [PICKED] if all(PICKED in one["metrics"] for one in found) else []
+        for gamma in (f"{GAMMA:g}", *picked, *(f"{g:g}" for g in GAMMAS if g != GAMMA)):
             values = 100 * np.array([[one["metrics"][gamma][name] for name in columns] for one in found])
             spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(columns))
             cells = [f"{mean:.1f} ± {one:.1f}" for mean, one in zip(values.mean(axis=0), spread, strict=True)]
@@ -190,9 +195,9 @@ def _runs(wanted: Ablation) -> dict[TrainConfig, list[Run]]:
     """All runs by their settings."""
     cache = Cache(Path(wanted.config.cache or ""))
     about = cache.fingerprint["dataset"]
-    root = wanted.root or photographs(cache, None).root
-    images = open_dataset(about["name"], root, "val", wanted.tested)
-    samples = open_dataset(about["name"], root, about["split"], min(SAMPLES, about["images"]))
+    trained_on = photographs(cache, wanted.root)
+    images = open_dataset(about["name"], trained_on.root, "val", wanted.tested)
+    samples = trained_on.picked([i for i, (_, status) in enumerate(cache.statuses()) if status == OK][:SAMPLES])
     runs: dict[TrainConfig, list[Run]] = {}
     for row in wanted.rows:
         variant, masks = VARIANTS[row], wanted.config.masks

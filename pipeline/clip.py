@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import Semaphore
+from threading import Lock, Semaphore
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +22,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH = {"cpu": 4, "cuda": 32}
 """Views a forward, by device. Fixed, because the rounding of a product may depend on how many travel in it."""
-ASKERS = 16
-"""Batches a CPU works on at once, at the most: each takes memory for its activations, some 100 MiB with ViT-B/16."""
+ASKERS = 4
+"""Batches a CPU works on at once, at the most: each takes memory, and a small shard has no more to give."""
 DENSE_RECIPE = "output"
 """Dense tokens are the last block's patch tokens after the final LayerNorm and the visual projection."""
 
@@ -88,7 +88,7 @@ class FrozenCLIP:
             visual.conv1.to(memory_format=torch.channels_last)  # as the images come
         self._forward = _compiled(visual) if compiled else visual
         self._threads = torch.get_num_threads()
-        self.askers = min(ASKERS, self._threads) if device.type == "cpu" else 1
+        self.askers = askers(self._threads) if device.type == "cpu" else 1
         """How many threads may be inside `turn` at once."""
         self._turns = Semaphore(self.askers)
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
@@ -98,7 +98,7 @@ class FrozenCLIP:
         """For `ask` to be called inside, by `askers` threads at once, which share the cores of a CPU.
 
         Threads that work on one batch wait for the slowest at every layer, which on a CPU is the one whose core has
-        to decode or cluster meanwhile. Those that have a batch each wait for nobody. The answers are the same.
+        to decode or cluster meanwhile. The fewer share a batch, the less they wait.
         """
         with self._turns:
             if self.askers == 1:
@@ -157,6 +157,11 @@ class FrozenCLIP:
         }
 
 
+def askers(threads: int) -> int:
+    """How many batches a CPU works on at once, with equally many threads each: so that the fewest are idle."""
+    return max(range(min(2, threads), min(ASKERS, threads) + 1), key=lambda count: (threads // count * count, count))
+
+
 def resolve_precision(precision: str, device: torch.device) -> Precision:
     """`auto` is bf16 where the device multiplies in it, else fp32: others would only convert to and fro."""
     if precision == "auto":
@@ -204,11 +209,16 @@ def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Te
 def _compiled(visual: VisionTransformer) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     from torch._dynamo.exc import TorchDynamoException
 
-    forward = torch.compile(visual)
+    forward, first = torch.compile(visual), Lock()
+    ready = False
 
     def call(pixels: Float[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
+        nonlocal ready
         try:
-            return forward(pixels)
+            with nullcontext() if ready else first:  # or each of several threads would compile
+                answer = forward(pixels)
+            ready = True
+            return answer
         except TorchDynamoException as error:
             raise UserError(f"--compile: CLIP cannot be compiled here ({one_line(error)}); leave it out") from None
 

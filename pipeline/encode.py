@@ -3,11 +3,11 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -43,7 +43,7 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Everything a worker needs to encode shards. One shard at a time has CLIP; another may be clustered meanwhile."""
+    """Everything a worker needs to encode shards. One at a time brings CLIP work; another is finished meanwhile."""
 
     clip: FrozenCLIP
     dataset: Dataset
@@ -51,7 +51,7 @@ class Encoder:
     layout: Layout
     cropping: Cropping = field(default_factory=Cropping)
     asking: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
-    """Held by the shard that CLIP is asked about."""
+    """Held by the shard that brings work."""
     leaving: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
     """Held by the shard that is finished and written."""
 
@@ -83,21 +83,26 @@ class Encoder:
             ahead = (self.clip.askers + AHEAD) * size
             decoded = _ahead(decoders, partial(self._decode, times), [span.start + row for row in rows], ahead)
             behind: deque[Future[int]] = deque()
-            with self.asking:
-                for start in range(0, len(rows), size):
-                    some = rows[start : start + size]
-                    with times("wait"):
-                        items = dict(zip(some, islice(decoded, len(some)), strict=True))
-                    behind.append(askers.submit(self._answer, shard, items, times))
-                    while len(behind) > hands:
-                        tell(behind.popleft().result())
-                last.enter_context(self.leaving)
-            for one in behind:
-                tell(one.result())
+            stopped = Event()
+            try:
+                with self.asking:
+                    for start in range(0, len(rows), size):
+                        some = rows[start : start + size]
+                        with times("wait"):
+                            items = dict(zip(some, islice(decoded, len(some)), strict=True))
+                        behind.append(askers.submit(self._answer, shard, items, times, stopped))
+                        while behind and (len(behind) > hands or behind[0].done()):
+                            tell(behind.popleft().result())
+                    last.enter_context(self.leaving)
+                for one in behind:
+                    tell(one.result())
+            except BaseException:
+                stopped.set()
+                raise
             self._conclude(shard, rows)
             yield shard
 
-    def _answer(self, shard: Shard, items: dict[int, _Decoded | UserError], times: StageTimes) -> int:
+    def _answer(self, shard: Shard, items: dict[int, _Decoded | UserError], times: StageTimes, stopped: Event) -> int:
         """Ask CLIP about each view of the images of a batch that could be read, and store and cluster what it says."""
         good: dict[int, _Decoded] = {}
         for row, item in items.items():
@@ -107,6 +112,8 @@ class Encoder:
                 shard.size[row], (shard.content_hash[row], shard.label_hash[row]) = item.size, item.digest
                 good[row] = item
         for view in range(self.layout.views if good else 0):
+            if stopped.is_set():
+                break
             self._follow(shard, good, view, self._ask(list(good.values()), view, times), times)
         return len(items)
 
@@ -116,9 +123,9 @@ class Encoder:
         gpu, size = self.clip.device.type == "cuda", self.clip.image_size
         # filled up: neither must an unreadable image change how its neighbours are rounded, nor a compiled CLIP see
         # batches of several sizes
-        images = torch.zeros(self.clip.batch, size, size, 3, dtype=torch.uint8, pin_memory=gpu)
-        np.stack([item.images[view] for item in items], out=images.numpy()[: len(items)])
         with self.clip.turn(), times("encode"):
+            images = torch.zeros(self.clip.batch, size, size, 3, dtype=torch.uint8, pin_memory=gpu)
+            np.stack([item.images[view] for item in items], out=images.numpy()[: len(items)])
             features = self.clip.ask(images)
             told = {"fit": features.finite(), "cls": features.cls}
             if self.masker.queues:
@@ -146,7 +153,8 @@ class Encoder:
         if shard.dense is not None:
             shard.dense[rows, view] = answer["dense"]
         if fit.any():
-            with times("cluster"):
+            # on a CPU within as many threads as CLIP has for it; a GPU is not to wait for who clusters here
+            with self.clip.turn() if self.clip.device.type == "cpu" else nullcontext(), times("cluster"):
                 if "fused" in answer:
                     masks = self.masker.stored(answer["fused"][fit])
                 else:

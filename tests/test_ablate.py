@@ -8,7 +8,7 @@ import pytest
 from command_line import TINY, pictures
 from refusals import refused
 
-from data_cache.errors import UsageError
+from data_cache.errors import UsageError, UserError
 from data_cache.store import Cache
 from experiments import ablate as ablations
 from experiments.ablate import FULL, VARIANTS, Ablation
@@ -74,6 +74,26 @@ def test_beside_fixed_gammas_there_is_one_picked_for_each_student_without_unseen
     assert found[1]["metrics"]["picked"]["hIoU"] == pytest.approx(told["hIoU"])
     table = (tmp_path / "out/table.md").read_text()
     assert f"| full | picked {found[0]['picked']:g}/{found[1]['picked']:g} |" in table
+
+
+def test_a_failed_image_and_a_student_that_no_gamma_can_be_picked_for_stop_no_row(
+    clipteacher, options, drawn, tmp_path, monkeypatch
+):
+    asked = []
+
+    def none(student, images):
+        asked.extend(images.ids)
+        raise UserError("no seen pixel is right")
+
+    statuses = list(Cache(options[1]).statuses())
+    broken = [(name, "damaged" if place == 1 else status) for place, (name, status) in enumerate(statuses)]
+    monkeypatch.setattr(Cache, "statuses", lambda _: iter(broken))
+    monkeypatch.setattr(ablations, "pick_gamma", none)
+    found = clipteacher.good("ablate", *options[:-1], 1, "--rows", "full", "--json").json["rows"]["full"]
+    assert found[0]["picked"] is None
+    assert list(found[0]["metrics"]) == ["0", "1.5", "5"]
+    assert "picked" not in (tmp_path / "out/table.md").read_text()
+    assert asked == [name for place, (name, _) in enumerate(statuses) if place != 1]
 
 
 def test_typed_again_nothing_is_trained_and_more_seeds_are_added(clipteacher, options, monkeypatch):

@@ -13,7 +13,7 @@ from tiny_world import CONFIG, picture, tiny_clip
 from torch._dynamo.exc import BackendCompilerFailed
 
 from data_cache.errors import UsageError
-from pipeline.clip import ASKERS, FrozenCLIP, Pending
+from pipeline.clip import ASKERS, FrozenCLIP, Pending, askers
 from pipeline.prompts import Prompts
 from pipeline.weights import CLIPSource
 
@@ -289,10 +289,17 @@ def test_answers_do_not_depend_on_the_threads_of_who_asks(clip, precision):
 
 def test_a_turn_leaves_as_many_threads_as_there_were_and_a_gpu_s_touches_none(clip, monkeypatch):
     before, asked = torch.get_num_threads(), FrozenCLIP(clip.source, "fp32", torch.device("cpu"))
-    assert asked.askers == min(before, ASKERS)
+    assert asked.askers == askers(before)
     with asked.turn():
         assert torch.get_num_threads() == max(1, before // asked.askers)
     assert torch.get_num_threads() == before
     monkeypatch.setattr(asked, "askers", 1)
     with asked.turn():
         assert torch.get_num_threads() == before
+
+
+def test_so_many_batches_are_asked_at_once_that_few_threads_are_idle():
+    assert [askers(threads) for threads in (1, 2, 3, 4, 5, 6, 7, 8, 16, 24)] == [1, 2, 3, 4, 4, 3, 3, 4, 4, 4]
+    for threads in range(1, 65):
+        assert 1 <= askers(threads) <= ASKERS
+        assert threads - threads // askers(threads) * askers(threads) <= 1

@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
+import time
 from dataclasses import replace
-from threading import Barrier, Semaphore
+from threading import Barrier, Event, Semaphore
 
 import numpy as np
 import oracle_masks as oracle
@@ -15,6 +16,7 @@ from tiny_world import CLASSES, draw_folder, tiny_clip
 from data_cache.datasets import open_dataset
 from data_cache.schema import Layout
 from data_cache.splits import Split
+from data_cache.views import Cropping
 from pipeline.clip import BATCH, Pending
 from pipeline.encode import Encoder
 from pipeline.masks import Masker
@@ -210,6 +212,28 @@ def test_on_a_cpu_two_batches_are_asked_at_once_on_half_of_the_threads_each(enco
     assert threads == [2, 2]
     for name in ("cls", "dense", "label", "count", "status"):
         np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
+
+
+def test_once_nobody_waits_for_a_shard_no_further_view_is_asked(encoder, monkeypatch):
+    views, calls, gone, ask = 3, [], Event(), encoder.clip.ask
+
+    def watched(images):
+        calls.append(len(images))
+        if len(calls) > views:  # the second batch's first: only now is the first one's end told
+            assert gone.wait(60)
+            time.sleep(0.3)
+        return ask(images)
+
+    def stop(done):
+        gone.set()
+        raise RuntimeError("stopped")
+
+    for name, value in {"ask": watched, "askers": 1, "_turns": Semaphore(1)}.items():
+        monkeypatch.setattr(encoder.clip, name, value)
+    several = replace(encoder, layout=replace(encoder.layout, views=views), cropping=Cropping(views))
+    with pytest.raises(RuntimeError, match="stopped"):
+        encoded(several, 0, tell=stop)
+    assert len(calls) == views + 1
 
 
 # -- what else a shard says ----------------------------------------------------------------------------------------
