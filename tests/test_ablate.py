@@ -53,6 +53,11 @@ def test_rows_and_seeds_become_a_table_with_the_paper_s_figures(clipteacher, opt
     values = [one["metrics"]["1.5"]["pAcc"] * 100 for one in result["rows"]["full"]]
     assert f"| full | 1.5 | {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} |" in table
     assert "74.8/41.0/50.7/45.4" in table
+    more = [
+        100 * (a["metrics"]["5"]["hIoU"] - b["metrics"]["5"]["hIoU"])
+        for a, b in zip(*map(result["rows"].get, ("no-glm", "full")), strict=True)
+    ]
+    assert f"| {np.mean(more):+.1f} ± {np.std(more, ddof=1):.1f} | 51.9/28.2/8.6/13.2 |" in table
     without = [line for line in table.splitlines() if "| no-glm |" in line]
     assert ["51.9/28.2/8.6/13.2" in line for line in without] == ["| no-glm | 5 |" in line for line in without]
     assert Cache(cache).mask_attributes("lambda_0_9")["threshold"] == 0.9
