@@ -32,7 +32,7 @@ KINDS = ("grounds", "seen things", "hidden things")
 def main() -> None:
     """Measure each run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs that share the first one's cache.")
+    parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs on drawn scenes.")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
