@@ -1,9 +1,9 @@
-"""Where GLM's attention goes in the drawn world: to grounds, to things with labels, or to hidden ones.
+"""Where GLM's attention goes in the drawn world: to grounds, to things with labels, or to unseen things.
 
-Eq. 1 over scenes of a run's cache, by the true labels, of which training has those of seen classes alone. Of each kind
-the share of the attention is divided by the share of the picture. Prints the ratio of hidden things to seen ones last
-(`--json`: an object with "ratio"); 1 would be no preference between them. Of a student that was trained without
-attention the weights say what it would have looked at.
+Computes eq. 1 over scenes of a run's cache and sorts it by the true labels. For each kind, the share of the attention
+is divided by the share of the picture. Prints the ratio of unseen to seen things last (`--json`: an object with
+"ratio"); 1 means no preference. For a student that was trained without attention it shows where attention would have
+gone.
 
     python benchmarks/attention_share.py runs/demo/clipteacher_0
 """
@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_cache.datasets import open_dataset
 from data_cache.datasets.scenes import THINGS
-from data_cache.store import Cache
+from data_cache.reader import Cache
 from data_cache.views import whole
-from experiments.attention import attention
+from experiments.figures import attention
 from trainer.checkpoint import load
 
-KINDS = ("grounds", "seen things", "hidden things")
+KINDS = ("grounds", "seen things", "unseen things")
 
 
 def main() -> None:
@@ -35,11 +35,16 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs on drawn scenes.")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    found = {str(run): preference(run, asked.scenes) for run in asked.runs}
+    arguments = parser.parse_args()
+    found = {str(run): preference(run, arguments.scenes) for run in arguments.runs}
     mean = {kind: statistics.mean(one[kind] for one in found.values()) for kind in KINDS}
-    result = {"ratio": mean["hidden things"] / mean["seen things"], "mean": mean, "runs": found, "scenes": asked.scenes}
-    if asked.json:
+    result = {
+        "ratio": mean["unseen things"] / mean["seen things"],
+        "mean": mean,
+        "runs": found,
+        "scenes": arguments.scenes,
+    }
+    if arguments.json:
         print(json.dumps(result))
         return
     for run, one in (found | {"mean": mean}).items():
@@ -48,12 +53,12 @@ def main() -> None:
 
 
 def preference(run: Path, scenes: int) -> dict[str, float]:
-    """Attention over area, of the pixels of each kind of class, all scenes together."""
+    """Share of the attention over share of the area, per kind of class, over all scenes."""
     student = load(run, torch.device("cpu"))
     cache = Cache(Path(student.config.cache or ""))
     images, cls = open_dataset("scenes", None, "train", scenes), cache.load(cache.mask_name(None)).cls
     things = [name in THINGS for name in images.classes]
-    kind_of = np.full(256, len(KINDS))  # void is of no kind
+    kind_of = np.full(256, len(KINDS))  # void has no kind
     kind_of[: len(things)] = things
     kind_of[student.split.unseen_index] = 2
     mass, area = np.zeros(len(KINDS) + 1), np.zeros(len(KINDS) + 1)

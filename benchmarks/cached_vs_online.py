@@ -1,9 +1,9 @@
-"""What the cache saves: seconds an update and peak memory of training, from the cache and with CLIP in the loop.
+"""What the cache saves: seconds per update and peak memory, from the cache and with CLIP in the loop.
 
-Both train the same student (mit_b0) on the same views; the peer is `train --online`, in the same run. Two teachers: the
-tiny CLIP at 256 px, and ViT-B/16 at 512 px (random weights: time does not depend on them). Scenes are drawn, so nothing
-is needed. Each training is a process of its own; an update's time is the median over the updates after the second. The
-ratio, printed last (`--json`: an object with "ratio"), is that of the last teacher.
+Both train the same student (mit_b0) on the same views; the peer is `train --online`, in the same run. Two teachers:
+the tiny CLIP at 256 px, and ViT-B/16 at 512 px (random weights: time does not depend on them). Scenes are drawn, so no
+files are needed. Each training is a process of its own; the time per update is the median without the first two. The
+ratio of the last teacher is printed last (`--json`: an object with "ratio").
 """
 
 import argparse
@@ -29,8 +29,8 @@ TEACHERS = {
 def main() -> None:
     """Precompute, then train both ways, for each teacher."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teachers", type=int, default=len(TEACHERS), help="Only the first so many.")
-    parser.add_argument("--updates", type=int, help="Of each training, instead of 12 and 6.")
+    parser.add_argument("--teachers", type=int, default=len(TEACHERS), help="Only the first N teachers.")
+    parser.add_argument("--updates", type=int, help="Updates of each training, instead of 12 and 6.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     shorter = {"iterations": arguments.updates} if arguments.updates else {}
@@ -43,13 +43,13 @@ def main() -> None:
             run("precompute", "--dataset", "scenes", *clip, "--limit", "16", "--views", "2", "--cache", cache)
             common = {"encoder_weights": "none", "log_every": 1, "workers": 2, "loss_stride": 4, "cache": str(cache)}
             (place / "config.json").write_text(json.dumps(common | settings | shorter))
-            told = {}
+            measured = {}
             for way in ((), ("--online",)):
                 out = place / ("online" if way else "cached")
                 peak = run("train", "--config", place / "config.json", "--out", out, *way)["peak_bytes"]
                 log = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text().splitlines()]
-                told[out.name] = (float(np.median(np.diff(log)[1:])), peak / 2**30)
-            (cached, cached_peak), (online, online_peak) = told["cached"], told["online"]
+                measured[out.name] = (float(np.median(np.diff(log)[1:])), peak / 2**30)
+            (cached, cached_peak), (online, online_peak) = measured["cached"], measured["online"]
             result[name] = {
                 "cached_seconds": cached,
                 "online_seconds": online,
@@ -63,7 +63,7 @@ def main() -> None:
         return
     for name, found in result.items():
         print(
-            f"{name}: {found['cached_seconds']:.2f} s an update from the cache, {found['online_seconds']:.2f} s with "
+            f"{name}: {found['cached_seconds']:.2f} s per update from the cache, {found['online_seconds']:.2f} s with "
             f"CLIP in the loop: {found['ratio']:.1f}x; peak {found['cached_peak_gib']:.2f} and "
             f"{found['online_peak_gib']:.2f} GiB"
         )
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def run(*arguments: object) -> dict[str, float]:
-    """One command of ours in a process of its own; its JSON."""
+    """Run one of our commands in a process of its own and return its JSON."""
     command = [sys.executable, str(REPOSITORY / "cli.py"), *map(str, arguments), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

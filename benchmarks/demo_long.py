@@ -1,9 +1,9 @@
 """The demo's world at length: students with and without GLM, at every gamma, against CLIP's own dense prediction.
 
-Two students train at a time, one thread each. Prints a markdown table of mean and spread over seeds, then ratios
-(`--json`: one object with everything, which is also written to `--out`/result.json; that of the last full run is
-demo_long.json beside this script). Interrupted, it goes on where it was. Gammas are fixed beforehand; settings were
-chosen on the split `tune`, not on `val`.
+Two students train at a time, one thread each. Prints a markdown table of means and standard deviations over seeds,
+then ratios (`--json`: one object with everything, which is also written to `--out`/result.json; demo_long.json beside
+this script is that of an earlier full run, see docs/results.md). Rerun it to resume. Gammas are fixed beforehand;
+settings were chosen on the split `tune`, not on `val`.
 """
 
 import argparse
@@ -24,12 +24,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.splits import make_split
-from experiments.demo import CLIP, DENSE_CLIP, FULL, SCENES, STUDENT, SWITCHES, WITHOUT_GLM, Demo
+from experiments.demo import CLIP
+from experiments.demo_config import DENSE_CLIP, FULL, SCENES, STUDENT, SWITCHES, WITHOUT_GLM, DemoConfig
 from experiments.dense_clip import DenseCLIP
-from pipeline.precompute import execute, load_clip, plan
-from trainer.checkpoint import load
-from trainer.config import TrainConfig
-from trainer.evaluate import GAMMA, Predictor, Segments, evaluate
+from pipeline.encode_job import load_clip
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from trainer.checkpoint import checkpoints, load
+from trainer.config import GAMMA, TrainConfig
+from trainer.evaluate import evaluate
+from trainer.predictor import Predictor
+from trainer.segmenter import Segmenter
 
 GAMMAS = (0.0, GAMMA, 5.0)
 CPU = torch.device("cpu")
@@ -48,8 +53,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     start, resumed = time.perf_counter(), arguments.out.exists()
-    demo = Demo(arguments.out, replace(STUDENT, iterations=arguments.iterations, device="cpu"))
-    settings = demo.settings("train", arguments.images)
+    demo = DemoConfig(arguments.out, replace(STUDENT, iterations=arguments.iterations, device="cpu"))
+    settings = demo.precompute("train", arguments.images)
     execute(plan(settings)).check(0)
     say(start, f"{arguments.images} scenes cached")
     config = replace(demo.student, cache=str(settings.cache))
@@ -82,13 +87,13 @@ def main() -> None:
 
 
 def train_together(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
-    """Train each in a process of its own with one thread, all at once; exit with what it said if one fails."""
+    """Train each in a process of its own with one thread, all at once; exit with the error if one fails."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     for name, run in runs.items():
         run.mkdir(parents=True, exist_ok=True)
         wanted[name].save(run / "wanted.json")
         command = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "train", "--out", str(run)]
-        command += ["--config", str(run / "wanted.json")] + ["--resume"] * any(run.glob("step_*"))
+        command += ["--config", str(run / "wanted.json")] + ["--resume"] * bool(checkpoints(run))
         with (run / "stderr.txt").open("wb") as errors:
             processes[name] = subprocess.Popen(
                 command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=errors
@@ -103,8 +108,8 @@ def train_together(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> Non
             process.terminate()
 
 
-def figures(segments: Segments, images: Dataset) -> list[dict[str, float]]:
-    """The four figures on all test scenes at each gamma."""
+def figures(segments: Segmenter, images: Dataset) -> list[dict[str, float]]:
+    """The four metrics on all test scenes at each gamma."""
     found = evaluate(segments, images, GAMMAS)
     return [found.at(gamma).summary for gamma in GAMMAS]
 
@@ -137,12 +142,12 @@ def report(found: Found, result: dict[str, Any]) -> str:
             if spread is not None:
                 cells = [f"{cell} ± {one:.1f}" for cell, one in zip(cells, spread, strict=True)]
             lines.append(f"| {name} | {gamma:g} | {' | '.join(cells)} |")
-    told = "; ".join(f"{name}: {value:.2f}" for name, value in result["ratio"].items())
-    return "\n".join(lines) + f"\n\n{result['minutes']} minutes; {told}"
+    listed = "; ".join(f"{name}: {value:.2f}" for name, value in result["ratio"].items())
+    return "\n".join(lines) + f"\n\n{result['minutes']} minutes; {listed}"
 
 
 def say(start: float, text: str) -> None:
-    """Tell how far it is."""
+    """Report the progress."""
     print(f"{(time.perf_counter() - start) / 60:.1f} min: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,8 +1,7 @@
-"""What more views an image buy: the demo's student on caches of 1, 2, 4 and 8 views, equal in updates.
+"""What more views per image are worth: the demo's student on caches of 1, 2, 4 and 8 views, with equal updates.
 
 Two students train at a time, one thread each. Prints a markdown table of means and standard deviations over seeds and
-writes `--out`/result.json; that of the last full run is demo_views.json beside this script. Interrupted, it goes on
-where it was.
+writes `--out`/result.json; that of the last full run is demo_views.json beside this script. Rerun it to resume.
 """
 
 import argparse
@@ -22,12 +21,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from demo_long import say, train_together
 
 from data_cache.datasets import open_dataset
-from data_cache.store import Cache
-from experiments.demo import FULL, SCENES, STUDENT, Demo
-from pipeline.precompute import execute, plan
+from data_cache.reader import Cache
+from experiments.demo_config import FULL, SCENES, STUDENT, DemoConfig
+from pipeline.plan import plan
+from pipeline.precompute import execute
 from trainer.checkpoint import load
-from trainer.evaluate import GAMMA, Predictor, evaluate
+from trainer.config import GAMMA
+from trainer.evaluate import evaluate
 from trainer.metrics import Metrics
+from trainer.predictor import Predictor
 
 GAMMAS = (0.0, GAMMA)
 
@@ -38,17 +40,17 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=STUDENT.iterations)
-    parser.add_argument("--images", type=int, default=Demo.images)
+    parser.add_argument("--images", type=int, default=DemoConfig.limit)
     parser.add_argument("--tested", type=int, default=200)
-    parser.add_argument("--split", default="val", help="scenes to measure on")
+    parser.add_argument("--split", default="val", help="Split to measure on.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo_views"))
     arguments = parser.parse_args()
     start, resumed = time.perf_counter(), arguments.out.exists()
     student = replace(STUDENT, iterations=arguments.iterations, device="cpu")
     wanted, runs, size = {}, {}, {}
     for views in arguments.views:
-        demo = Demo(arguments.out / f"views_{views}", student, views=views)
-        settings = demo.settings("train", arguments.images)
+        demo = DemoConfig(arguments.out / f"views_{views}", student, views=views)
+        settings = demo.precompute("train", arguments.images)
         execute(plan(settings)).check(0)
         size[views] = Cache(settings.cache).bytes()
         say(start, f"{views} views of {arguments.images} scenes cached: {size[views]} bytes")
@@ -65,7 +67,7 @@ def main() -> None:
     for name, run in runs.items():
         result = evaluate(Predictor(load(run, torch.device("cpu"))), images, GAMMAS)
         found[int(name.split()[0])].append([result.at(gamma).summary for gamma in GAMMAS])
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "cores": os.cpu_count(),
         "resumed": resumed,
@@ -76,24 +78,24 @@ def main() -> None:
         "bytes": size,
         "runs": found,
     }
-    (arguments.out / "result.json").write_text(json.dumps(told, indent=2) + "\n")
-    print(report(told))
+    (arguments.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(report(result))
 
 
-def report(told: dict[str, Any]) -> str:
-    """A table in per cent; bytes without the dense tokens, which training does not read, and with them."""
+def report(result: dict[str, Any]) -> str:
+    """A table in per cent, and MiB without dense tokens (which training does not read) and with them."""
     header = ["views", "gamma", *Metrics.COLUMNS.values(), "MiB", "with dense tokens"]
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    for views, seeds in told["runs"].items():
-        size = {part: count / 2**20 for part, count in told["bytes"][views].items()}
-        for position, gamma in enumerate(told["gammas"]):
+    for views, seeds in result["runs"].items():
+        size = {part: count / 2**20 for part, count in result["bytes"][views].items()}
+        for position, gamma in enumerate(result["gammas"]):
             values = np.array([[*one[position].values()] for one in seeds]) * 100
             cells = [
                 f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(values.mean(0), values.std(0, ddof=1), strict=True)
             ]
             cells += [f"{size['cls'] + size['masks']:.1f}", f"{sum(size.values()):.0f}"]
             lines.append(f"| {views} | {gamma:g} | {' | '.join(cells)} |")
-    return "\n".join(lines) + f"\n\n{told['minutes']} minutes, {told['split']}"
+    return "\n".join(lines) + f"\n\n{result['minutes']} minutes, {result['split']}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of `precompute` at ten times as many images: the longest run must fit where the shortest did.
+"""Peak memory of `precompute` with ten times as many images, which must not grow.
 
 Runs `precompute` on few scenes and on many (200 and 2,000), each in a process of its own with the same settings (tiny
 CLIP, one thread), and prints the ratio of the peak resident set sizes last (`--json`: an object with "ratio"). The
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs=2, default=[200, 2000], metavar=("FEW", "MANY"))
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--repetitions", type=int, default=1, help="The least peak of so many runs is taken.")
+    parser.add_argument("--repetitions", type=int, default=1, help="The lowest peak of N runs counts.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     peaks: dict[int, float] = {}
@@ -30,7 +30,7 @@ def main() -> None:
         for images in arguments.images:
             with tempfile.TemporaryDirectory() as folder:
                 peak = peak_mib(images, arguments.image_size, Path(folder))
-            print(f"{images} images: {peak:.1f} MiB at the most", file=sys.stderr)
+            print(f"{images} images: {peak:.1f} MiB at most", file=sys.stderr)
             peaks[images] = min(peak, peaks.get(images, peak))
     few, many = (peaks[images] for images in arguments.images)
     result = {"ratio": many / few, "peak_mib": peaks, "machine": platform.processor() or platform.machine()}

@@ -1,9 +1,9 @@
 """Everything about a GPU in one command: encoding, precompute, clustering, training steps, and the share of the peak.
 
 ViT-B/16 at 512 px with random weights in bf16 (time does not depend on them) on drawn photographs. Without a GPU it
-says so and measures nothing. The ratio is precompute's images a second, without dense tokens, over encoding alone.
+says so and measures nothing. The ratio is precompute's images/s, without dense tokens, over that of encoding alone.
 
-    python benchmarks/gpu.py [--compile] [--json]
+    python benchmarks/gpu.py [--images N] [--seconds S] [--compile] [--json]
 """
 
 import argparse
@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -21,56 +23,71 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kmeans_backends import compared
-from benchmarks.photographs import UNSEEN, draw_photographs
-from pipeline.clip import BATCH, FrozenCLIP
-from pipeline.precompute import Settings, execute, plan
-from pipeline.weights import CLIPSource
+from benchmarks.photographs import UNSEEN, link_photographs
+from pipeline.config import PrecomputeConfig
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from pipeline.teacher.clip import BATCH, FrozenCLIP
+from pipeline.teacher.weights import CLIPSource
 
 SOURCE = CLIPSource("ViT-B-16-quickgelu", "random", 512)
 GFLOP_PER_IMAGE = 216
 """Of the vision tower at 512 px: 1025 tokens, 12 blocks of width 768."""
-DRAWN = 256
-"""Photographs that are drawn; more images are copies of them."""
 
 
 def main() -> None:
-    """Measure what there is to measure, and print the table."""
+    """Measure the most important first, and print each figure at once."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=16384)
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--seconds", type=float, default=480, help="Skip what would begin later than this.")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        print(json.dumps({"ratio": None, "measured": False}) if asked.json else "no GPU: not measured")
+        print(json.dumps({"ratio": None, "measured": False}) if arguments.json else "no GPU: not measured")
         return
-    result = {"device": torch.cuda.get_device_name(), "compile": asked.compile}
-    result |= encoding(asked.compile)
+    start, result = time.perf_counter(), {"device": torch.cuda.get_device_name(), "compile": arguments.compile}
     with tempfile.TemporaryDirectory() as folder:
-        root = photographs(Path(folder) / "photographs", asked.images)
-        for dense in ("none", "float16"):
-            cache = Path(folder) / f"{dense}.zarr"
-            # the first GPU alone, as encoding has it; with "cuda" each would have a process
-            given = {"clip": SOURCE, "precision": "bf16", "device": "cuda:0", "shard": 256, "prompts": "single"}
-            work = plan(Settings("folder", cache, root, unseen=UNSEEN, dense=dense, compile=asked.compile, **given))
-            work.job.encoder.clip.encode(np.zeros((BATCH["cuda"], 512, 512, 3), np.uint8))
-            done = execute(work)
-            result[f"precompute_{dense}"] = done.encoded / done.seconds
-            result[f"stages_{dense}"] = done.stages
-    result["kmeans"] = compared(torch.device("cuda"), 256, 5)
-    result["faiss_gpus"] = faiss.get_num_gpus()
+        root = Path(folder) / "photographs"
+        steps: list[Callable[[], dict[str, object]]] = [
+            lambda: encoding(arguments.compile),
+            lambda: precomputed(link_photographs(root, arguments.images), Path(folder), "none", arguments.compile),
+            lambda: precomputed(root, Path(folder), "float16", arguments.compile),
+            # FAISS is slow there: a few views suffice
+            lambda: {"kmeans": compared(torch.device("cuda"), 32, 2), "faiss_gpus": faiss.get_num_gpus()},
+            training,
+        ]
+        for step in steps:
+            if time.perf_counter() - start > arguments.seconds:
+                print(f"{arguments.seconds:.0f} s have passed: the rest is not measured", file=sys.stderr)
+                break
+            for name, value in step().items():
+                result[name] = value
+                print(f"{name}: {value}", file=sys.stderr, flush=True)
+    result["ratio"] = result["precompute_none"] / result["encode"] if "precompute_none" in result else None
+    print(json.dumps(result) if arguments.json else f"ratio {result['ratio']}")
+
+
+def precomputed(root: Path, folder: Path, dense: Any, compiled: bool) -> dict[str, object]:
+    """Images per second of all of `precompute`, and the seconds of its stages."""
+    # only the first GPU, as for encoding; with "cuda" each GPU would get a process
+    given = {"precision": "bf16", "device": "cuda:0", "shard": 256, "prompts": "single", "unseen": UNSEEN}
+    given |= {"clip": SOURCE.clip, "clip_weights": SOURCE.weights, "dense": dense, "compile": compiled}
+    work = plan(PrecomputeConfig("folder", folder / f"{dense}.zarr", root, **given))
+    work.job.encoder.clip.encode(np.zeros((BATCH["cuda"], 512, 512, 3), np.uint8))
+    done = execute(work)
+    return {f"precompute_{dense}": done.encoded / done.seconds, f"stages_{dense}": done.stages}
+
+
+def training() -> dict[str, object]:
+    """Updates from the cache and with CLIP in the loop, measured by cached_vs_online.py."""
     script = Path(__file__).with_name("cached_vs_online.py")
-    training = subprocess.run([sys.executable, script, "--json"], capture_output=True, text=True, check=False)
-    result["training"] = json.loads(training.stdout) if training.returncode == 0 else training.stderr[-300:]
-    result["ratio"] = result["precompute_none"] / result["encode"]
-    if asked.json:
-        print(json.dumps(result))
-        return
-    for name, value in result.items():
-        print(f"{name}: {value}")
+    done = subprocess.run([sys.executable, script, "--json"], capture_output=True, text=True, check=False)
+    return {"training": json.loads(done.stdout) if done.returncode == 0 else done.stderr[-300:]}
 
 
 def encoding(compiled: bool) -> dict[str, float]:
-    """Images a second of CLIP alone, fed from the GPU's own memory, and its share of the peak of matrix products."""
+    """Images per second of CLIP alone, from the GPU's own memory, and its share of the peak of matrix products."""
     clip = FrozenCLIP(SOURCE, "bf16", torch.device("cuda:0"), compiled)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH["cuda"], 512, 512, 3), dtype=np.uint8)
     images = torch.from_numpy(pixels).to(clip.device)
@@ -79,7 +96,7 @@ def encoding(compiled: bool) -> dict[str, float]:
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(count):
-            clip.ask(images)
+            clip.forward(images)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - start
     rate = batches * BATCH["cuda"] / seconds
@@ -93,7 +110,7 @@ def encoding(compiled: bool) -> dict[str, float]:
 
 
 def matrix_peak(side: int = 8192, count: int = 50) -> float:
-    """TFLOP/s of a large bf16 product, as this machine does it."""
+    """TFLOP/s of a large bf16 product on this machine."""
     a = torch.randn(side, side, device="cuda", dtype=torch.bfloat16)
     for rounds in (5, count):
         torch.cuda.synchronize()
@@ -103,15 +120,6 @@ def matrix_peak(side: int = 8192, count: int = 50) -> float:
         torch.cuda.synchronize()
         seconds = time.perf_counter() - start
     return 2 * side**3 * count / seconds / 1e12
-
-
-def photographs(root: Path, count: int) -> Path:
-    """Drawn photographs, the first ones linked until there are `count`."""
-    draw_photographs(root, min(count, DRAWN))
-    for number in range(DRAWN, count):
-        for folder, ending in (("images", "jpg"), ("labels", "png")):
-            (root / f"{folder}/{number:04}.{ending}").hardlink_to(root / f"{folder}/{number % DRAWN:04}.{ending}")
-    return root
 
 
 if __name__ == "__main__":

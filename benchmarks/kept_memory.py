@@ -1,7 +1,7 @@
-"""CLIP on a CPU with the memory it frees kept (`data_cache.environment.keep_freed_memory`) against glibc's own way.
+"""CLIP on a CPU with freed memory kept (`keep_freed_memory`) against glibc's defaults.
 
-Each side is a process of its own, in turn, because what is set cannot be taken back; both are bare forward loops in a
-thread, where `precompute` asks CLIP. Prints the median ratio of seconds last (`--json`: an object with "ratio").
+Each side is a process of its own, alternating, because the setting cannot be undone. Both are bare forward loops in a
+thread, as in `precompute`. Prints the median ratio of seconds last (`--json`: an object with "ratio").
 """
 
 import argparse
@@ -20,7 +20,7 @@ SIDES = ("given_back", "kept")
 
 
 def main() -> None:
-    """Measure both sides in turn, or, in a process of one side, that one."""
+    """Measure both sides in turn; in the process of one side, only that one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clip", default="ViT-B-16-quickgelu")
     parser.add_argument("--size", type=int, default=512)
@@ -29,12 +29,12 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.side:
-        print(json.dumps(measured(asked)))
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(measured(arguments)))
         return
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    for _ in range(asked.repetitions):
+    for _ in range(arguments.repetitions):
         for side, runs in found.items():
             done = subprocess.run([sys.executable, *sys.argv, "--side", side], check=True, stdout=subprocess.PIPE)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
@@ -42,22 +42,26 @@ def main() -> None:
     ratios = [theirs["seconds"] / ours["seconds"] for theirs, ours in zip(*found.values(), strict=True)]
     memory = [max(run["gigabytes"] for run in runs) for runs in found.values()]
     result = {"ratio": statistics.median(ratios), "all": ratios, "memory": memory[1] / memory[0], "runs": found}
-    print(json.dumps(result) if asked.json else f"peak memory x {result['memory']:.3f}; ratio {result['ratio']:.2f}")
+    print(
+        json.dumps(result) if arguments.json else f"peak memory x {result['memory']:.3f}; ratio {result['ratio']:.2f}"
+    )
 
 
-def measured(asked: argparse.Namespace) -> dict[str, float]:
-    """Seconds an image, of the system's in them, and the most memory there was."""
+def measured(arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds per image, the system's share of them, and the peak memory."""
     import torch
 
     from benchmarks.precompute_vs_forward import forward
-    from data_cache.environment import keep_freed_memory
-    from pipeline.clip import FrozenCLIP, resolve_precision
-    from pipeline.weights import CLIPSource
+    from data_cache.system.environment import keep_freed_memory
+    from pipeline.teacher.clip import FrozenCLIP, resolve_precision
+    from pipeline.teacher.weights import CLIPSource
 
-    if asked.side == "kept":
+    if arguments.side == "kept":
         keep_freed_memory()
-    cpu, images = torch.device("cpu"), asked.images
-    clip = FrozenCLIP(CLIPSource(asked.clip, "random", asked.size), resolve_precision(asked.precision, cpu), cpu)
+    cpu, images = torch.device("cpu"), arguments.images
+    clip = FrozenCLIP(
+        CLIPSource(arguments.clip, "random", arguments.size), resolve_precision(arguments.precision, cpu), cpu
+    )
     found = {}
 
     def loop() -> None:

@@ -1,8 +1,8 @@
-"""Clustering and fusion by batches on a torch device against FAISS, one image at a time on one thread.
+"""Clustering and fusion: batches on a torch device against FAISS, one image at a time on one thread.
 
-32 x 32 tokens of 512 channels, all ignored, in 32 noisy regions: what a view of ViT-B/16 at 512 px asks for. Both do
-the same views, in turn; the ratio is FAISS's seconds over torch's. `--kmeans auto` follows from it: FAISS on a CPU,
-torch on a GPU.
+32 x 32 tokens of 512 channels, all ignored, in 32 noisy regions: the size of one view of ViT-B/16 at 512 px. Both
+process the same views, alternating; the ratio is the seconds of FAISS over those of torch. `--kmeans auto` follows
+from it: FAISS on a CPU, torch on a GPU.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_cache.devices import resolve_device
 from data_cache.splits import Split
-from experiments.verification import rand_index
-from pipeline.masks import Masker
+from data_cache.system.devices import resolve_device
+from pipeline.masks.fusion import adjusted_rand_index
+from pipeline.masks.masker import Masker
 
 GRID, CHANNELS, REGIONS = (32, 32), 512, 32
 
@@ -32,17 +32,17 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    result = compared(resolve_device(asked.device), asked.views, asked.repetitions)
-    if asked.json:
+    arguments = parser.parse_args()
+    result = compared(resolve_device(arguments.device), arguments.views, arguments.repetitions)
+    if arguments.json:
         print(json.dumps(result))
         return
-    print(f"{result['device']}: {result['faiss_ms']:.2f} ms a view by FAISS, {result['torch_ms']:.2f} by torch")
+    print(f"{result['device']}: {result['faiss_ms']:.2f} ms per view by FAISS, {result['torch_ms']:.2f} by torch")
     print(f"adjusted Rand index {result['rand_index']:.4f}; ratio {result['ratio']:.2f}")
 
 
 def compared(device: torch.device, views: int, repetitions: int) -> dict[str, float | str]:
-    """Median milliseconds a view of both."""
+    """Median milliseconds per view of both."""
     dense = torch.from_numpy(np.stack([tokens(seed) for seed in range(views)])).to(device)
     everything = Split(("anything",), ("anything",))
     maskers = {kmeans: Masker(everything, GRID, kmeans=kmeans, device=str(device)) for kmeans in ("faiss", "torch")}
@@ -55,7 +55,7 @@ def compared(device: torch.device, views: int, repetitions: int) -> dict[str, fl
             labels[kmeans] = masker(given, [None] * views)[0].astype(int)
             if repetition:
                 found[kmeans].append((time.perf_counter() - start) / views * 1e3)
-    index = [rand_index(a.ravel(), b.ravel()) for a, b in zip(labels["faiss"], labels["torch"], strict=True)]
+    index = [adjusted_rand_index(a.ravel(), b.ravel()) for a, b in zip(labels["faiss"], labels["torch"], strict=True)]
     faiss_ms, torch_ms = (statistics.median(found[kmeans]) for kmeans in ("faiss", "torch"))
     return {
         "ratio": faiss_ms / torch_ms,

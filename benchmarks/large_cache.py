@@ -1,9 +1,9 @@
-"""A cache as large as COCO's: how long it takes to open it, to load it for training, and to draw pairs from memory.
+"""A cache as large as COCO's: the time to open it, to load it for training, and to draw pairs from memory.
 
-118,287 images of 4 views without dense tokens (CLS tokens of 512 numbers, masks of 32 x 32), random, made by the
-store's own code in a temporary folder (about 1 GB) and read by the code that training reads with, in a process of its
-own. Prints the figures beside their targets and last the ratio of pairs served a second to the target (`--json`: an
-object with "ratio"). The page cache is warm: it has just been written.
+118,287 images of 4 views without dense tokens (CLS tokens of 512 numbers, masks of 32 x 32), random, written by the
+store's own code into a temporary folder (about 1 GB) and read by training's code in a process of its own. Prints the
+figures beside their targets, and the ratio of pairs served per second to the target last (`--json`: an object with
+"ratio"). The page cache is warm: the files have just been written.
 """
 
 import argparse
@@ -23,12 +23,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_cache.content import OK, Shard, Texts
-from data_cache.schema import Layout
+from data_cache.layout import DEFAULT_MASKS, Layout
+from data_cache.reader import Cache
 from data_cache.splits import Split
-from data_cache.store import MASKS, Cache
-from pipeline.masks import Masker
-from trainer.data import CachedTeacher, Stream
+from data_cache.writer import CacheWriter
+from pipeline.masks.masker import Masker
 from trainer.memory import peak_memory
+from trainer.sampler import Stream
+from trainer.teacher import CachedTeacher
 
 IMAGES, VIEWS, CHANNELS, GRID, SHARD = 118_287, 4, 512, (32, 32), 64
 BATCH, SERVED = 16, 200_000
@@ -39,17 +41,17 @@ def main() -> None:
     """Make the cache, measure in another process, remove it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--folder", type=Path, help="Parent of the temporary folder.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         free = shutil.disk_usage(folder).free
         if free < 3 * arguments.images * VIEWS * 2048:
-            sys.exit(f"{folder}: {free / 1e9:.1f} GB free are too few; pass another --folder")
+            sys.exit(f"{folder}: {free / 1e9:.1f} GB free is too little; pass another --folder")
         path, start = Path(folder) / "large.zarr", time.perf_counter()
         make(path, arguments.images)
         made = time.perf_counter() - start
-        # what was allocated to make it must not be counted, nor lent, to reading it
+        # memory allocated to make the cache must neither be counted for reading it nor be reused by it
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.apply(measure, (path,))
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -72,7 +74,7 @@ def make(path: Path, images: int) -> None:
     clip = {"model": "none", "weights_sha256": "", "image_size": 512, "precision": "fp32"}
     about = {"fingerprint": {"clip": clip, "dataset": {"name": "none"}}, "recorded": {}}
     ids = [f"images/train2017/{number:012d}.jpg" for number in range(images)]
-    cache = Cache.create(path, layout, about, ids, (MASKS, Masker(split, GRID).attributes()), texts)
+    cache = CacheWriter.create(path, layout, about, ids, (DEFAULT_MASKS, Masker(split, GRID).attributes()), texts)
     for shard in range(layout.shards):
         count = layout.images_in([shard])
         box = np.tile(np.array([0, 0, 480, 640], np.int32), (count, VIEWS, 1))
@@ -90,16 +92,16 @@ def make(path: Path, images: int) -> None:
             label=np.kron(corner, np.ones((1, 1, 8, 8), np.uint8)),
             count=np.full((count, VIEWS), 12, np.int32),
         )
-        cache.write_shard(shard, data, MASKS)
+        cache.write_shard(shard, data, DEFAULT_MASKS)
 
 
 def measure(path: Path) -> dict[str, float]:
-    """Open, load, serve; seconds, and by how much this process grew at the most."""
+    """Open, load, serve: seconds, and the peak growth of this process."""
     start = time.perf_counter()
     cache = Cache(path)
     opened = time.perf_counter()
     before = psutil.Process().memory_info().rss
-    loaded = cache.load(MASKS)
+    loaded = cache.load(DEFAULT_MASKS)
     done, grown = time.perf_counter(), peak_memory(torch.device("cpu")) - before
     teacher, stream = CachedTeacher(loaded), Stream(len(loaded.ids), VIEWS, BATCH, 0)
     begun = time.perf_counter()

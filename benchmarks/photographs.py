@@ -1,4 +1,4 @@
-"""Photographs for benchmarks: drawn, so that nothing is needed, but JPEG files as large as those of COCO."""
+"""Photographs for benchmarks: drawn, so that no files are needed, but JPEG files as large as COCO's."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("sky", "grass", "tree", "gnome")
+DRAWN = 256
+"""Photographs that are drawn; more images are links to them."""
 UNSEEN = "tree"
 
 
@@ -22,4 +24,13 @@ def draw_photographs(root: Path, count: int, height: int = 480, width: int = 640
         label = rng.choice([0, 1, 2, 2, 3, 255], (6, 8)).astype(np.uint8)
         label = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)
         label.save(root / f"labels/{number:04}.png")
+    return root
+
+
+def link_photographs(root: Path, count: int) -> Path:
+    """Drawn photographs, the first ones linked until there are `count`."""
+    draw_photographs(root, min(count, DRAWN))
+    for number in range(DRAWN, count):
+        for folder, ending in (("images", "jpg"), ("labels", "png")):
+            (root / f"{folder}/{number:04}.{ending}").hardlink_to(root / f"{folder}/{number % DRAWN:04}.{ending}")
     return root

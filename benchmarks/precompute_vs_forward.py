@@ -1,9 +1,9 @@
-"""How much of `precompute` is CLIP: its images a second against a bare forward loop over tensors in memory.
+"""How much of `precompute` is CLIP: its images/s against a bare forward loop over tensors in memory.
 
 The peer has the same model, precision, batch size, memory format and threads, and nothing to read, cluster or write.
-Both run in one process, in turn. The ratio is precompute's throughput as a share of the loop's; `cluster` is the share
-of the time of all askers that clustering and fusion took. Loading CLIP is in neither; creating the cache and starting
-Dask are in ours. All figures are of the run whose ratio is the median.
+Both run in one process, alternating. The ratio is precompute's throughput over the loop's; `cluster` is the share of
+clustering and fusion in the time of all encoding threads. Loading CLIP counts for neither side; creating the cache and
+starting Dask count for `precompute`. All figures are from the run with the median ratio.
 """
 
 import argparse
@@ -19,10 +19,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.photographs import UNSEEN, draw_photographs
-from data_cache.views import replay_image, whole
-from pipeline.clip import DTYPES, FrozenCLIP
-from pipeline.precompute import Plan, Settings, Summary, execute, plan
-from pipeline.weights import CLIPSource
+from data_cache.sample import crop_image
+from data_cache.views import whole
+from pipeline.config import PrecomputeConfig
+from pipeline.plan import Plan, plan
+from pipeline.precompute import Summary, execute
+from pipeline.teacher.clip import DTYPES, FrozenCLIP
 
 
 def main() -> None:
@@ -37,31 +39,32 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        root = draw_photographs(Path(folder) / "photographs", asked.images)
-        clip = CLIPSource(asked.clip, "random", asked.size)
-        for repetition in range(asked.repetitions):
-            settings = Settings("folder", Path(folder) / f"{repetition}.zarr", root, unseen=UNSEEN, prompts="single")
-            given = {"clip": clip, "precision": asked.precision, "device": asked.device}
-            work = plan(Settings(**vars(settings) | given | {"dense": asked.dense, "shard": asked.shard}))
+        root = draw_photographs(Path(folder) / "photographs", arguments.images)
+        options = {"clip": arguments.clip, "clip_weights": "random", "image_size": arguments.size, "prompts": "single"}
+        options |= {name: getattr(arguments, name) for name in ("precision", "device", "dense", "shard")}
+        for repetition in range(arguments.repetitions):
+            cache = Path(folder) / f"{repetition}.zarr"
+            work = plan(PrecomputeConfig("folder", cache, root, unseen=UNSEEN, **options))
             found.append(compared(work))
             print(f"precompute / forward: {found[-1]['ratio']:.3f}", file=sys.stderr)
     result = sorted(found, key=lambda one: one["ratio"])[len(found) // 2] | {"all": [one["ratio"] for one in found]}
-    result |= {"precision": work.job.precision, "device": work.job.device, "threads": torch.get_num_threads()}
-    if asked.json:
+    result |= {"precision": work.job.precision, "device": work.job.masker.device, "threads": torch.get_num_threads()}
+    if arguments.json:
         print(json.dumps(result))
         return
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["stages"].items())
-    print(f"{asked.images} images, {work.job.precision}: {result['ours']:.2f} images/s; stages: {stages}")
-    share = "not measured" if result["cluster"] is None else f"{100 * result['cluster']:.1f} % of the time an image"
+    print(f"{arguments.images} images, {work.job.precision}: {result['ours']:.2f} images/s; stages: {stages}")
+    share = "not measured" if result["cluster"] is None else f"{100 * result['cluster']:.1f} % of the time per image"
     print(f"clustering {share}; ratio {result['ratio']:.3f}")
 
 
 def compared(work: Plan) -> dict[str, object]:
     """Both once: seconds, stages, and the ratio."""
     clip = work.job.encoder.clip
+    slots = clip.max_concurrent_batches
     forward(clip, clip.batch, clip.image_size)
     before = forward(clip, work.images, clip.image_size)
     done: Summary = execute(work)
@@ -71,8 +74,8 @@ def compared(work: Plan) -> dict[str, object]:
         "ratio": bare / done.seconds,
         "ours": done.encoded / done.seconds,
         "forward": done.encoded / bare,
-        # a GPU does it in its queue, where no clock of ours is
-        "cluster": None if work.job.encoder.masker.queues else done.stages["cluster"] / done.seconds / clip.askers,
+        # a GPU clusters in its queue, where our clock does not reach
+        "cluster": None if work.job.encoder.masker.asynchronous else done.stages["cluster"] / done.seconds / slots,
         "stages": done.stages,
     }
 
@@ -81,7 +84,7 @@ def compared(work: Plan) -> dict[str, object]:
 def forward(clip: FrozenCLIP, images: int, size: int) -> float:
     """Seconds of CLIP's vision tower alone on ready tensors."""
     picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    one = torch.from_numpy(replay_image(picture, whole(480, 640), size)).permute(2, 0, 1).float() / 255
+    one = torch.from_numpy(crop_image(picture, whole(480, 640), size)).permute(2, 0, 1).float() / 255
     batch = clip.batch
     pixels = one.expand(batch, -1, -1, -1).to(clip.device, DTYPES[clip.precision])
     pixels = pixels.contiguous(memory_format=torch.channels_last)

@@ -1,10 +1,10 @@
-"""`precompute` against what one would write otherwise, with the same images, architecture and threads.
+"""`precompute` against the loop one would write otherwise, with the same images, architecture and threads.
 
-The peer reads one image at a time with PIL, asks CLIP in fp32, clusters the ignored tokens with scikit-learn's KMeans
+The peer reads one image at a time with PIL, runs CLIP in fp32, clusters the ignored tokens with scikit-learn's KMeans
 (as many clusters as the paper's two windows give centres, 10 iterations, one start) and saves tokens and labels with
-`np.save`. It does less: no fusion, no records that survive a kill, no checks. They run in turn, with a loop before and
-after ours. The ratio is its seconds over ours, in the precision that ours picks on this machine; `ratio_fp32` is the
-same with ours in fp32.
+`np.save`. It does less: no fusion, no records that survive a kill, no checks. They alternate, beginning and ending
+with the loop. The ratio is the loop's seconds over ours, in the precision that `precompute` picks on this machine;
+`ratio_fp32` is the same with both in fp32.
 
     uv run --group benchmarks python benchmarks/precompute_vs_plain_loop.py
 """
@@ -25,11 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.photographs import CLASSES, UNSEEN, draw_photographs
 from data_cache.splits import Split
-from pipeline.clip import FrozenCLIP, resolve_precision
-from pipeline.kmeans import WINDOWS
-from pipeline.masks import ignored_tokens
-from pipeline.precompute import Settings, execute, plan
-from pipeline.weights import CLIPSource
+from pipeline.config import PrecomputeConfig
+from pipeline.masks.kmeans import WINDOWS
+from pipeline.masks.masker import ignored_tokens
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from pipeline.teacher.clip import FrozenCLIP, resolve_precision
+from pipeline.teacher.weights import CLIPSource
 
 CPU = torch.device("cpu")
 
@@ -40,29 +42,35 @@ def main() -> None:
     parser.add_argument("--clip", default="ViT-B-16-quickgelu")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--precision", default="auto", help="of ours; the loop has fp32")
+    parser.add_argument("--precision", default="auto", help="Precision of precompute; the loop uses fp32.")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    source = CLIPSource(asked.clip, "random", asked.size)
+    arguments = parser.parse_args()
+    clip = {"clip": arguments.clip, "clip_weights": "random", "image_size": arguments.size}
     with tempfile.TemporaryDirectory() as folder:
-        root = draw_photographs(Path(folder) / "photographs", asked.images)
-        theirs = FrozenCLIP(source, "fp32", torch.device("cpu"))
-        theirs.encode(np.zeros((1, asked.size, asked.size, 3), np.uint8))
+        root = draw_photographs(Path(folder) / "photographs", arguments.images)
+        theirs = FrozenCLIP(CLIPSource(*clip.values()), "fp32", torch.device("cpu"))
+        theirs.encode(np.zeros((1, arguments.size, arguments.size, 3), np.uint8))
         ours, plain = {}, [plain_loop(theirs, root, Path(folder) / "plain")]
-        for precision in dict.fromkeys((resolve_precision(asked.precision, CPU), "fp32")):
-            given = {"clip": source, "precision": precision, "device": "cpu", "shard": 8, "prompts": "single"}
-            work = plan(Settings("folder", Path(folder) / f"{precision}.zarr", root, unseen=UNSEEN, **given))
-            work.job.encoder.clip.encode(np.zeros((1, asked.size, asked.size, 3), np.uint8))
+        for precision in dict.fromkeys((resolve_precision(arguments.precision, CPU), "fp32")):
+            given = {**clip, "precision": precision, "device": "cpu", "shard": 8, "prompts": "single"}
+            work = plan(PrecomputeConfig("folder", Path(folder) / f"{precision}.zarr", root, unseen=UNSEEN, **given))
+            work.job.encoder.clip.encode(np.zeros((1, arguments.size, arguments.size, 3), np.uint8))
             ours[precision] = execute(work).seconds
             plain.append(plain_loop(theirs, root, Path(folder) / f"after {precision}"))
     ratios = [(a + b) / 2 / seconds for seconds, a, b in zip(ours.values(), plain, plain[1:], strict=False)]
-    result = {"ratio": ratios[0], "ratio_fp32": ratios[-1], "ours": ours, "plain_loop": plain, "images": asked.images}
+    result = {
+        "ratio": ratios[0],
+        "ratio_fp32": ratios[-1],
+        "ours": ours,
+        "plain_loop": plain,
+        "images": arguments.images,
+    }
     result["threads"] = torch.get_num_threads()
-    if asked.json:
+    if arguments.json:
         print(json.dumps(result))
         return
-    print(f"{asked.images} images, seconds: ours {ours}, the plain loop in fp32 before, between and after {plain}")
-    print(f"in fp32 both: {ratios[-1]:.2f}; ratio {ratios[0]:.2f}")
+    print(f"{arguments.images} images, seconds: ours {ours}, the plain loop in fp32 before, between and after {plain}")
+    print(f"both in fp32: {ratios[-1]:.2f}; ratio {ratios[0]:.2f}")
 
 
 def plain_loop(clip: FrozenCLIP, root: Path, out: Path) -> float:

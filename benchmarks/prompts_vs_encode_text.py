@@ -1,6 +1,6 @@
-"""Text features of COCO prompts: ours, which cuts the padding off, against open_clip's own encode_text.
+"""Text features of COCO prompts: ours, without the padding, against open_clip's own encode_text.
 
-Prints one line a repetition and the median ratio last (`--json`: an object with "ratio"); random weights, CPU.
+Prints one line per repetition and the median ratio last (`--json`: an object with "ratio"); random weights, CPU.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_cache.splits import vocabularies
-from pipeline.clip import FrozenCLIP
-from pipeline.prompts import Prompts
-from pipeline.weights import CLIPSource
+from data_cache.class_list import class_lists
+from pipeline.teacher.clip import FrozenCLIP
+from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.weights import CLIPSource
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     clip = FrozenCLIP(CLIPSource(arguments.clip, "random"), "fp32", torch.device("cpu"))
-    names, templates = vocabularies()["coco"].classes[-arguments.classes :], Prompts("zegclip15").templates
+    names, templates = class_lists()["coco"].classes[-arguments.classes :], Prompts("zegclip15").templates
     ratios, worst = [], 0.0
     for _ in range(arguments.repetitions):
         start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Two worker processes of one thread each against one: what `precompute --workers 2` gives on two cores.
+"""Two worker processes of one thread each against one: the gain of `precompute --workers 2` on two cores.
 
-Same scenes, same tiny CLIP, same settings; each side is a process of its own. Two ratios of throughput: of the whole
-run, in which Dask starts, each worker loads torch and builds CLIP; and of the steady part, from the moment at which
-every worker has done its first shards to the end. The steady one is printed last (`--json`: an object with "ratio");
-the claim is at least 1.7. Needs two idle cores: one worker of one thread has some use for the second, as it decodes and
-writes beside CLIP.
+Same scenes, same tiny CLIP, same settings; each side is a process of its own. There are two ratios of throughput: of
+the whole run, in which Dask starts and each worker loads torch and builds CLIP; and of the steady part, from the
+moment at which every worker has finished its first shards. The steady one is printed last (`--json`: an object with
+"ratio"); the claim is at least 1.7. Needs two idle cores: a worker of one thread uses some of the second one, because
+it decodes and writes beside CLIP.
 """
 
 import argparse
@@ -23,11 +23,11 @@ SHARD = 16
 
 
 def main() -> None:
-    """Measure both sides in turn, or, in a process of one side, that one."""
+    """Measure both sides in turn; in the process of one side, only that one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--image-size", type=int, default=512)
-    parser.add_argument("--repetitions", type=int, default=2, help="The best of so many runs of each side is taken.")
+    parser.add_argument("--repetitions", type=int, default=2, help="The best of N runs of each side counts.")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", type=int, choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -52,23 +52,24 @@ def main() -> None:
 
 
 def measured(workers: int, images: int, size: int) -> dict[str, float]:
-    """Images a second of one run, of the whole and of the part in which all workers work."""
-    from pipeline.precompute import Settings, execute, plan
-    from pipeline.weights import CLIPSource
+    """Images per second of one run: of the whole, and of the part in which all workers work."""
+    from pipeline.config import PrecomputeConfig
+    from pipeline.plan import plan
+    from pipeline.precompute import execute
 
-    told: list[tuple[float, int]] = []
+    reports: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         options = {"device": "cpu", "precision": "fp32", "dense": "none", "shard": SHARD, "limit": images}
-        clip = CLIPSource("tiny", image_size=size)
-        work = plan(Settings("scenes", Path(folder) / "c.zarr", clip=clip, workers=workers, **options))
+        options |= {"clip": "tiny", "image_size": size}
+        work = plan(PrecomputeConfig("scenes", Path(folder) / "c.zarr", workers=workers, **options))
         start = time.perf_counter()
-        execute(work, lambda count: told.append((time.perf_counter(), count)))
+        execute(work, lambda count: reports.append((time.perf_counter(), count)))
         end = time.perf_counter()
     warm, done = 4 * SHARD * workers, 0
-    for moment, count in told:
+    for moment, count in reports:
         done += count
         if done >= warm:
-            return {"whole": images / (end - start), "steady": (images - done) / (told[-1][0] - moment)}
+            return {"whole": images / (end - start), "steady": (images - done) / (reports[-1][0] - moment)}
     sys.exit(f"--images {images}: too few to warm up {workers} workers")
 
 

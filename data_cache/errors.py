@@ -1,46 +1,105 @@
-"""The errors a user can cause: one line each, saying what is wrong, where, and how to mend it."""
+"""Errors that users can cause: one line each, which says what is wrong, where, and how to fix it."""
 
 import errno
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
+
+from data_cache.messages import printable
 
 
 class UserError(Exception):
-    """Something in the user's files or machine prevents the work. The command line exits with 1."""
+    """Something in the user's files or machine prevents the work. The command line exits with 1.
+
+    Its arguments are its lines, nearly always one. They may quote text from outside: print `lines`, not them.
+    """
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines to print: one per argument, whatever the file names in it hold."""
+        return [printable(str(line)) for line in self.args]
+
+    def prefixed(self, lead: str) -> Self:
+        """The same error with text before its first line."""
+        return type(self)(f"{lead}{self.args[0]}", *self.args[1:])
+
     def _render_traceback_(self) -> list[str]:
-        """What IPython, and with it a notebook, shows in place of a traceback."""
-        return [f"error: {self}"]
+        """What IPython, and so a notebook, shows instead of a traceback."""
+        return ["error: " + "\n".join(self.lines)]
 
 
 class UsageError(UserError):
-    """The command itself asks for something that does not exist. The command line exits with 2."""
+    """The command itself is wrong: it names something that does not exist. The command line exits with 2."""
 
     exit_code = 2
 
 
 class InterruptError(UserError):
-    """The user pressed Ctrl-C; says what is kept and how to go on. The command line exits with 1."""
+    """The user pressed Ctrl-C; says what is kept and how to resume. The command line exits with 1."""
+
+
+class UnreadableError(UserError):
+    """A file exists but cannot be read at the moment, so whether it is damaged is unknown."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+CURES = {
+    **dict.fromkeys(FULL, "make room, or name another place, and run the command again"),
+    **dict.fromkeys(UNWRITABLE, "allow it, or name another place"),
+    **dict.fromkeys((errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "name another path"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`), and run the command again"),
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
+"""How to fix a system error, by its number."""
+
+
+def explain_os_error(error: OSError) -> str:
+    """A system error as one line: which file, what is wrong, how to fix it."""
+    # of a renaming, the user knows the second name
+    where = error.filename2 or error.filename
+    problem = "the disk is full" if error.errno in FULL else error.strerror or one_line(error)
+    cure = CURES.get(error.errno or 0, "fix that, and run the command again")
+    return f"{os.fsdecode(where)}: {problem}; {cure}" if isinstance(where, (str, bytes)) else f"{problem}; {cure}"
 
 
 @contextmanager
-def disk_errors(where: Path, cure: str) -> Iterator[None]:
-    """Turn a full, read-only or forbidden disk under `where` into a UserError that ends with the `cure`."""
+def disk_errors(where: Path, cure: str | Callable[[], str]) -> Iterator[None]:
+    """Turn the error of a full, read-only or forbidden disk under `where` into a UserError that ends with `cure`.
+
+    `cure` may be a function, if it depends on how far the work has come.
+    """
     try:
         yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+    except Exception as error:
+        number = errno_of(error)
+        if number not in (*FULL, *UNWRITABLE):
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.errno:
+                error.filename = error.filename or str(where)  # a failed write names no file
             raise
-        problem = "the disk is full" if full else f"cannot be written ({error.strerror})"
-        raise UserError(f"{where}: {problem}; {cure}") from None
+        problem = "the disk is full" if number in FULL else f"cannot be written ({os.strerror(number)})"
+        raise UserError(f"{where}: {problem}; {cure() if callable(cure) else cure}") from None
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The `errno` of the system error behind an exception, even if a library only quotes it."""
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors raises its own errors, with Rust's message: "No space left on device (os error 28)"
+    quoted = re.search(r"\(os error (\d+)\)", str(error))
+    return int(quoted[1]) if quoted and not isinstance(error, UserError) else None
 
 
 def one_line(error: Exception, limit: int = 200) -> str:
-    """What a library's exception says, on one line of at most `limit` characters, for use in an error of ours."""
+    """A library's message on one line of at most `limit` characters, to quote in a UserError."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    # torch answers a file it will not unpickle with the advice to do so all the same
+    # torch refuses to unpickle a file, and advises to do it anyway
     return "not a plain file of tensors" if "weights_only" in reason else reason[:limit]

@@ -1,4 +1,4 @@
-"""The fingerprint: everything that changes the numbers in a cache, and the difference between two of them."""
+"""The fingerprint, everything that changes the numbers in a cache, and the differences between two of them."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ Fingerprint = Mapping[str, Any]
 
 
 def hash_names(names: Iterable[str]) -> str:
-    """A hash over an ordered list of names; no two lists share one by shifting a separator."""
+    """SHA-256 over an ordered list of names, each preceded by its length so that no separator is ambiguous."""
     digest = hashlib.sha256()
     for name in names:
         encoded = name.encode()

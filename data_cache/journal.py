@@ -1,38 +1,48 @@
-"""The journal: which shards are done. A shard is done when its record exists, and never otherwise."""
+"""The journal: a shard is done if and only if its record exists."""
 
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
 import zarr
 
-from data_cache.errors import UserError
+from data_cache.callbacks import Progress, ignore
+from data_cache.errors import UnreadableError, UserError
+from data_cache.system.files import read_errors, stat_or_none
+
+Stamp = tuple[int, int] | None
+"""Size and CRC-32 of a chunk file; None for a chunk that is not stored."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One finished shard: its images and the size and CRC-32 of each chunk file it left behind.
+    """A finished shard: how many of its images worked and failed, and the stamp of each of its chunk files.
 
-    A chunk that holds nothing but the fill value is not stored by Zarr; its entry is None. So a file that is
-    missing though its entry has a size was lost, and a file that is missing with entry None was never there.
+    A stamp is (size, CRC-32). Zarr does not store a chunk of only fill values: its stamp is None. So a missing file
+    with a stamp was lost, and a missing file with None never existed.
     """
 
     shard: int
     ok: int
     failed: int
-    files: dict[str, tuple[int, int] | None]
+    files: dict[str, Stamp]
+
+    def subset(self, keys: Iterable[str]) -> "Record":
+        """The same record with some of its files only."""
+        return replace(self, files={key: self.files[key] for key in keys if key in self.files})
 
 
 class Journal:
-    """The records of one part of the cache (features, a mask set, texts): a string per shard, "" if not done.
+    """The records of one part of the cache (names, features, a mask set, texts): one string per shard, "" if not done.
 
-    It is an ordinary Zarr array named `journal` inside the group it speaks for, so it moves, dies and is
-    checksummed with the data, and no reader of the group trips over an unknown file.
+    It is an ordinary Zarr array named `journal` in the group that it describes. So it is moved, deleted and checksummed
+    with the data, and readers of the group find no unknown file.
     """
 
     def __init__(self, root: Path, group: zarr.Group) -> None:
@@ -49,46 +59,60 @@ class Journal:
 
     def _parsed(self, span: slice) -> list[Record | None]:
         try:
-            texts = np.asarray(self._array[span], dtype=object)
+            with read_errors(self._root / self._array.path):
+                texts = np.asarray(self._array[span], dtype=object)
             return [_parse(text, shard) for shard, text in enumerate(texts, start=span.start or 0)]
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self._root / self._array.path}: a damaged journal record ({error}); `verify --repair` mends it"
+                f"{self._root / self._array.path}: a damaged journal record ({error}); `verify --repair` repairs it"
             ) from None
 
     def commit(self, shard: int, ok: int, failed: int, chunks: Iterable[str]) -> Record:
-        """Declare a shard done. Its chunk files reach the disk before its record does."""
+        """Record a shard as done. Its chunk files are flushed to the disk before the record is written."""
         record = Record(shard, ok, failed, {key: _stamp(self._root / key) for key in sorted(chunks)})
         self._array[shard] = json.dumps(vars(record))
         return record
 
-    def erase(self, shard: int) -> None:
-        """Call a shard not done."""
+    def clear(self, shard: int) -> None:
+        """Mark a shard as not done."""
         self._array[shard] = ""
 
 
 def missing_files(root: Path, records: Iterable[Record | None], below: str = "") -> list[Path]:
-    """Chunk files below some folder that a record promises and that are gone or have another size."""
-    named = ((key, stamp) for record in records if record for key, stamp in record.files.items())
-    promised = ((root / key, stamp) for key, stamp in named if key.startswith(below))
-    return [path for path, stamp in promised if stamp and not (path.exists() and path.stat().st_size == stamp[0])]
+    """Recorded chunk files that are missing or have another size; only of paths that begin with `below`.
+
+    Raises UnreadableError if that cannot be determined.
+    """
+    stamps = ((key, stamp) for record in records if record for key, stamp in record.files.items())
+    paths = ((root / key, stamp) for key, stamp in stamps if key.startswith(below))
+    return [path for path, stamp in paths if stamp and _size(path) != stamp[0]]
 
 
-def bad_files(
-    root: Path, stamps: Mapping[str, tuple[int, int] | None], tell: Callable[[int], None] = lambda _: None
-) -> list[str]:
-    """One line for each file that is not as its record says: read whole and compared by size and CRC-32.
+def file_problems(root: Path, stamps: Mapping[str, Stamp], progress: Progress = ignore) -> list[str]:
+    """Read every file and compare its size and CRC-32 with its stamp; one line for each that differs.
 
-    `tell` hears of files read.
+    Files that cannot be read at the moment are listed too. `progress` counts files read.
     """
     found = []
     for key, stamp in stamps.items():
-        there = _stamp(root / key, flush=False)
-        if there != stamp:
-            what = "missing" if there is None else "not recorded" if stamp is None else "damaged"
-            found.append(f"{root / key}: {what}")
-        tell(1)
+        try:
+            if problem := file_problem(root / key, stamp):
+                found.append(f"{root / key}: {problem}")
+        except UnreadableError as error:
+            found.append(str(error))
+        progress(1)
     return found
+
+
+def file_problem(path: Path, stamp: Stamp) -> str:
+    """What is wrong with a file: "missing", "not recorded", "damaged", or "" if it agrees with its stamp.
+
+    Raises UnreadableError if it cannot be read at the moment.
+    """
+    found = _stamp(path, flush=False)
+    if found == stamp:
+        return ""
+    return "missing" if found is None else "not recorded" if stamp is None else "damaged"
 
 
 def _parse(text: str, shard: int) -> Record | None:
@@ -105,16 +129,22 @@ def _parse(text: str, shard: int) -> Record | None:
         raise ValueError("a path that leads out of the cache")
     record = Record(**fields, files=files)
     if not all(type(number) is int and number >= 0 for number in (record.shard, record.ok, record.failed)):
-        raise ValueError("its numbers are none")
+        raise ValueError("fields must be non-negative integers")
     if record.shard != shard:
         raise ValueError(f"shard {record.shard} in the place of shard {shard}")
     return record
 
 
-def _stamp(path: Path, flush: bool = True) -> tuple[int, int] | None:
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
+def _size(path: Path) -> int | None:
+    """The size of a file; -1 if it is not a regular file, None if nothing exists there."""
+    status = stat_or_none(path)
+    return None if status is None else status.st_size if S_ISREG(status.st_mode) else -1
+
+
+def _stamp(path: Path, flush: bool = True) -> Stamp:
+    if (size := _size(path)) is None or size < 0:
+        return size and (size, 0)
+    with read_errors(path), path.open("rb") as file:
         if flush:
             os.fsync(file.fileno())
         size, crc = 0, 0

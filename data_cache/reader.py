@@ -1,176 +1,263 @@
-"""A cache to look into, from a notebook or a script."""
+"""Read a cache: its settings, its shards' records, and its arrays."""
 
-import operator
-from collections.abc import Iterable, Iterator
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Int
+import zarr
+from jaxtyping import Float, Int
 
-from data_cache.content import Loaded, Texts
-from data_cache.errors import UsageError
-from data_cache.figure import Figure
-from data_cache.photographs import Photographs
-from data_cache.places import only_cache
-from data_cache.portrait import thumbnail
-from data_cache.record import ImageRecord, Panels
-from data_cache.splits import Split
-from data_cache.stats import Stats, stats
-from data_cache.store import MASKS, Cache
-from data_cache.summary import summary
-
-if TYPE_CHECKING:
-    import xarray
-
-SHARDS_KEPT = 4
-"""Shards in memory: neighbours lie in one, and a shard of COCO's four views is some 0.5 MiB."""
+from data_cache.arrays import SHARD_FIELDS, Owner, chunk_files, symbol_sizes
+from data_cache.content import OK, Loaded, Texts
+from data_cache.errors import UsageError, UserError
+from data_cache.fingerprint import Fingerprint
+from data_cache.journal import Journal, Record, missing_files
+from data_cache.layout import DEFAULT_MASKS, Layout
+from data_cache.limits import check_arrays, check_attributes
+from data_cache.messages import did_you_mean
+from data_cache.metadata import check_metadata
+from data_cache.rooted import RootedStore
+from data_cache.system.files import is_folder, read_errors, stat_or_none
 
 
-def open_cache(
-    path: str | Path | None = None,
-    root: str | Path | None = None,
-    masks: str | None = None,
-    panels: Panels | None = None,
-) -> "Reader":
-    """Open a cache to look into it.
+class Cache:
+    """A cache directory, opened for reading (`data_cache.writer.CacheWriter` writes).
 
-    Args:
-        path: the cache; None is the only one in the folder of caches.
-        root: where the photographs are now; None is where they were when the cache was made.
-        masks: the mask set to look at; None is stage 1's own.
-        panels: what else to draw of a view: `pipeline.scales.scale_maps` clusters its tokens anew and gives the
-            masks of each scale, which a cache does not hold.
-
-    Raises:
-        UsageError: there is no such mask set, or not exactly one cache to choose.
-        UserError: no cache, or a damaged one; or `root` does not hold its photographs.
-
-    """
-    cache = Cache(only_cache() if path is None else Path(path).expanduser())
-    photographs = Photographs(cache, None if root is None else Path(root).expanduser())
-    if root is not None:
-        photographs.dataset  # noqa: B018 a wrong folder should be told now, not at the first picture
-    return Reader(cache, cache.mask_name(masks), photographs, panels)
-
-
-class Reader:
-    """One mask set of a cache, as it was when first looked at: open it again to see what was written since.
-
-    `reader[12]` and `reader["images/12.jpg"]` are image records, `reader[3:6]` a list of them.
+    Raises UserError if `path` is not a cache, has another version, or its metadata was altered.
     """
 
-    def __init__(self, cache: Cache, masks: str, photographs: Photographs, panels: Panels | None = None) -> None:
-        self.cache, self.masks, self.photographs, self.panels = cache, masks, photographs, panels
-        self._load = lru_cache(SHARDS_KEPT)(cache.load)
+    _mode: ClassVar[Literal["r", "r+"]] = "r"
 
-    def using(self, masks: str) -> "Reader":
-        """Another mask set of the same cache. Raises UsageError if there is none of this name."""
-        return Reader(self.cache, self.cache.mask_name(masks), self.photographs, self.panels)
+    def __init__(self, path: Path) -> None:
+        if not is_folder(path):
+            problem = "a file, not a cache" if stat_or_none(path) else "no such cache"
+            raise UserError(f"{path}: {problem}; run `precompute` first or pass --cache PATH")
+        check_metadata(path)
+        self.path = path
+        with read_errors(path):
+            # Any: zarr types every member as array or group
+            self.group: Any = zarr.open_group(RootedStore(path), mode=self._mode)
+        self.attributes: Mapping[str, Any] = self.group.attrs.asdict()
+        arrays = {name: node for name, node in self.group.members(max_depth=None) if isinstance(node, zarr.Array)}
+        if not {"cls", "journal", f"masks/{DEFAULT_MASKS}/label"} <= arrays.keys():
+            raise UserError(f"{path}: lacks arrays that every cache has; it is not trusted")
+        check_arrays(path, arrays)
+        self.layout = Layout.of(arrays)
+        self._sizes = symbol_sizes(self.layout)
+        check_attributes(path, self.attributes, {name: dict(self.group["masks"][name].attrs) for name in self.masks})
 
-    # -- images ------------------------------------------------------------------------------------------------
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the numbers in this cache depend on."""
+        return self.attributes["fingerprint"]
 
-    def __len__(self) -> int:
-        return self.cache.layout.images
+    # -- mask sets and text features ---------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (ImageRecord(self, index) for index in range(len(self)))
+    @property
+    def masks(self) -> list[str]:
+        """The names of the mask sets."""
+        return sorted(name for name, _ in self.group["masks"].groups())
 
-    def __getitem__(self, which: int | str | slice) -> Any:
-        """View 0 of an image by its number (from the end if negative) or name; a list of them by a slice."""
-        if isinstance(which, slice):
-            return [ImageRecord(self, index) for index in range(len(self))[which]]
-        if isinstance(which, str):
-            if which not in self._numbers:
-                raise UsageError(f"{self.cache.path}: no image named {which!r}; its first is {self.statuses[0][0]!r}")
-            return ImageRecord(self, self._numbers[which])
-        number = operator.index(which)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"{self.cache.path}: no image {number}; it has {len(self)}")
-        return ImageRecord(self, number % len(self))
+    def mask_name(self, name: str | None) -> str:
+        """The name itself, or that of stage 1's mask set if None. Raises UsageError if no mask set has it."""
+        if name is None:
+            return DEFAULT_MASKS
+        if name not in self.masks:
+            known = f"{', '.join(self.masks)}{did_you_mean(name, self.masks)}"
+            raise UsageError(f"{self.path}: no mask set named {name!r}; pass --masks with one of: {known}")
+        return name
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: index for index, (name, _) in enumerate(self.statuses)}
+    def mask_attributes(self, name: str) -> dict[str, Any]:
+        """How a mask set was clustered: unseen classes, threshold, windows, updates, backend, dtype."""
+        return self.group[f"masks/{name}"].attrs.asdict()
 
-    @cached_property
-    def statuses(self) -> list[tuple[str, str]]:
-        """Name and status of every image: `ok`, the reason of its failure, or "" while it is not done."""
-        pending, shard = set(self.cache.pending(MASKS)), self.cache.layout.shard
-        # a shard without its record is not done, whatever its chunks already say
-        return [
-            (name, "" if i // shard in pending else status) for i, (name, status) in enumerate(self.cache.statuses())
-        ]
+    @property
+    def texts_name(self) -> str:
+        """The name of the prompts."""
+        return next(name for name, _ in self.group["text"].groups())
 
-    def loaded(self, image: int, masks: str | None = None) -> Loaded:
-        """The shard an image lies in, with this mask set or another. Raises UserError if it is not done, or damaged."""
-        return self._load(masks or self.masks, image // self.cache.layout.shard)
+    def texts(self) -> Texts:
+        """The text features; a cache has one set of them."""
+        name = self.texts_name
+        self._check_present(self.journal(f"text/{name}").records())
+        strings = {key: tuple(str(s) for s in self.read(f"text/{name}/{key}")) for key in ("name", "template")}
+        return Texts(name, strings["name"], strings["template"], self.read(f"text/{name}/features"))
 
-    def grid(self, images: Iterable[int | str] | None = None, view: int = 0) -> Figure:
-        """Fused masks over the photographs of some images, or of the first sixteen."""
-        wanted = range(16) if images is None else images
-        # range(16) is what one types, however few there are
-        wanted = [which for which in wanted if not isinstance(wanted, range) or which < len(self)]
-        if not wanted:
-            raise UsageError("grid: names no image; pass numbers or names of some")
-        records = [self[which].view(view) for which in wanted]
-        missing = {record.missing for record in records if record.ok} - {""}
-        return Figure(
-            [thumbnail(record) for record in records], notes=[f"no photograph: {why}" for why in sorted(missing)]
+    # -- records of shards -------------------------------------------------------------------------------------
+
+    def journal(self, part: str) -> Journal:
+        """The journal of a group: of the features (""), a mask set, the image names ("image") or the texts."""
+        return Journal(self.path, self.group[part] if part else self.group)
+
+    def records(self) -> list[Record]:
+        """The records of all shards whose features are done."""
+        return [record for record in self.journal("").records() if record]
+
+    def complete_records(self, part: str, shard: int | None = None) -> list[Record | None]:
+        """The records of a part, or of one shard; None for a shard that is not done or has grown since."""
+        shards = range(self.layout.shards) if shard is None else [shard]
+        counts = [self.layout.images_in([shard]) for shard in shards]
+        records = self.journal(part).records() if shard is None else [self.journal(part).record(shard)]
+        for record in filter(None, records):
+            self.check_record(record, part)
+        return [r if r and r.ok + r.failed == n else None for r, n in zip(records, counts, strict=True)]
+
+    def check_record(self, record: Record, part: str) -> None:
+        """Raise UserError unless a record names exactly the files of its shard: others would go unchecked."""
+        if record.files.keys() != set(self._chunk_files(record.shard, part)):
+            raise UserError(
+                f"{self.path / part / 'journal'}: a damaged journal record (of shard {record.shard}: names other "
+                "files); `verify --repair` repairs it"
+            )
+
+    def check_files(self, masks: str) -> None:
+        """Raise UserError if a file of the features or of a mask set is missing or truncated."""
+        features, clustered = self._records_with_masks(masks)
+        self._check_present([*self.journal("image").records(), *features, *clustered])
+
+    def check_dense(self) -> None:
+        """Raise UserError if the cache was made without dense tokens."""
+        if self.layout.dense == "none":
+            raise UserError(f"{self.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
+
+    def check_done(self, masks: str, shard: int | None = None) -> None:
+        """Raise UserError if shards, or this one, are unfinished, or a file of theirs is missing or truncated."""
+        features, clustered = self._records_with_masks(masks, shard)
+        if pending := sum(None in both for both in zip(features, clustered, strict=True)):
+            done = masks != DEFAULT_MASKS and None not in features
+            cure = f"run `cluster` with --name {masks} again" if done else "run the same `precompute` command again"
+            unfinished = f"{pending} of {self.layout.shards} shards are" if shard is None else f"shard {shard} is"
+            raise UserError(f"{self.path}: {unfinished} not done; {cure} to finish them")
+        self._check_present([*features, *clustered])
+
+    def pending_shards(self, masks: str) -> list[int]:
+        """The shards whose features or masks are not done, or that have grown since."""
+        return [i for i, both in enumerate(zip(*self._records_with_masks(masks), strict=True)) if None in both]
+
+    def failed_shards(self) -> list[int]:
+        """The shards in which an image failed."""
+        return [record.shard for record in self.records() if record.failed]
+
+    # -- arrays ------------------------------------------------------------------------------------------------
+
+    def load(self, masks: str, shard: int | None = None) -> Loaded:
+        """What training needs, in memory: of all images, or of one shard.
+
+        Raises UserError if shards are unfinished, missing or damaged.
+        """
+        self.check_done(masks, shard)
+        span = slice(None) if shard is None else self.layout.span(shard)
+        return Loaded(
+            ids=self.ids(span),
+            digest=self.digests(span),
+            ok=np.array([status == OK for status in self.read("image/status", span)]),
+            box=self.read("view/box", span),
+            flip=self.read("view/flip", span),
+            cls=self.read("cls", span),
+            label=self.read(f"masks/{masks}/label", span),
+            count=self.read(f"masks/{masks}/count", span),
         )
 
-    # -- what they have in common ------------------------------------------------------------------------------
+    def read_fields(self, shard: int, fields: Iterable[str]) -> dict[str, Any]:
+        """Some fields of a shard (`data_cache.arrays.SHARD_FIELDS`); of masks, stage 1's. Strings come as lists."""
+        span, found = self.layout.span(shard), {}
+        for name in fields:
+            values = self.read(SHARD_FIELDS[name].path(DEFAULT_MASKS), span)
+            found[name] = [str(text) for text in values] if SHARD_FIELDS[name].dtype == "string" else values
+        return found
+
+    def label_counts(self, masks: str) -> Int[np.ndarray, "image view"]:
+        """How many pseudo labels each view has in a mask set; 0 where the image failed or is not done."""
+        self._check_present(self.journal(f"masks/{masks}").records())
+        return self.read(f"masks/{masks}/count")
+
+    def ids(self, span: slice = slice(None)) -> list[str]:
+        """The names of images, in the order of every array."""
+        shards = range((span.start or 0) // self.layout.shard, self.layout.shards)
+        if span.stop is not None:
+            shards = range(shards.start, -(-span.stop // self.layout.shard))
+        # of these images only: a caller that goes through the shards must not stat every file at each of them
+        self._check_present([self._names.subset([f"image/id/c/{shard}" for shard in shards])] if self._names else [])
+        return [str(name) for name in self.read("image/id", span)]
 
     @cached_property
-    def texts(self) -> Texts:
-        """Text features of the classes, and the prompts they were made from."""
-        return self.cache.texts()
+    def _names(self) -> Record | None:
+        return self.journal("image").record(0)
 
-    @cached_property
-    def about(self) -> dict[str, Any]:
-        """How the mask set was clustered: unseen classes, threshold (lambda), windows, updates, backend, dtype."""
-        return self.cache.mask_attributes(self.masks)
+    def digests(self, span: slice = slice(None)) -> list[tuple[str, str]]:
+        """(image hash, label hash) of images; both empty if the image failed. Valid in done shards only."""
+        hashes = (self.read(f"image/{name}", span) for name in ("content_hash", "label_hash"))
+        return [(str(content), str(label)) for content, label in zip(*hashes, strict=True)]
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; the position is the class id."""
-        return self.texts.classes
+    def statuses(self) -> list[tuple[str, str]]:
+        """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
+        self._check_present(self.journal("").records(), "image/")
+        return [(name, str(status)) for name, status in zip(self.ids(), self.read("image/status"), strict=True)]
 
-    @cached_property
-    def split(self) -> Split:
-        """Which classes the mask set takes as seen."""
-        return Split(self.classes, tuple(self.about["unseen"]))
+    def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
+        """The dense tokens of an image: float16 as CLIP's were rounded, or float32 from int8 and its scales."""
+        try:
+            with read_errors(self.path / "dense"):
+                values = self.group["dense"][image]
+                if self.layout.dense != "int8":
+                    return values
+                return values.astype(np.float32) * self.group["dense_scale"][image][..., None]
+        except (ValueError, RuntimeError) as error:
+            where = f"{self.path / 'dense'}: damaged at image {image}"
+            raise UserError(f"{where} ({error}); `verify --repair` repairs it") from None
 
-    @property
-    def views(self) -> int:
-        """Views an image."""
-        return self.cache.layout.views
+    def read(self, name: str, span: slice = slice(None)) -> np.ndarray:
+        """An array by its name, or its rows of some images. Raises UserError if it is damaged."""
+        try:
+            with read_errors(self.path / name):
+                return self.group[name][span]
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{self.path / name}: damaged ({error}); `verify --repair` repairs it") from None
 
-    @property
-    def clip_size(self) -> int:
-        """Side of CLIP's input in pixels."""
-        return self.cache.fingerprint["clip"]["image_size"]
+    def describe(self) -> dict[str, Any]:
+        """A summary for people and scripts: what the cache holds, how far it is, what failed, its bytes on disk.
 
-    @property
-    def counts(self) -> Int[np.ndarray, "image view"]:
-        """How many pseudo labels each view has; 0 where it failed or is not done."""
-        return self.cache.counts(self.masks)
+        `done` and `failed` count images; together they are fewer than `images` while shards are unfinished.
+        """
+        records, clip, dataset = self.records(), self.fingerprint["clip"], self.fingerprint["dataset"]
+        return {
+            "path": str(self.path),
+            "dataset": f"{dataset['name']} {dataset['split']}",
+            "images": self.layout.images,
+            "views": self.layout.views,
+            "shards": self.layout.shards,
+            "shards_done": len(records),
+            "done": sum(record.ok for record in records),
+            "failed": sum(record.failed for record in records),
+            "clip": f"{clip['model']} {clip['image_size']} px {clip['precision']}",
+            "weights_sha256": clip["weights_sha256"],
+            "masks": self.masks,
+            "unseen": {name: self.mask_attributes(name)["unseen"] for name in self.masks},
+            "bytes": self.bytes(),
+            "failures": {name: status for name, status in self.statuses() if status not in (OK, "")},
+        }
 
-    def stats(self) -> Stats:
-        """Labels, ignored tokens and norms of all views, shard by shard."""
-        return stats(self.cache, self.masks)
+    def bytes(self) -> dict[str, int]:
+        """Bytes on disk of the three payloads."""
+        arrays = {"cls": ["cls"], "dense": ["dense", "dense_scale"], "masks": ["masks"]}
+        with read_errors(self.path):
+            files = {part: [f for one in names for f in (self.path / one).rglob("*")] for part, names in arrays.items()}
+            return {part: sum(f.stat().st_size for f in found if f.is_file()) for part, found in files.items()}
 
-    def xarray(self, chunks: Any = None) -> "xarray.Dataset":
-        """The arrays with their names: `data_cache.arrays.arrays`."""
-        from data_cache.arrays import arrays
+    def _check_present(self, records: Sequence[Record | None], below: str = "") -> None:
+        if missing := missing_files(self.path, records, below):
+            raise UserError(
+                f"{missing[0]}: missing or truncated ({len(missing)} such files); `verify --repair` repairs it"
+            )
 
-        return arrays(self.cache, self.masks, chunks)
+    def _records_with_masks(
+        self, masks: str, shard: int | None = None
+    ) -> tuple[list[Record | None], list[Record | None]]:
+        return self.complete_records("", shard), self.complete_records(f"masks/{masks}", shard)
 
-    # -- shown -------------------------------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        return f"{self.cache.path}: {len(self)} images, {self.cache.layout.views} views, masks {self.masks}"
-
-    def _repr_html_(self) -> str:
-        return summary(self)
+    def _chunk_files(self, shard: int, part: str) -> list[str]:
+        """The chunk files that a shard's record of the features ("") or of a mask set lists."""
+        owner: Owner = "masks" if part else "features"
+        return chunk_files(owner, self.layout, self._sizes, part.removeprefix("masks/"), shard)

@@ -1,65 +1,34 @@
-"""Which classes are seen and which are not: always by name, never by an index copied from elsewhere."""
+"""Seen and unseen classes: always by name, never by a copied index."""
 
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int16, Int64, UInt8
 
+from data_cache.class_list import class_lists
 from data_cache.errors import UsageError
+from data_cache.messages import did_you_mean, first_names
 
 VOID_RANK = 255
-
-
-class Vocabulary(NamedTuple):
-    """The published class list of a dataset and the classes that zero-shot papers hide in it.
-
-    `raw_ids` are the classes' values in label maps that do not count from 0; `clean` has names that a person
-    would write otherwise in a sentence.
-    """
-
-    classes: tuple[str, ...]
-    unseen: tuple[str, ...]
-    missing_raw_ids: frozenset[int]
-    raw_ids: tuple[int, ...]
-    clean: Mapping[str, str]
-
-
-@cache
-def vocabularies() -> dict[str, Vocabulary]:
-    """Return the class lists of `vocabularies.json` by dataset name."""
-    entries = json.loads(Path(__file__).with_name("vocabularies.json").read_text(encoding="utf-8"))
-    return {
-        name: Vocabulary(
-            tuple(entry["classes"]),
-            tuple(entry["unseen"]),
-            frozenset(entry.get("missing_raw_ids", ())),
-            tuple(entry.get("raw_ids", ())),
-            entry.get("clean", {}),
-        )
-        for name, entry in entries.items()
-    }
 
 
 @dataclass(frozen=True)
 class Split:
     """The classes of a dataset, and those of them whose pixel labels are hidden in training.
 
-    `unseen` is brought into class order whatever order it is given in, so that equal splits compare equal.
+    `unseen` may be given in any order; it is sorted into class order, so that equal splits compare equal.
     """
 
     classes: tuple[str, ...]
     unseen: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        strangers = set(self.unseen) - set(self.classes)
-        if strangers:
-            raise ValueError(f"unseen classes that are no classes: {sorted(strangers)}")
+        unknown = set(self.unseen) - set(self.classes)
+        if unknown:
+            raise ValueError(f"unknown unseen classes: {sorted(unknown)}")
         object.__setattr__(self, "unseen", tuple(name for name in self.classes if name in self.unseen))
 
     @property
@@ -90,11 +59,24 @@ class Split:
         table[self.seen_index] = np.arange(len(self.seen_index), dtype=np.uint8)
         return table
 
+    def is_hidden(self, label: UInt8[np.ndarray, "*pixel"]) -> Bool[np.ndarray, "*pixel"]:
+        """Whether a pixel has no label in training: its class is unseen, or it is void."""
+        return (self.seen_rank() == VOID_RANK).take(label)
 
-def familiar(classes: Sequence[str], trained: Sequence[str]) -> Bool[np.ndarray, "class"]:
-    """Which classes of one dataset had labels in a training on another, whose seen classes were `trained`.
+    def hide_unseen(self, label: UInt8[np.ndarray, "*pixel"]) -> UInt8[np.ndarray, "*pixel"]:
+        """The labels that training may see; 255 for all others."""
+        return np.where(self.is_hidden(label), np.uint8(VOID_RANK), label)
 
-    The same name, in capitals or not, or one of `synonyms.json`: "tvmonitor" is "tv", and "wall" any kind of wall.
+    def seen_target(self, label: UInt8[np.ndarray, "*pixel"]) -> Int16[np.ndarray, "*pixel"]:
+        """Rank of each pixel's class among the seen classes; -1 where training may not see a label."""
+        rank = self.seen_rank()[label].astype(np.int16)
+        return np.where(rank == VOID_RANK, np.int16(-1), rank)
+
+
+def labelled_in_training(classes: Sequence[str], trained: Sequence[str]) -> Bool[np.ndarray, "class"]:
+    """Which classes of one dataset had labels in a training on another one, whose seen classes were `trained`.
+
+    Names match regardless of case, or by `synonyms.json`: "tvmonitor" is "tv", and "wall" is any kind of wall.
     """
     groups = json.loads(Path(__file__).with_name("synonyms.json").read_text(encoding="utf-8"))
     meaning = {name: group[0] for group in groups for name in group}
@@ -106,36 +88,25 @@ def make_split(dataset_name: str, classes: Sequence[str], unseen: str | None) ->
     """Divide `classes` into seen and unseen ones.
 
     Args:
-        dataset_name: The dataset, whose published split stands in when `unseen` is None.
+        dataset_name: The dataset, whose published split is used if `unseen` is None.
         classes: Its class names; the position is the class id.
-        unseen: Comma-separated class names. "" hides none; None takes the published split.
+        unseen: Comma-separated class names. "" hides none; None is the published split.
 
     Raises:
-        UsageError: A name is no class, no class remains seen, or there is no published split to fall back on.
+        UsageError: A name is not a class, no class remains seen, or the dataset has no published split.
 
     """
     if unseen is None:
-        if dataset_name not in vocabularies():
+        if dataset_name not in class_lists():
             raise UsageError(f'{dataset_name} has no published split: pass --unseen "name,name"')
-        names = vocabularies()[dataset_name].unseen
+        names = class_lists()[dataset_name].unseen
     else:
         names = tuple(dict.fromkeys(name.strip() for name in unseen.split(",") if name.strip()))
     for name in names:
         if name not in classes:
-            raise UsageError(f"--unseen: no class named '{name}' in {dataset_name}{_hint(name, classes)}")
+            nearest = did_you_mean(name, classes) or f"; its {len(classes)} classes are {first_names(classes)}"
+            raise UsageError(f"--unseen: no class named '{name}' in {dataset_name}{nearest}")
     split = Split(tuple(classes), names)
     if not split.seen:
         raise UsageError(f"--unseen names all {len(classes)} classes of {dataset_name}: leave at least one seen")
     return split
-
-
-def _hint(name: str, classes: Sequence[str]) -> str:
-    """End the sentence about an unknown class: near names, or where the list begins."""
-    by_lower = {known.lower(): known for known in classes}
-    # "floor" and "sky" are no near spelling of "floor-wood" and "sky-other", but what people type for them
-    near = [key for key in by_lower if name.lower() in key]
-    near += difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.7)
-    if near:
-        quoted = [f"'{by_lower[key]}'" for key in dict.fromkeys(near)][:3]
-        return f"; did you mean {' or '.join(quoted)}?"
-    return f"; its {len(classes)} classes are {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}"

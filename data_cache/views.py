@@ -1,36 +1,36 @@
-"""Views: the one place that says which pixels of an image a cached feature describes (DESIGN, section 3)."""
+"""Views: which pixels of an image a cached feature describes. `data_cache.sample` crops and resamples them."""
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Int, Shaped
 
-from data_cache.errors import UsageError
+from data_cache.errors import UsageError, UserError
 
 ATTEMPTS = 10
-RESIZE_FILTER = "bicubic-antialias"
-"""Part of the fingerprint: another filter gives CLIP other pixels."""
+RESIZE_FILTER = "torch bicubic-antialias"
+"""Part of the fingerprint: another filter, or another library's, gives CLIP other pixels."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A crop of an image in its own pixels, (top, left, bottom, right), and whether it is mirrored."""
+    """A crop of an image, (top, left, bottom, right) in the image's own pixels, and whether it is mirrored."""
 
     box: tuple[int, int, int, int]
     flip: bool = False
 
     @classmethod
     def stored(cls, box: Int[np.ndarray, "4"], flip: bool) -> "View":
-        """The view whose geometry a cache holds."""
+        """The view of a box and a flip as a cache stores them."""
         top, left, bottom, right = (int(edge) for edge in box)
         return cls((top, left, bottom, right), bool(flip))
 
-    def cut(self, pixels: Shaped[np.ndarray, "height width *channel"]) -> Shaped[np.ndarray, "y x *channel"]:
-        """The view's own pixels, as many as there are."""
+    def crop(self, pixels: Shaped[np.ndarray, "height width *channel"]) -> Shaped[np.ndarray, "y x *channel"]:
+        """The view's own pixels, not resampled."""
         top, left, bottom, right = self.box
         crop = pixels[top:bottom, left:right]
         return np.ascontiguousarray(crop[:, ::-1]) if self.flip else crop
@@ -43,15 +43,15 @@ def whole(height: int, width: int) -> View:
 
 @dataclass(frozen=True)
 class Cropping:
-    """Which views an image has: view 0 is the whole image, all others are random crops, half of them mirrored.
+    """Which views an image has: view 0 is the whole image, the others are random crops, half of them mirrored.
 
     Args:
-        count: views an image, V.
-        seed: of the crops. A crop depends on this, the image's name and the view's number, and on nothing else.
-        scale: least and greatest share of the image's area.
-        ratio: least and greatest width / height of a crop in the image's own pixels.
+        count: views per image, V.
+        seed: of the crops. A crop depends only on this seed, the image's id and size, and the view's number.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height of a crop in the image's own pixels.
 
-    Raises UsageError for a count below one, or a range that is none.
+    Raises UsageError for a count below one, a negative seed or an invalid range.
 
     """
 
@@ -71,11 +71,11 @@ class Cropping:
                 raise UsageError(f"--view-{name} {low:g},{high:g}: must be two rising numbers {limits}")
 
     def views(self, name: str, height: int, width: int) -> list[View]:
-        """The views of the image of this name and size."""
+        """The views of the image with this id and size."""
         return [whole(height, width), *(self._crop(name, k, height, width) for k in range(1, self.count))]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What of it changes the numbers in a cache; how crops are drawn is nothing to a cache without crops."""
+        """The settings that change a cache's numbers; without crops, how crops are drawn is not one of them."""
         drawn = {"seed": self.seed, "scale": list(self.scale), "ratio": list(self.ratio)} if self.count > 1 else {}
         return {"count": self.count, "resize": RESIZE_FILTER, **drawn}
 
@@ -95,7 +95,7 @@ class Cropping:
             if across <= width and down <= height:
                 top, left = int(rng.integers(height - down + 1)), int(rng.integers(width - across + 1))
                 return View((top, left, top + down, left + across), flip)
-        # an image so long that no crop of such a shape fits: its middle, as square as allowed
+        # no crop of an allowed shape fits a very long image: take its middle, as square as possible
         across, down = (
             min(side, max(1, round(other * edge)))
             for side, other, edge in ((width, height, self.ratio[1]), (height, width, 1 / self.ratio[0]))
@@ -104,17 +104,11 @@ class Cropping:
         return View((top, left, top + down, left + across), flip)
 
 
-def replay_image(image: UInt8[np.ndarray, "height width 3"], view: View, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Cut a view out of an RGB image and resample it to size x size pixels (bicubic, antialiased)."""
-    return _replay(Image.fromarray(image), view, size, Image.Resampling.BICUBIC)
-
-
-def replay_label(label: UInt8[np.ndarray, "height width"], view: View, size: int) -> UInt8[np.ndarray, "size size"]:
-    """Cut the same view out of a label map; every output pixel copies its nearest input pixel."""
-    return _replay(Image.fromarray(label), view, size, Image.Resampling.NEAREST)
-
-
-def _replay(picture: Image.Image, view: View, size: int, resample: Image.Resampling) -> np.ndarray:
-    top, left, bottom, right = view.box
-    pixels = np.array(picture.resize((size, size), resample, box=(left, top, right, bottom)))
-    return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
+def check_resampling(cache: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Raise UserError for a cache whose views were resampled by another filter: they cannot be reproduced."""
+    made = fingerprint.get("views", {}).get("resize")
+    if made != RESIZE_FILTER:
+        raise UserError(
+            f"{cache}: its views were resampled by '{made}', and this version's '{RESIZE_FILTER}' gives other pixels; "
+            "run `precompute` again into another --cache"
+        )

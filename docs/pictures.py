@@ -18,13 +18,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
-from experiments.cached_views import CachedViews
-from experiments.centres import masks_figure
-from experiments.figures import Figure, attention_figure, predictions_figure
+from data_cache.system.atomic import atomic_write
+from experiments.figures import attention_figure, demo_figure, predictions_figure
 from experiments.history import run_in
-from experiments.sheet import demo_figure
+from experiments.scales import masks_figure
 from trainer.checkpoint import load
-from trainer.evaluate import GAMMA, Predictor
+from trainer.config import GAMMA
+from trainer.predictor import Predictor
+from viewer.figure import Figure
+from viewer.reader import open_finished_cache
 
 DOCS = Path(__file__).parent
 MOST_BYTES = 400_000
@@ -40,26 +42,27 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         figures = figures_of(arguments.demo)
-        arguments.out.mkdir(parents=True, exist_ok=True)
         for name, draw in figures.items():
             file = arguments.out / f"{name}.png"
-            file.write_bytes(small(draw()))
+            with atomic_write(file) as draft:
+                draft.write_bytes(small(draw()))
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
 def figures_of(demo: Path) -> dict[str, Callable[[], Figure]]:
-    """What is to be drawn, by the file's name. Raises UserError if the demo is not finished."""
+    """Functions that draw the figures, by file name. Raises UserError if the demo is not finished."""
     student = load(run_in(demo), torch.device("cpu"))
-    views, images = CachedViews.open(demo / "train.zarr", None), open_dataset("scenes", None, "val")
+    cache, images = open_finished_cache(demo / "train.zarr", None), open_dataset("scenes", None, "val")
     predictor = Predictor(student)
     # the richest of the first scenes: those with most masks
-    most = sorted(range(min(100, len(views.images))), key=lambda i: -views.fused(i)[1])[:ROWS]
+    most = sorted(range(min(100, len(cache))), key=lambda i: -cache.counts[i, 0])[:ROWS]
+    views = [cache[index] for index in sorted(most)]
     return {
         "demo": lambda: demo_figure(predictor, demo / "val.zarr"),
-        "masks": lambda: masks_figure(views, sorted(most)),
-        "attention": lambda: attention_figure(student, views, sorted(most)),
+        "masks": lambda: masks_figure(views),
+        "attention": lambda: attention_figure(student, views),
         "predictions": lambda: predictions_figure(predictor, images, range(ROWS), GAMMA),
     }
 
@@ -68,7 +71,7 @@ def small(figure: Figure) -> bytes:
     """A PNG of at most `MOST_BYTES`, with as many of the rows as fit. Raises UserError if not even one does."""
     for rows in range(len(figure.rows), 0, -1):
         stream = io.BytesIO()
-        drawn = replace(figure, rows=figure.rows[:rows]).draw()
+        drawn = replace(figure, rows=figure.rows[:rows]).to_image()
         drawn.quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
         if len(stream.getvalue()) <= MOST_BYTES:
             return stream.getvalue()

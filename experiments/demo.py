@@ -1,97 +1,34 @@
 """The demo: the whole method on the drawn world with the tiny CLIP, in minutes, and the proof that it works."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data_cache.callbacks import ProgressBar
 from data_cache.datasets import open_dataset
 from data_cache.errors import InterruptError, UserError
 from data_cache.splits import Split
-from data_cache.views import Cropping
+from data_cache.system.atomic import atomic_write
+from experiments.demo_config import DENSE_CLIP, FULL, SCENES, SWITCHES, DemoConfig
 from experiments.dense_clip import DenseCLIP
-from experiments.sheet import demo_figure
-from experiments.stages import Clock, Progress, cached, measured, trained
-from pipeline.precompute import Settings, load_clip
-from pipeline.weights import TINY, CLIPSource
-from trainer.config import TrainConfig
-from trainer.evaluate import GAMMA, Predictor, Segments
+from experiments.figures import demo_figure
+from experiments.stages import Clock, cached, measured, trained
+from pipeline.encode_job import load_clip
+from pipeline.teacher.weights import TINY, CLIPSource
+from trainer.config import CONFIG, GAMMA
 from trainer.metrics import Metrics
+from trainer.predictor import Predictor
+from trainer.segmenter import Segmenter
 
-SCENES = "scenes"
 CLIP = CLIPSource(TINY)
-STUDENT = TrainConfig(
-    arch="segformer",
-    encoder="mit_b0",
-    encoder_weights="none",
-    size=96,
-    iterations=400,
-    lr=3e-3,
-    head_lr=1.0,
-    max_grad_norm=1.0,
-    photometric=False,  # a thing's colours say what it is
-    weight_global=0.3,
-    weight_focal=20.0,
-    loss_stride=4,
-    workers=0,  # scenes are drawn once and remembered: processes would only take the student's cores
-    checkpoint_every=200,
-)
-"""The demo's student: from scratch, not at a pretrained one's rate, small enough for minutes, GLM at a third of
-its weight (docs/decisions.md)."""
-FULL = "clipteacher"
-WITHOUT_GLM, WITHOUT_PLM, DENSE_CLIP = "without GLM", "without PLM", "CLIP alone"
-SWITCHES: Mapping[str, Mapping[str, Any]] = {
-    FULL: {},
-    WITHOUT_GLM: {"glm": "off"},
-    WITHOUT_PLM: {"ce": False, "nel": False, "generate": False},
-}
-ALL_VARIANTS = (WITHOUT_GLM, WITHOUT_PLM, DENSE_CLIP)
 SHOWN = 24
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo is to do.
-
-    Args:
-        out: folder of caches, runs and the picture.
-        student: settings of training; the cache is set by the demo.
-        images: training scenes.
-        views: of each of them; tests see whole scenes.
-        tested: test scenes.
-        variants: what to compare with, of `ALL_VARIANTS`.
-
-    """
-
-    out: Path
-    student: TrainConfig = STUDENT
-    images: int = 2000
-    views: int = 1
-    tested: int = 200
-    variants: Sequence[str] = ()
-
-    def settings(self, split: str, images: int) -> Settings:
-        """How a split of the scenes is cached."""
-        cropping = Cropping(self.views if split == "train" else 1)
-        return Settings(
-            SCENES,
-            self.out / f"{split}.zarr",
-            split=split,
-            clip=CLIP,
-            precision="fp32",
-            limit=images,
-            cropping=cropping,
-        )
-
-    def run(self, variant: str) -> Path:
-        """Where a student is trained: students of several seeds share a cache."""
-        return self.out / f"{variant.replace(' ', '_')}_{self.student.seed}"
-
-
-@dataclass(frozen=True)
-class Report:
+class DemoReport:
     """What came out. Seconds are those of this call."""
 
     metrics: Metrics
@@ -111,8 +48,9 @@ class Report:
             "picture": str(self.picture),
         }
 
-    def __str__(self) -> str:
-        """A table, where to look, and the commands to go on with."""
+    @property
+    def lines(self) -> list[str]:
+        """A table, where to look, and the commands to continue with."""
         lines = ["%".ljust(14) + "".join(f"{name:>9}" for name in (*Metrics.COLUMNS.values(), "gamma"))]
         for name, found in {FULL: self.metrics, **self.compared}.items():
             figures = "".join(f"{100 * value:9.1f}" for value in found.summary.values())
@@ -120,17 +58,15 @@ class Report:
         seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in self.seconds.items())
         lines += [
             f"{seconds}; U: {', '.join(self.split.unseen)}",
-            f"look at {self.picture}, and go on with",
+            f"look at {self.picture}, and continue with",
             *self.next,
         ]
-        return "\n".join(lines)
+        return lines
 
     @property
     def next(self) -> tuple[str, ...]:
-        """Commands to go on with."""
-        config, cache = (
-            shlex.quote(str(path)) for path in (self.run / "config.json", self.picture.parent / "train.zarr")
-        )
+        """Commands to continue with."""
+        config, cache = (shlex.quote(str(path)) for path in (self.run / CONFIG, self.picture.parent / "train.zarr"))
         return (
             f"  python cli.py info {cache}",
             f"  python cli.py train --config {config} --iterations 2000 --out runs/longer",
@@ -140,37 +76,40 @@ class Report:
         )
 
 
-def run(demo: Demo, progress: Progress) -> Report:
-    """Precompute, train, evaluate, draw. Interrupted, it goes on where it was.
+def run(config: DemoConfig, progress_bar: ProgressBar) -> DemoReport:
+    """Precompute, train, evaluate, draw. An interrupted call resumes where it stopped.
 
     Raises UserError if `out` holds a demo with other settings, or cannot be written.
     """
     clock = Clock()
-    with _same_demo(demo.out):
-        cache = cached(demo.settings("train", demo.images), progress, clock)
+    with _same_demo(config.out):
+        cache = cached(config.precompute("train", config.limit), progress_bar, clock)
         # the picture shows scenes the student never saw, so they need a cache of their own
-        shown = cached(demo.settings("val", min(SHOWN, demo.tested)), progress, Clock())
+        shown = cached(config.precompute("val", min(SHOWN, config.tested)), progress_bar, Clock())
         students = {
             name: trained(
-                replace(demo.student, cache=str(cache), **switches),
-                demo.run(name),
-                progress,
+                replace(config.student, cache=str(cache), **switches),
+                config.run(name),
+                progress_bar,
                 clock if name == FULL else Clock(),
             )
             for name, switches in SWITCHES.items()
-            if name in (FULL, *demo.variants)
+            if name in (FULL, *config.variants)
         }
-    images = open_dataset(SCENES, None, "val", demo.tested)
-    segmenters: dict[str, Segments] = {name: Predictor(student) for name, student in students.items()}
-    if DENSE_CLIP in demo.variants:
+    images = open_dataset(SCENES, None, "val", config.tested)
+    segmenters: dict[str, Segmenter] = {name: Predictor(student) for name, student in students.items()}
+    if DENSE_CLIP in config.variants:
         segmenters[DENSE_CLIP] = DenseCLIP(load_clip(CLIP, "fp32", "cpu"), students[FULL].split, SCENES)
     found = {
-        name: measured(segmenter, images, [_gamma(name)], progress, clock if name == FULL else Clock()).at(_gamma(name))
+        name: measured(segmenter, images, [_gamma(name)], progress_bar, clock if name == FULL else Clock()).at(
+            _gamma(name)
+        )
         for name, segmenter in segmenters.items()
     }
-    picture = demo.out / "sheet.png"
-    demo_figure(Predictor(students[FULL]), shown).draw().save(picture)
-    return Report(found.pop(FULL), clock.seconds, students[FULL].split, demo.run(FULL), picture, found)
+    picture = config.out / "sheet.png"
+    with atomic_write(picture) as draft:
+        demo_figure(Predictor(students[FULL]), shown).to_image().save(draft, "PNG")
+    return DemoReport(found.pop(FULL), clock.seconds, students[FULL].split, config.run(FULL), picture, found)
 
 
 @contextmanager

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from data_cache.sample import crop_image
 from data_cache.splits import Split
-from data_cache.views import replay_image, whole
-from pipeline.clip import FrozenCLIP
-from pipeline.prompts import Prompts
+from data_cache.views import whole
+from pipeline.teacher.clip import FrozenCLIP
+from pipeline.teacher.prompts import Prompts
 from trainer.config import TrainConfig
-from trainer.contest import Contest, contest
-from trainer.plm import pixel_logits
-from trainer.words import Words
+from trainer.losses.pixel import pixel_logits
+from trainer.segmenter import TopSeenUnseen, Vocabulary, top_seen_unseen
 
 
 class DenseCLIP:
@@ -28,11 +28,11 @@ class DenseCLIP:
         self.clip = clip
         prompts = Prompts.of(dataset)
         text = clip.encode_text(prompts.words(dataset, split.classes), prompts.templates)
-        self.words = Words(split, torch.from_numpy(text), split.is_seen)
+        self.vocabulary = Vocabulary(split, torch.from_numpy(text), split.is_seen)
 
-    def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Contest:
+    def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> TopSeenUnseen:
         """The best class of each kind at the image's own pixels; logits are cosines / tau, as a student's."""
-        view = replay_image(image, whole(*image.shape[:2]), self.clip.image_size)
+        view = crop_image(image, whole(*image.shape[:2]), self.clip.image_size)
         dense = torch.from_numpy(self.clip.encode(view[None]).dense[0].astype(np.float32)).permute(2, 0, 1)
-        logits = pixel_logits(dense, self.words.text, "cosine", TrainConfig.tau)
-        return contest(logits, self.words.familiar, image.shape[:2])
+        logits = pixel_logits(dense, self.vocabulary.text, "cosine", TrainConfig.tau)
+        return top_seen_unseen(logits, self.vocabulary.labelled, image.shape[:2])

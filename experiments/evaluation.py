@@ -1,51 +1,22 @@
 """Evaluating a student: on the dataset of its training or another, at several gammas, and at one picked for it."""
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_cache.callbacks import OnDataset, ProgressBar, ignore
+from data_cache.content import alike_classes
 from data_cache.datasets import open_dataset
-from data_cache.datasets.base import Dataset
-from data_cache.devices import resolve_device
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UserError
 from data_cache.fingerprint import hash_names
-from data_cache.places import cache_folder
-from experiments.presets import preset_named
-from experiments.stages import Clock, Progress, measured
-from experiments.transfer import words_of
+from data_cache.paths import cache_folder
+from data_cache.system.devices import resolve_device
+from experiments.config import EvaluateConfig
+from experiments.stages import Clock, measured
+from experiments.transfer import vocabulary_for_dataset
 from trainer.checkpoint import Checkpoint, load
-from trainer.evaluate import GAMMA, Evaluation, Predictor
-from trainer.gamma import pick_gamma
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `evaluate` is asked for; names and defaults are those of the command line."""
-
-    checkpoint: Path
-    dataset: str
-    root: Path | None = None
-    split: str = "val"
-    limit: int | None = None
-    unseen: str | None = None
-    gamma: tuple[float, ...] = (GAMMA,)
-    pick_gamma: int = 0
-    sliding: bool = False
-    clip: str | None = None
-    clip_weights: str | None = None
-    prompts: str | None = None
-    device: str = "auto"
-
-    @classmethod
-    def of(cls, checkpoint: Path, given: Mapping[str, Any], preset: str | None) -> "Asked":
-        """From options by name, those of a preset below them. Raises UsageError for a gamma that is no number."""
-        options = (preset_named(preset).evaluate if preset else {}) | dict(given)
-        if "dataset" not in options:
-            raise UsageError("--dataset: name the dataset to evaluate on, or pass --preset")
-        gammas = tuple(map(_one_of_several, str(options.get("gamma", GAMMA)).split(",")))
-        return cls(checkpoint, **(options | {"gamma": tuple(dict.fromkeys(gammas))}))
+from trainer.evaluate import Evaluation, check_labelled, pick_gamma
+from trainer.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -56,74 +27,66 @@ class Result:
     gammas: tuple[float, ...]
     picked: float | None = None
 
+    @property
+    def warnings(self) -> list[str]:
+        """What its reader should know, a sentence each."""
+        vocabulary = self.evaluation.vocabulary
+        return [*self.evaluation.warnings, *alike_classes(vocabulary.split.classes, vocabulary.text.numpy(force=True))]
+
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
-        told = Evaluation(self.evaluation.words, {g: self.evaluation.counts[g] for g in self.gammas}).as_json()
+        reported = replace(self.evaluation, counts={g: self.evaluation.counts[g] for g in self.gammas}).as_json()
         if self.picked is not None:
-            told["picked"] = self.evaluation.at(self.picked).as_json(self.picked)
-        return told
+            reported["picked"] = self.evaluation.at(self.picked).as_json(self.picked)
+        return reported
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> list[str]:
         """A line a gamma, in per cent."""
         lines = [f"{self.evaluation.at(gamma)}  (%, gamma {gamma:g})" for gamma in self.gammas]
-        if self.evaluation.words.transferred:
-            told = self.evaluation.by_familiarity(self.gammas[0])
-            lines.append(f"{told}  (%, gamma {self.gammas[0]:g}; S: what had labels in training)")
+        if self.evaluation.vocabulary.transferred:
+            reported = self.evaluation.by_training_labels(self.gammas[0])
+            lines.append(f"{reported}  (%, gamma {self.gammas[0]:g}; S: what had labels in training)")
         if self.picked is not None:
-            told = self.evaluation.at(self.picked)
-            lines.append(f"{told}  (%, gamma {self.picked:g}, picked on training images)")
-        return "\n".join(lines)
+            reported = self.evaluation.at(self.picked)
+            lines.append(f"{reported}  (%, gamma {self.picked:g}, picked on training images)")
+        return lines
 
 
-def measure(asked: Asked, progress: Progress, note: Callable[[Dataset], None] = lambda _: None) -> Result:
-    """Evaluate a student as asked; `note` hears of the images.
+def measure(config: EvaluateConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> Result:
+    """Evaluate a student; `on_dataset` gets the dataset.
 
     Raises:
-        UserError, UsageError: no such checkpoint or images, or a CLIP that cannot be asked for other classes.
+        UserError, UsageError: no such checkpoint or images, images without a label map, or a CLIP that cannot be run
+            for other classes.
 
     """
-    images = open_dataset(asked.dataset, asked.root, asked.split, asked.limit)
-    note(images)
-    student = load(asked.checkpoint, resolve_device(asked.device))
-    words = words_of(student, images, asked.unseen, cache_folder(), asked.prompts, asked.clip, asked.clip_weights)
-    gammas, picked = asked.gamma, None
-    if asked.pick_gamma:
-        picked = pick(student, asked, progress)
+    images = open_dataset(config.dataset, config.root, config.split, config.limit)
+    on_dataset(images)
+    check_labelled(images)
+    student = load(config.checkpoint, resolve_device(config.device))
+    vocabulary = vocabulary_for_dataset(
+        student, images, config.unseen, cache_folder(), config.prompts, config.clip, config.clip_weights
+    )
+    gammas, picked = config.gamma, None
+    if config.pick_gamma:
+        picked = pick(student, config, progress_bar)
         gammas = tuple(dict.fromkeys((*gammas, picked)))
-    found = measured(Predictor(student, asked.sliding, words), images, gammas, progress, Clock())
-    return Result(found, asked.gamma, picked)
+    found = measured(Predictor(student, config.sliding, vocabulary), images, gammas, progress_bar, Clock())
+    return Result(found, config.gamma, picked)
 
 
-def pick(student: Checkpoint, asked: Asked, progress: Progress) -> float:
-    """The gamma for a student by its own training images (`trainer.gamma`). Raises UserError if they are not there."""
+def pick(student: Checkpoint, config: EvaluateConfig, progress_bar: ProgressBar) -> float:
+    """`trainer.evaluate.pick_gamma` on a student's own training images. Raises UserError if they are missing."""
     about, root = student.card["dataset"], student.card["recorded"]["root"]
-    if asked.dataset == about["name"] and asked.root is not None:
-        root = asked.root
+    if config.dataset == about["name"] and config.root is not None:
+        root = config.root
     try:
         images = open_dataset(about["name"], Path(root) if root else None, about["split"], about["images"])
     except UserError as error:
-        raise type(error)(f"--pick-gamma needs the images of the training: {error}") from None
+        raise error.prefixed("--pick-gamma needs the images of the training: ") from None
     if hash_names(images.ids) != about["ids_sha256"]:
         raise UserError(f"--pick-gamma: {root} does not hold the images this student was trained on")
-    images = images.limited(asked.pick_gamma)
-    with progress("picking gamma", len(images), "images") as advance:
-        return pick_gamma(Predictor(student, asked.sliding), images, advance)
-
-
-LARGEST = 1e6
-"""Beyond any logit: cosines over tau are 15 at the most."""
-
-
-def gamma_of(text: str, more: str = "") -> float:
-    """The number of `--gamma`. Raises UsageError for what is none; `more` ends it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not abs(value) <= LARGEST:
-        raise UsageError(f"--gamma {text}: must be a number{more}")
-    return value
-
-
-def _one_of_several(text: str) -> float:
-    return gamma_of(text, ", or several with commas between them")
+    images = images.subset(range(min(config.pick_gamma, len(images))))
+    with progress_bar("picking gamma", len(images), "images") as advance:
+        return pick_gamma(Predictor(student, config.sliding), images, advance)

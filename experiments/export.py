@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,15 +16,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_cache.drafts import draft_of
+from data_cache.callbacks import Log, ignore
+from data_cache.content import alike_classes
 from data_cache.errors import UsageError, UserError, one_line
-from data_cache.places import cache_folder
+from data_cache.paths import cache_folder
+from data_cache.system.atomic import atomic_write
+from experiments.config import ExportConfig
 from experiments.graph import Graph
-from experiments.vocabulary import names_of, vocabulary
+from experiments.vocabulary import names_of, vocabulary_for_names
 from trainer.checkpoint import Checkpoint, load
-from trainer.evaluate import GAMMA
-from trainer.plm import pixel_logits
-from trainer.words import Words
+from trainer.config import GAMMA
+from trainer.losses.pixel import pixel_logits
+from trainer.segmenter import Vocabulary
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 IMAGE, LOGITS, ANY = "image", "logits", "any"
@@ -35,20 +38,6 @@ TRACED = (17, 18)
 would be taken for one that always has one; equal sides for sides that always are."""
 SLOW = ("tu-swin",)
 """Encoders that the exporter needs many minutes for if sides are free: each block adds rules about them."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `export` is asked for; names and defaults are those of the command line."""
-
-    checkpoint: Path
-    onnx: Path
-    classes: str | None = None
-    gamma: float | None = None
-    size: str | None = None
-    prompts: str | None = None
-    clip: str | None = None
-    clip_weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,28 +60,30 @@ class Exported:
         return f"{self.path}: {classes} classes, {size}, within {self.difference:.1g} of the student's logits"
 
 
-def export(asked: Asked, tell: Callable[[str], None] = lambda _: None) -> Exported:
+def export(config: ExportConfig, log: Log = ignore) -> Exported:
     """Write a graph that takes batches of any length and, where the student does, images of any size.
 
-    The graph runs in onnxruntime beside the student before it is kept. `tell` hears why it is bound to one size, if
-    nobody asked for that.
+    The graph runs in onnxruntime beside the student before it is kept. `log` gets the reason
+    if it is bound to one size although none was given, and names that CLIP cannot distinguish.
 
     Raises:
-        UserError, UsageError: a package is missing, no such checkpoint or classes, a CLIP that cannot be asked for
+        UserError, UsageError: a package is missing, no such checkpoint or classes, a CLIP that cannot encode
             them, a size that the student cannot have, or a student that cannot be exported.
 
     """
     for package in NEEDED:
         if find_spec(package) is None:
             raise UserError(f"export needs the package {package}: pip install 'clipteacher[onnx]'")
-    if asked.onnx.is_dir():
-        raise UserError(f"--onnx {asked.onnx}: is a folder; name a file")
-    wanted = None if asked.classes is None else names_of(asked.classes)
-    student = load(asked.checkpoint, torch.device("cpu"))
-    size = None if asked.size in (None, ANY) else _size_of(str(asked.size), student.segmenter.multiple)
-    words = vocabulary(student, wanted, cache_folder(), asked.prompts, asked.clip, asked.clip_weights)
-    work = _Work(asked, student, words)
-    if asked.size is not None:
+    if config.onnx.is_dir():
+        raise UserError(f"--onnx {config.onnx}: is a folder; name a file")
+    wanted = None if config.classes is None else names_of(config.classes)
+    student = load(config.checkpoint, torch.device("cpu"))
+    size = None if config.size in (None, ANY) else _size_of(str(config.size), student.network.multiple)
+    vocabulary = vocabulary_for_names(student, wanted, cache_folder(), config.prompts, config.clip, config.clip_weights)
+    for warning in alike_classes(vocabulary.split.classes, vocabulary.text.numpy(force=True)):
+        log(warning)
+    work = _Work(config, student, vocabulary)
+    if config.size is not None:
         return work.write(size)
     reason = f"another takes the exporter many minutes: --size {ANY}"
     if not student.config.encoder.startswith(SLOW):
@@ -100,9 +91,7 @@ def export(asked: Asked, tell: Callable[[str], None] = lambda _: None) -> Export
             return work.write(None)
         except UserError as error:
             reason = str(error)
-    tell(
-        f"the graph is for images of {student.size} x {student.size} pixels only ({reason}); --size names another size"
-    )
+    log(f"the graph is for images of {student.size} x {student.size} pixels only ({reason}); --size names another size")
     return work.write((student.size, student.size))
 
 
@@ -124,48 +113,43 @@ def _size_of(text: str, multiple: int) -> tuple[int, int]:
 class _Work:
     """Traces, writes, compares and only then keeps a graph."""
 
-    asked: Asked
+    config: ExportConfig
     student: Checkpoint
-    words: Words
+    vocabulary: Vocabulary
 
     def write(self, size: tuple[int, int] | None) -> Exported:
         """A graph for one size (height, width) or for any. Raises UserError if it cannot be had."""
-        path, about = self.asked.onnx, self._about(size)
-        graph = Graph(self.student, self.words, self.asked.gamma or 0.0).eval()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = draft_of(path)
+        path, about = self.config.onnx, self._about(size)
+        graph = Graph(self.student, self.vocabulary, self.config.gamma or 0.0).eval()
         try:
-            with _quiet(), torch.no_grad():
+            with atomic_write(path) as draft, _quiet(), torch.no_grad():
                 program = _trace(graph, size)
                 program.model.metadata_props.update(about)
-                program.model.doc_string = _told(about)
+                program.model.doc_string = _description(about)
                 program.save(draft, external_data=False)
                 difference = self._difference(draft, size)
-            draft.replace(path)
         except (UserError, OSError):
             raise
         except Exception as error:  # the exporter has no class of errors for what it cannot do
             raise UserError(f"this student cannot be exported: {one_line(error)}") from None
-        finally:
-            draft.unlink(missing_ok=True)
         return Exported(path, about, difference)
 
     def _about(self, size: tuple[int, int] | None) -> dict[str, str]:
         """The metadata of a graph, as docs/export.md lists them."""
-        asked, segmenter, split = self.asked, self.student.segmenter, self.words.split
+        config, network, split = self.config, self.student.network, self.vocabulary.split
         return {
             "format": "clipteacher-graph",
             "version": "1",
             "classes": json.dumps(split.classes, ensure_ascii=False),
             "unseen": json.dumps(split.unseen, ensure_ascii=False),
-            "gamma": f"{GAMMA if asked.gamma is None else asked.gamma:g}",
-            "gamma_added": json.dumps(asked.gamma is not None),
+            "gamma": f"{GAMMA if config.gamma is None else config.gamma:g}",
+            "gamma_added": json.dumps(config.gamma is not None),
             "size": str(self.student.size),
             "height": str(size[0]) if size else ANY,
             "width": str(size[1]) if size else ANY,
-            "multiple": str(segmenter.multiple),
-            "stride": str(segmenter.stride),
-            "prompts": asked.prompts or self.student.card["prompts"]["name"],
+            "multiple": str(network.multiple),
+            "stride": str(network.stride),
+            "prompts": config.prompts or self.student.card["prompts"]["name"],
             "clip": self.student.card["clip"]["model"],
             "step": str(self.student.step),
         }
@@ -177,7 +161,7 @@ class _Work:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        side, multiple = self.student.size, self.student.segmenter.multiple
+        side, multiple = self.student.size, self.student.network.multiple
         sizes = [size] if size else [(side, side), (3 * multiple, 7 * multiple), (8 * multiple, 2 * multiple)]
         generator, worst = torch.Generator().manual_seed(0), 0.0
         for count, (height, width) in zip((1, 3, 2), sizes * 3, strict=False):
@@ -196,10 +180,10 @@ class _Work:
 
     def _logits(self, image: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "class y x"]:
         config = self.student.config
-        rows = F.normalize(self.words.text, dim=1)
-        logits = pixel_logits(self.student.segmenter(image[None])[0], rows, config.logits, config.tau)
-        new = torch.from_numpy(~self.words.familiar)[:, None, None]
-        return logits + (self.asked.gamma or 0.0) * new
+        rows = F.normalize(self.vocabulary.text, dim=1)
+        logits = pixel_logits(self.student.network(image[None])[0], rows, config.logits, config.tau)
+        unlabelled = torch.from_numpy(~self.vocabulary.labelled)[:, None, None]
+        return logits + (self.config.gamma or 0.0) * unlabelled
 
 
 def _trace(graph: Graph, size: tuple[int, int] | None) -> torch.onnx.ONNXProgram:
@@ -227,7 +211,7 @@ def _trace(graph: Graph, size: tuple[int, int] | None) -> torch.onnx.ONNXProgram
     return program
 
 
-def _told(about: Mapping[str, str]) -> str:
+def _description(about: Mapping[str, str]) -> str:
     gamma = "has been" if about["gamma_added"] == "true" else "is to be"
     sides = f"{about['height']} x {about['width']}"
     if about["height"] == ANY:

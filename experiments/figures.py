@@ -1,106 +1,79 @@
-"""The paper's figures: rows of panels with what is needed to read them, to be drawn as a sheet or set on a page."""
+"""The figures of a student: attention and predictions are computed here, and drawn by `viewer.paper_figures`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer, UInt8
-from PIL import Image
+import torch
+from jaxtyping import Float, UInt8
 
-from data_cache.colours import heat, paint
-from data_cache.datasets.base import VOID, Dataset
-from data_cache.show import fitted, legend, scaled, sheet
-from data_cache.splits import Split
-from experiments.attention import attention
-from experiments.cached_views import CachedViews
+from data_cache.cached_view import CachedView
+from data_cache.datasets.base import Dataset
+from data_cache.sample import crop_image
+from data_cache.views import View
 from trainer.checkpoint import Checkpoint
-from trainer.evaluate import Segments, labelled
+from trainer.config import GAMMA
+from trainer.evaluate import load_labelled
+from trainer.losses.glm import attention_weights
+from trainer.predictor import Predictor
+from trainer.segmenter import Segmenter
+from viewer import paper_figures
+from viewer.figure import Figure
+from viewer.paper_figures import SIDE, Prediction
+from viewer.reader import open_finished_cache
 
-SIDE = 192
-"""Longer side of a panel in pixels."""
-IGNORED = "ignored area: no seen label"
-
-
-@dataclass(frozen=True)
-class Row:
-    """The panels of one image."""
-
-    caption: str
-    panels: tuple[UInt8[np.ndarray, "height width 3"], ...]
+DEMO_ROWS = 6
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Rows of panels.
+@torch.inference_mode()
+def attention(
+    student: Checkpoint,
+    cls: Float[np.ndarray, "channel"],
+    image: UInt8[np.ndarray, "height width 3"],
+    geometry: View,
+) -> Float[np.ndarray, "y x"]:
+    """Eq. 1 for one view of an image: the weight of each of the student's cells; the weights sum to 1."""
+    device = student.text.device
+    pixels = torch.from_numpy(crop_image(image, geometry, student.size)).permute(2, 0, 1)[None].to(device)
+    features = student.network(pixels).float()
+    weights = attention_weights(torch.from_numpy(cls.astype(np.float32))[None].to(device), features)
+    return weights.view(features.shape[2:]).cpu().numpy()
 
-    Args:
-        titles: of the columns.
-        rows: a panel a column.
-        names: classes that occur in any panel, by label.
-        unseen: those of them without labels in training.
-        nothing: what hatched area is.
-        notes: how to read it.
-        warnings: what of it is missing or not as it should be.
 
+def attention_of(student: Checkpoint, view: CachedView) -> Float[np.ndarray, "y x"]:
+    """`attention` for a cached view. Raises UserError if its image failed or changed since."""
+    return attention(student, view.cls, view.sample.image, view.geometry)
+
+
+def attention_figure(student: Checkpoint, views: Sequence[CachedView], side: int = SIDE) -> Figure:
+    """The student's attention over some cached views (Figure 5). Raises UserError for an image that failed or changed.
+
+    A student that was trained without attention is drawn too, with a warning.
     """
-
-    titles: tuple[str, ...]
-    rows: Sequence[Row]
-    names: Mapping[int, str]
-    unseen: frozenset[int]
-    nothing: str
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    def draw(self) -> Image.Image:
-        """One picture of it, with a legend."""
-        side = max(max(panel.shape[:2]) for row in self.rows for panel in row.panels)
-        drawn = sheet([row.panels for row in self.rows], self.titles, side, [row.caption for row in self.rows])
-        return legend(drawn, self.names, self.unseen, self.nothing, (*self.notes, *self.warnings))
-
-
-def vocabulary(split: Split, maps: Iterable[Integer[np.ndarray, "y x"]]) -> tuple[dict[int, str], frozenset[int]]:
-    """The classes that occur in some label maps, by label, and those of them that are unseen."""
-    there = sorted({int(value) for one in maps for value in np.unique(one)} - {VOID})
-    return {i: split.classes[i] for i in there}, frozenset(there) & frozenset(split.unseen_index.tolist())
-
-
-def seen_only(label: UInt8[np.ndarray, "height width"], split: Split) -> UInt8[np.ndarray, "height width"]:
-    """The labels that training may see; VOID for all others."""
-    return np.where(np.isin(label, split.unseen_index), VOID, label).astype(np.uint8)
+    glm = student.config.glm
+    warnings = () if glm == "attention" else (f"this student was trained with --glm {glm}: its attention was not",)
+    weights = [attention_of(student, view) for view in views]
+    return paper_figures.attention_figure(views, weights, student.split, warnings, side)
 
 
 def predictions_figure(
-    predict: Segments, images: Dataset, places: Sequence[int], gamma: float, side: int = SIDE
+    segmenter: Segmenter, images: Dataset, indices: Sequence[int], gamma: float, side: int = SIDE
 ) -> Figure:
-    """Photograph, ground truth and prediction (the paper's Figure 7). Raises UserError for an image without labels."""
-    rows, maps = [], []
-    for index in places:
-        image, label = labelled(images, index)
-        found, size = predict(image).at(gamma), fitted(*label.shape, side)
-        maps += [label, found]
-        rows.append(Row(images.ids[index], (scaled(image, size), paint(label, VOID, size), paint(found, VOID, size))))
-    names, unseen = vocabulary(predict.words.split, maps)
-    notes = (f"gamma {gamma:g} is added to the logits of classes without labels in training",)
-    return Figure(("image", "ground truth", "prediction"), rows, names, unseen, "no annotation", notes)
+    """Predictions for some images of a dataset (Figure 7). Raises UserError for an image without a label map."""
+    predictions = []
+    for index in indices:
+        image, label = load_labelled(images, index)
+        predictions.append(Prediction(images.ids[index], image, label, segmenter(image).at(gamma)))
+    return paper_figures.predictions_figure(predictions, segmenter.vocabulary.split, gamma, side)
 
 
-def attention_figure(student: Checkpoint, views: CachedViews, places: Sequence[int], side: int = SIDE) -> Figure:
-    """Photograph, what is labelled of it, and the student's GLM attention (eq. 1; the paper's Figure 5).
-
-    Raises UserError for an image that failed or changed.
-    """
-    rows, maps = [], []
-    for index in places:
-        geometry, whole, image, label = views.look(index)
-        weights = attention(student, views.cls(index), whole, geometry)
-        size, known = fitted(*label.shape, side), seen_only(label, student.split)
-        photograph = scaled(image, size)
-        maps.append(known)
-        caption = f"{views.images.ids[index]}: greatest weight {weights.max() * weights.size:.1f} times the mean"
-        rows.append(Row(caption, (photograph, paint(known, VOID, size), heat(photograph, weights))))
-    names, unseen = vocabulary(student.split, maps)
-    notes = ("GLM attention: the more orange, the greater a cell's weight, full at the greatest of its image",)
-    how = student.config.glm
-    warnings = () if how == "attention" else (f"this student was trained with --glm {how}: its attention was not",)
-    return Figure(("image", "seen labels", "GLM attention"), rows, names, unseen, IGNORED, notes, warnings)
+def demo_figure(predictor: Predictor, path: Path, rows: int = DEMO_ROWS) -> Figure:
+    """The images of a cache in which unseen classes cover most, with all there is of them."""
+    cache, split = open_finished_cache(path, None), predictor.vocabulary.split
+    dataset = cache.source.dataset
+    unseen_share = [np.isin(load_labelled(dataset, i)[1], split.unseen_index).mean() for i in range(len(dataset))]
+    most = sorted(range(len(dataset)), key=lambda i: -unseen_share[i])[:rows]
+    views = [cache[index] for index in sorted(most)]
+    predicted = [predictor(view.sample.image).at(GAMMA) for view in views]
+    weights = [attention_of(predictor.checkpoint, view) for view in views]
+    return paper_figures.demo_figure(views, weights, predicted, split)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.checkpoint import Checkpoint
-from trainer.words import Words
+from trainer.segmenter import Vocabulary
 
 
 class Graph(nn.Module):
@@ -16,22 +16,22 @@ class Graph(nn.Module):
 
     Args:
         student: what was trained; it is left as it is.
-        words: the classes.
+        vocabulary: the classes.
         gamma: added to the logits of those that had no labels in training.
 
     """
 
-    def __init__(self, student: Checkpoint, words: Words, gamma: float = 0.0) -> None:
+    def __init__(self, student: Checkpoint, vocabulary: Vocabulary, gamma: float = 0.0) -> None:
         super().__init__()
-        self.segmenter = deepcopy(student.segmenter)
+        self.segmenter = deepcopy(student.network)
         _spell_out_pooling(self.segmenter)
         self.cosine = student.config.logits == "cosine"
-        text = F.normalize(words.text, dim=1) / (student.config.tau if self.cosine else 1)
+        text = F.normalize(vocabulary.text, dim=1) / (student.config.tau if self.cosine else 1)
         self.register_buffer("text", text[:, :, None, None])
-        self.register_buffer("bonus", gamma * torch.from_numpy(~words.familiar).float())
+        self.register_buffer("bonus", gamma * torch.from_numpy(~vocabulary.labelled).float())
 
     def forward(self, image: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch class y x"]:
-        """Logits at the student's stride (eq. 9, as `trainer.plm.pixel_logits`) of RGB images in 0..255."""
+        """Logits at the student's stride (eq. 9, as `trainer.losses.pixel.pixel_logits`) of RGB images in 0..255."""
         features = self.segmenter(image)
         return F.conv2d(F.normalize(features, dim=1) if self.cosine else features, self.text, self.bonus)
 

@@ -1,35 +1,35 @@
-"""What a run's folder tells of its training, finished or not: settings and log."""
+"""The history of a training, finished or not, read from its run folder: settings and log."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_cache.errors import UserError
-from trainer.checkpoint import CARD, FAILED
-from trainer.config import TrainConfig, default_of, read_config
-from trainer.loop import LOG
+from data_cache.options import default_of
+from data_cache.system.files import unreadable_error
+from trainer.checkpoint import CARD, FAILED, checkpoints
+from trainer.config import CONFIG, TrainConfig
+from trainer.run import LOG, read_log, run_config
 
-CONFIG = "config.json"
 DEMO = "clipteacher_*"
 
 
 @dataclass(frozen=True)
 class History:
-    """A training.
+    """The settings and the log of a training.
 
     Args:
         folder: of the run.
         config: its settings.
         lines: of its log, in order: numbers by name, `step` among them.
-        unread: how many lines of the log could not be read.
+        damage: what could not be read, one line each.
 
     """
 
     folder: Path
     config: TrainConfig
     lines: list[dict[str, float]] = field(repr=False)
-    unread: int = 0
+    damage: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -48,49 +48,45 @@ class History:
 
     @property
     def failed(self) -> list[Path]:
-        """What losses that were not finite left behind."""
-        return sorted(self.folder.glob(f"{FAILED}_*"))
+        """The states saved when a loss was not finite."""
+        return checkpoints(self.folder, FAILED)
 
     @property
     def changed(self) -> dict[str, tuple[Any, Any]]:
-        """The settings that are not the defaults: (here, default) by name."""
-        here = {name: (value, default_of(name)) for name, value in asdict(self.config).items()}
+        """The settings that differ from the defaults: (value, default) by name."""
+        here = {name: (value, default_of(type(self.config), name)) for name, value in asdict(self.config).items()}
         return {name: pair for name, pair in here.items() if pair[0] != pair[1]}
 
 
 def read_run(path: Path) -> History:
     """The history of a run's folder.
 
-    Raises UserError if it is none, or its settings cannot be read.
+    Raises UserError if it is not a run, or its settings cannot be read.
     """
     folder = run_in(path)
-    config, lines, unread = read_config(folder / CONFIG), [], 0
+    damage: list[str] = []
+    config = run_config(folder, damage.append)
     try:
-        log = (folder / LOG).read_text() if (folder / LOG).is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / LOG}: cannot be read ({error}); delete it to do without") from None
-    for text in log.splitlines():
-        # a run that goes on, or was killed, may leave its last line torn
-        try:
-            line = json.loads(text)
-            lines.append({"step": line["step"], **{name: float(value) for name, value in line.items()}})
-        except (ValueError, TypeError, AttributeError, KeyError):
-            unread += 1
-    return History(folder, config, lines, unread)
+        lines, unread = read_log(folder / LOG)
+    except OSError as error:
+        raise unreadable_error(error, folder / LOG) from None
+    if unread:
+        damage.append(f"{unread} line{'s'[: unread > 1]} of the log: torn or damaged")
+    return History(folder, config, lines, tuple(damage))
 
 
 def run_in(path: Path) -> Path:
-    """The run's folder that a path stands for: itself, a checkpoint's or file's parent, or the demo's one student.
+    """The run's folder for a path: itself, the parent of a checkpoint or file, or the demo's only student.
 
-    Raises UserError if there is none, or several.
+    Raises UserError if there is no run, or several.
     """
     if not path.exists():
         raise UserError(f"{path}: no such run; pass the folder that `train --out` wrote")
     folder = path if path.is_dir() else path.parent
     folder = folder.parent if (folder / CARD).is_file() and not (folder / CONFIG).is_file() else folder
-    if (folder / CONFIG).is_file():
+    if (folder / CONFIG).is_file() or checkpoints(folder):
         return folder
-    # the demo's folder holds caches beside its students, of which the first is the whole method
+    # the demo's folder has caches and students; its first student is the full method
     students = sorted(file.parent for file in folder.glob(f"{DEMO}/{CONFIG}"))
     if len(students) == 1:
         return students[0]

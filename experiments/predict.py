@@ -10,37 +10,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from data_cache.callbacks import ProgressBar
+from data_cache.content import alike_classes
 from data_cache.datasets.decode import decode_image
-from data_cache.datasets.folder import SUFFIXES
 from data_cache.datasets.pairing import files_below, is_text
-from data_cache.devices import resolve_device
+from data_cache.datasets.pairing_notes import SUFFIXES, skipped_pictures
 from data_cache.errors import UsageError, UserError
-from data_cache.places import cache_folder
+from data_cache.paths import cache_folder
+from data_cache.system.devices import resolve_device
 from experiments.areas import Results, Segmented
-from experiments.stages import Progress
-from experiments.vocabulary import names_of, vocabulary
+from experiments.config import PredictConfig
+from experiments.vocabulary import names_of, vocabulary_for_names
 from trainer.checkpoint import Checkpoint, load
-from trainer.evaluate import GAMMA, Predictor
-from trainer.words import Words
-
-LONGEST = 16
-"""Greatest ratio of a photograph's sides: the student sees it with its short side at the training size."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `predict` is asked for; names and defaults are those of the command line."""
-
-    checkpoint: Path
-    photographs: Path
-    classes: str | None = None
-    out: Path = Path("runs/predict")
-    gamma: float = GAMMA
-    sliding: bool = False
-    prompts: str | None = None
-    clip: str | None = None
-    clip_weights: str | None = None
-    device: str = "auto"
+from trainer.predictor import Predictor, check_strip
+from trainer.segmenter import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -51,6 +34,7 @@ class Album:
     settings: Mapping[str, Any]
     segmented: tuple[Segmented, ...]
     failures: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints: of each photograph the classes that are in it."""
@@ -77,47 +61,50 @@ class Album:
             raise UserError(f"{len(self.failures)} of {total} photographs failed; the others are in {self.out}")
 
 
-def predict(asked: Asked, progress: Progress) -> Album:
+def predict(config: PredictConfig, progress_bar: ProgressBar) -> Album:
     """Segment photographs and write, for each, what `Results.write` says.
 
-    Of a folder, those that cannot be read are left out and told of.
+    Of a folder, images that cannot be read are left out and reported.
 
     Raises:
-        UserError, UsageError: no such checkpoint, photographs or classes, or a CLIP that cannot be asked for them.
+        UserError, UsageError: no such checkpoint, photographs or classes, or a CLIP that cannot encode them.
 
     """
-    root, names = photographs(asked.photographs)
-    _refuse_own_results(asked, root, names)
-    wanted = None if asked.classes is None else names_of(asked.classes)
-    student = load(asked.checkpoint, resolve_device(asked.device))
-    words = vocabulary(student, wanted, cache_folder(), asked.prompts, asked.clip, asked.clip_weights)
-    segments = Predictor(student, asked.sliding, words)
-    results = Results(asked.out, words, _settings(asked, student, words))
+    root, names = photographs(config.photographs)
+    _refuse_own_results(config, root, names)
+    wanted = None if config.classes is None else names_of(config.classes)
+    student = load(config.checkpoint, resolve_device(config.device))
+    vocabulary = vocabulary_for_names(student, wanted, cache_folder(), config.prompts, config.clip, config.clip_weights)
+    segments = Predictor(student, config.sliding, vocabulary)
+    results = Results(config.out, vocabulary, _settings(config, student, vocabulary))
     done, failures = [], {}
-    with progress("segmenting", len(names), "photographs") as advance:
+    with progress_bar("segmenting", len(names), "photographs") as advance:
         for name in names:
             try:
                 image = _read(root, name)
-                with _only_this_one(asked.out):
-                    done.append(results.write(root / name, name, image, segments(image).at(asked.gamma)))
+                with _only_this_one(config.out):
+                    done.append(results.write(root / name, name, image, segments(image).at(config.gamma)))
             except UserError as error:
-                if asked.photographs.is_file():
+                if config.photographs.is_file():
                     raise
                 failures[name if is_text(name) else ascii(name)] = str(error)
             advance(1)
-    return Album(asked.out, results.settings, tuple(done), failures)
+    warnings = alike_classes(vocabulary.split.classes, vocabulary.text.numpy(force=True))
+    if config.photographs.is_dir():
+        warnings.append(skipped_pictures(files_below(root), SUFFIXES, root))
+    return Album(config.out, results.settings, tuple(done), failures, tuple(filter(None, warnings)))
 
 
-def _settings(asked: Asked, student: Checkpoint, words: Words) -> dict[str, Any]:
+def _settings(config: PredictConfig, student: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
-        "checkpoint": str(asked.checkpoint),
+        "checkpoint": str(config.checkpoint),
         "step": student.step,
         "size": student.size,
-        "gamma": asked.gamma,
-        "sliding": asked.sliding,
-        "prompts": asked.prompts or student.card["prompts"]["name"],
+        "gamma": config.gamma,
+        "sliding": config.sliding,
+        "prompts": config.prompts or student.card["prompts"]["name"],
         "clip": student.card["clip"]["model"],
-        "classes": list(words.split.classes),
+        "classes": list(vocabulary.split.classes),
     }
 
 
@@ -136,14 +123,14 @@ def photographs(path: Path) -> tuple[Path, list[str]]:
     return path, names
 
 
-def _refuse_own_results(asked: Asked, root: Path, names: list[str]) -> None:
+def _refuse_own_results(config: PredictConfig, root: Path, names: list[str]) -> None:
     """Raise UsageError if results would lie among the photographs: the next run would segment them."""
-    if asked.photographs.is_file():
+    if config.photographs.is_file():
         return
     here = root.resolve()
-    for folder in {(asked.out / name).parent for name in names}:
+    for folder in {(config.out / name).parent for name in names}:
         if folder.resolve().is_relative_to(here):
-            raise UsageError(f"--out {asked.out}: would write into {root}, among the photographs; name another folder")
+            raise UsageError(f"--out {config.out}: would write into {root}, among the photographs; name another folder")
 
 
 @contextmanager
@@ -161,7 +148,5 @@ def _read(root: Path, name: str) -> UInt8[np.ndarray, "height width 3"]:
     if not is_text(name):
         raise UserError("its name is not valid text; rename the file")
     image = decode_image(root / name)
-    short, long = sorted(image.shape[:2])
-    if long > LONGEST * short:
-        raise UserError(f"{root / name}: {long} x {short} pixels are too long a strip; cut it to at most {LONGEST}:1")
+    check_strip(*image.shape[:2], f"{root / name}: ")
     return image

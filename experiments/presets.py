@@ -7,11 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from data_cache.errors import UsageError
-from data_cache.places import cache_folder
-from data_cache.views import Cropping
-from pipeline.precompute import Settings
-from pipeline.weights import CLIPSource
+from data_cache.paths import cache_folder
+from trainer.config import GAMMA
 
 STUDENTS: Mapping[str, Mapping[str, Any]] = {
     "segformer-b4": {"arch": "segformer", "encoder": "mit_b4"},
@@ -42,7 +39,7 @@ _TRAINING = {
     "tau": 0.07,
     "encoder_weights": "imagenet",
 }
-_EVALUATION = {"split": "val", "gamma": 1.5, "sliding": False}
+_EVALUATION = {"split": "val", "gamma": (GAMMA,), "sliding": False}
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ class Preset:
         return {"dataset": self.dataset, "split": "train", "prompts": self.prompts, **teacher, **changed}
 
     def train(self, student: str | None = None) -> dict[str, Any]:
-        """Options of `train` for one of `STUDENTS`, the preset's own by default. Raises UsageError for another."""
-        return {**_TRAINING, "iterations": self.iterations, **student_named(student or self.student)}
+        """Options of `train` for one of `STUDENTS`, the preset's own by default."""
+        return {**_TRAINING, "iterations": self.iterations, **STUDENTS[student or self.student]}
 
     @property
     def evaluate(self) -> dict[str, Any]:
@@ -82,56 +79,16 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-def preset_named(name: str) -> Preset:
-    """One of `PRESETS`. Raises UsageError for another name."""
-    if name not in PRESETS:
-        raise UsageError(f"no preset named {name!r}: choose {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def student_named(name: str) -> Mapping[str, Any]:
-    """One of `STUDENTS`. Raises UsageError for another name."""
-    if name not in STUDENTS:
-        raise UsageError(f"--student {name}: choose {', '.join(STUDENTS)}")
-    return STUDENTS[name]
-
-
 def train_options(preset: str | None, student: str | None) -> dict[str, Any]:
     """The options of `train` that a preset's name and a student's stand for."""
     if preset:
-        return preset_named(preset).train(student)
-    return dict(student_named(student)) if student else {}
+        return PRESETS[preset].train(student)
+    return dict(STUDENTS[student]) if student else {}
 
 
 def cache_of(preset: str) -> Path:
     """Where `precompute --preset` puts its cache."""
-    return cache_folder() / f"{preset_named(preset).dataset}.zarr"
-
-
-def settings_from(options: Mapping[str, Any]) -> Settings:
-    """Stage 1's settings from the options of `precompute` by name; `cache` is ./data_cache/<dataset>.zarr by default.
-
-    Raises UsageError if no dataset is named.
-    """
-    if "dataset" not in options:
-        raise UsageError("--dataset: name one of voc, context, coco, camvid, folder, scenes, or pass --preset")
-    clips = {"clip": TEACHER["clip"], "clip_weights": "", "image_size": None}
-    clip = CLIPSource(*(options.get(name, default) for name, default in clips.items()))
-    crops = {f"view_{name}": name for name in ("seed", "scale", "ratio")} | {"views": "count"}
-    given = {crops[name]: options[name] for name in crops.keys() & options.keys()}
-    ranges = {name: _range(f"--view-{name}", given[name]) for name in ("scale", "ratio") if name in given}
-    cropping = Cropping(**(given | ranges))
-    plain = {name: value for name, value in options.items() if name not in clips | crops}
-    where = {"cache": cache_folder() / f"{options['dataset']}.zarr"}
-    return Settings(**(where | plain | {"clip": clip, "cropping": cropping}))
-
-
-def _range(flag: str, value: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, value.split(","))
-    except ValueError:
-        raise UsageError(f"{flag} {value}: must be two numbers with a comma between") from None
-    return low, high
+    return cache_folder() / f"{PRESETS[preset].dataset}.zarr"
 
 
 @cache

@@ -1,133 +1,37 @@
 """One row of the paper's Table 1 or Table 2: precompute, train, evaluate with a preset, and the paper's row beside."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from data_cache.arrays import bytes_per_image
+from data_cache.callbacks import OnDataset, ProgressBar, ignore
+from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
-from data_cache.errors import UsageError, UserError
-from data_cache.places import cache_folder
-from data_cache.schema import Layout
-from data_cache.splits import vocabularies
-from data_cache.store import Cache
-from experiments.presets import paper, preset_named, settings_from
-from experiments.stages import Clock, Progress, cached, measured, trained
-from experiments.transfer import words_of
-from pipeline.precompute import Settings, load_clip
-from pipeline.weights import RANDOM
-from trainer.config import TrainConfig
-from trainer.evaluate import Evaluation, Predictor
+from data_cache.errors import UserError
+from data_cache.layout import Layout
+from data_cache.paths import cache_folder
+from data_cache.system.atomic import atomic_write
+from experiments.reproduce_config import ReproduceConfig, resolved
+from experiments.stages import Clock, cached, measured, trained
+from experiments.transfer import vocabulary_for_dataset
+from pipeline.encode_job import load_clip
+from pipeline.teacher.weights import RANDOM
+from trainer.config import GAMMA
+from trainer.evaluate import Evaluation
 from trainer.memory import estimated_memory
 from trainer.metrics import Metrics
-from trainer.segmenter import Segmenter, check_size
-
-CLIP_OPTIONS = ("clip", "clip_weights", "image_size")
-PLACES = {"cache", "root", "device", "workers", "log_every", "checkpoint_every", "seed", "limit", "shard", "kmeans"}
-"""Settings that do not make a run another one than the paper's."""
+from trainer.predictor import Predictor
+from trainer.students.network import StudentNetwork, check_size
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """What is to be reproduced.
-
-    Args:
-        preset: one of `presets.PRESETS`.
-        student: one of `presets.STUDENTS`; the preset's own by default.
-        root: of the dataset; where `precompute` looks by default.
-        out: folder of run and result; runs/<preset>_<student> by default.
-        target: another dataset to evaluate on instead (Table 2), `voc` or `context`.
-        target_root: its root.
-        limit: only the first images, of training and of evaluation.
-        max_failures: share of failed images that still counts as success.
-        changed: options of `precompute` and `train` that replace the preset's.
-
-    """
-
-    preset: str
-    student: str | None = None
-    root: Path | None = None
-    out: Path | None = None
-    target: str | None = None
-    target_root: Path | None = None
-    limit: int | None = None
-    max_failures: float = 0.01
-    changed: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        preset = preset_named(self.preset)
-        preset.train(self.student)
-        if self.target is not None and (self.preset != "coco" or self.target not in paper()["table 2"]):
-            raise UsageError(
-                f"--test-on {self.target} of {self.preset}: Table 2 has students trained on coco and tested on "
-                f"{' and '.join(paper()['table 2'])}; others by `evaluate RUN --dataset NAME`"
-            )
-        if self.target is None and self.target_root is not None:
-            raise UsageError(f"--test-root {self.target_root}: there is no --test-on that it belongs to")
-
-    @property
-    def student_name(self) -> str:
-        """The student's name."""
-        return self.student or preset_named(self.preset).student
-
-    @property
-    def settings(self) -> Settings:
-        """Stage 1. A limited cache does not take the place of the whole one; one with dense tokens is welcome."""
-        changed = self._changed(Settings, (*CLIP_OPTIONS, "views", "view_seed"))
-        if self.limit is not None:
-            dataset = preset_named(self.preset).dataset
-            changed = {"cache": cache_folder() / f"{dataset}_{self.limit}.zarr"} | changed
-        settings = settings_from(
-            preset_named(self.preset).precompute(changed) | {"root": self.root, "limit": self.limit}
-        )
-        if "dense" not in changed and settings.cache.is_dir():
-            return replace(settings, dense=Cache(settings.cache).layout.dense)
-        return settings
-
-    @property
-    def config(self) -> TrainConfig:
-        """Stage 2."""
-        given = preset_named(self.preset).train(self.student) | self._changed(TrainConfig)
-        places = {"cache": str(self.settings.cache), "root": str(self.root.absolute()) if self.root else None}
-        return TrainConfig(**(given | places))
-
-    @property
-    def run(self) -> Path:
-        """The run's folder."""
-        suffix = "" if self.limit is None else f"_{self.limit}"
-        return self.out or Path("runs") / f"{self.preset}_{self.student_name}{suffix}"
-
-    @property
-    def row(self) -> list[float]:
-        """The paper's figures in per cent."""
-        table = paper()["table 2"][self.target] if self.target else paper()["table 1"][self.preset]
-        return table.get(self.student_name, [])
-
-    @property
-    def departures(self) -> list[str]:
-        """What differs from the preset, for whoever compares the rows."""
-        plain = replace(self, changed={}, limit=None)
-        pairs = [(_told(self.settings), _told(plain.settings)), (asdict(self.config), asdict(plain.config))]
-        told = [
-            f"{name}={ours.get(name)} instead of {theirs.get(name)}"
-            for ours, theirs in pairs
-            for name in sorted((ours.keys() | theirs.keys()) - PLACES - {"dense"})
-            if ours.get(name) != theirs.get(name)
-        ]
-        return told + ([] if self.limit is None else [f"only the first {self.limit} images"])
-
-    def _changed(self, kind: type, more: Sequence[str] = ()) -> dict[str, Any]:
-        known = {*more, *(entry.name for entry in fields(kind))}
-        return {name: value for name, value in self.changed.items() if name in known}
-
-
-@dataclass(frozen=True)
-class Row:
+class ReproducedRow:
     """What came out, and the paper's figures."""
 
-    wanted: Reproduction
+    config: ReproduceConfig
     found: Evaluation
     seconds: Mapping[str, float]
 
@@ -141,95 +45,96 @@ class Row:
         columns = list(Metrics.COLUMNS)
         return {
             "metrics": self.found.as_json(),
-            "paper": dict(zip(columns, (value / 100 for value in self.wanted.row), strict=False)),
-            "departures": self.wanted.departures,
+            "paper": dict(zip(columns, (value / 100 for value in self.config.row), strict=False)),
+            "departures": self.departures,
             "seconds": dict(self.seconds),
-            "run": str(self.wanted.run),
+            "run": str(self.config.run),
         }
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> list[str]:
         """The paper's row and ours, in per cent."""
-        rows = {"paper": self.wanted.row, "ours": [100 * v for v in self.found.at(self.gamma).summary.values()]}
-        if self.found.words.transferred:
-            told = self.found.by_familiarity(self.gamma).summary.values()
-            rows["by training vocabulary"] = [100 * value for value in told]
-        title = f"{self.wanted.preset} {self.wanted.student_name}"
-        title += f" tested on {self.wanted.target}" if self.wanted.target else ""
+        rows = {"paper": self.config.row, "ours": [100 * v for v in self.found.at(self.gamma).summary.values()]}
+        if self.found.vocabulary.transferred:
+            shares = self.found.by_training_labels(self.gamma).summary.values()
+            rows["by training vocabulary"] = [100 * value for value in shares]
+        title = f"{self.config.benchmark} {self.config.student_name}"
+        title += f" tested on {self.config.test_on}" if self.config.test_on else ""
         lines = [f"{title:32}" + "".join(f"{name:>9}" for name in Metrics.COLUMNS.values())]
         lines += [f"{name:32}" + "".join(f"{value:9.1f}" for value in row) for name, row in rows.items() if row]
-        return "\n".join(lines + [f"not the paper's settings: {told}" for told in self.wanted.departures])
+        return lines + [f"not the paper's settings: {departure}" for departure in self.departures]
+
+    @property
+    def departures(self) -> list[str]:
+        """What differs from the paper's protocol, for whoever compares the rows."""
+        failed = len(self.found.failures)
+        return self.config.departures + ([f"{failed} test images could not be evaluated"] if failed else [])
 
 
-def reproduce(wanted: Reproduction, progress: Progress, note: Callable[[Dataset], None] = lambda _: None) -> Row:
-    """Carry it out; interrupted or killed, the same call goes on. Writes `run`/<dataset>.json at the end.
+def reproduce(config: ReproduceConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> ReproducedRow:
+    """Precompute, train and evaluate; rerun to resume. Writes `run`/<dataset>.json at the end.
 
     Raises what precompute, train and evaluate raise.
     """
-    clock, evaluation = Clock(), preset_named(wanted.preset).evaluate
-    images = _opened(wanted, note)
-    config = wanted.config
-    # everything that can be wrong with the student is wrong before CLIP is asked
-    check_size(Segmenter(config.arch, config.encoder, config.encoder_weights, channels=1), config, config.size)
-    cached(wanted.settings, progress, clock, wanted.max_failures)
-    student = trained(config, wanted.run, progress, clock, config.device)
-    words = words_of(student, images, None, cache_folder())
-    predictor = Predictor(student, evaluation["sliding"], words)
-    found = measured(predictor, images, [evaluation["gamma"]], progress, clock)
-    row = Row(wanted, found, clock.seconds)
-    (wanted.run / f"{images.name}.json").write_text(json.dumps(row.as_json(), indent=2) + "\n")
+    clock, evaluation = Clock(), config.preset.evaluate
+    images = _opened(config, on_dataset)
+    train = config.train
+    # everything that can be wrong with the student is found before CLIP runs
+    check_size(StudentNetwork(train.arch, train.encoder, train.encoder_weights, channels=1), train, train.size)
+    cached(config.precompute, progress_bar, clock, config.max_failures)
+    student = trained(train, config.run, progress_bar, clock, train.device)
+    vocabulary = vocabulary_for_dataset(student, images, None, cache_folder())
+    predictor = Predictor(student, evaluation["sliding"], vocabulary)
+    found = measured(predictor, images, evaluation["gamma"], progress_bar, clock)
+    row = ReproducedRow(config, found, clock.seconds)
+    with atomic_write(config.run / f"{images.name}.json") as draft:
+        draft.write_text(json.dumps(row.as_json(), indent=2) + "\n")
     return row
 
 
-def dry_run(wanted: Reproduction, note: Callable[[Dataset], None] = lambda _: None) -> dict[str, Any]:
+def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> dict[str, Any]:
     """The plan of it: images, views, bytes, updates, and about how much GPU memory. Nothing is written or fetched.
 
-    Memory is told for activations of two bytes and of four; bf16-mixed lies between. Never held against a GPU.
+    Memory is estimated for activations of two bytes and of four; bf16-mixed is in between. Never compared with a GPU.
     """
-    settings, config = wanted.settings, wanted.config
-    tested = _opened(wanted, note)
-    images = open_dataset(settings.dataset, settings.root, settings.split, settings.limit)
-    clip = load_clip(replace(settings.clip, weights=RANDOM), "fp32", "cpu")
-    layout = Layout(len(images), settings.cropping.count, clip.channels, clip.grid, settings.shard, settings.dense)
-    segmenter = Segmenter(config.arch, config.encoder, "none", clip.channels)
-    size = config.size or clip.image_size
-    check_size(segmenter, config, size)
-    vocabulary = vocabularies()[settings.dataset]
+    stage1, train = config.precompute, config.train
+    tested = _opened(config, on_dataset)
+    images = open_dataset(stage1.dataset, stage1.root, stage1.split, stage1.limit)
+    clip = load_clip(replace(stage1.clip_source, weights=RANDOM), "fp32", "cpu")
+    layout = Layout(len(images), stage1.views, clip.channels, clip.grid, stage1.shard, stage1.dense)
+    segmenter = StudentNetwork(train.arch, train.encoder, "none", clip.channels)
+    size = train.size or clip.image_size
+    check_size(segmenter, train, size)
+    vocabulary = class_lists()[stage1.dataset]
     seen = len(vocabulary.classes) - len(vocabulary.unseen)
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())
     return {
-        "precompute": _told(settings),
-        "train": {name: value for name, value in asdict(config).items() if value is not None},
-        "evaluate": preset_named(wanted.preset).evaluate | {"dataset": tested.name},
+        "precompute": resolved(stage1),
+        "train": {name: value for name, value in asdict(train).items() if value is not None},
+        "evaluate": config.preset.evaluate | {"dataset": tested.name, "gamma": GAMMA},
         "images": len(images),
         "tested": len(tested),
         "views": layout.views,
-        "cache_bytes": sum(layout.bytes_per_image(label_bytes=1).values()) * len(images),
-        "cache_exists": settings.cache.is_dir(),
-        "iterations": config.iterations,
+        "cache_bytes": sum(bytes_per_image(layout, "uint8").values()) * len(images),
+        "cache_exists": stage1.cache.is_dir(),
+        "iterations": train.iterations,
         "parameters": parameters,
-        "gpu_bytes_about": [estimated_memory(config, segmenter, size, seen, mixed) for mixed in (True, False)],
-        "paper": wanted.row,
-        "departures": wanted.departures,
+        "gpu_bytes_about": [estimated_memory(train, segmenter, size, seen, mixed) for mixed in (True, False)],
+        "paper": config.row,
+        "departures": config.departures,
     }
 
 
-def _opened(wanted: Reproduction, note: Callable[[Dataset], None]) -> Dataset:
+def _opened(config: ReproduceConfig, on_dataset: OnDataset) -> Dataset:
     """The images to evaluate on: missing ones should be missed at once."""
-    settings, split = wanted.settings, preset_named(wanted.preset).evaluate["split"]
-    note(open_dataset(settings.dataset, settings.root, settings.split))
-    if wanted.target is None:
-        images = open_dataset(settings.dataset, wanted.root, split, wanted.limit)
+    stage1, split = config.precompute, config.preset.evaluate["split"]
+    on_dataset(open_dataset(stage1.dataset, stage1.root, stage1.split))
+    if config.test_on is None:
+        images = open_dataset(stage1.dataset, config.root, split, config.limit)
     else:
         try:
-            images = open_dataset(wanted.target, wanted.target_root, split, wanted.limit)
+            images = open_dataset(config.test_on, config.test_root, split, config.limit)
         except UserError as error:
-            raise type(error)(str(error).replace("--root", "--test-root")) from None
-    note(images)
+            raise type(error)(*(str(line).replace("--root", "--test-root") for line in error.args)) from None
+    on_dataset(images)
     return images
-
-
-def _told(settings: Settings) -> dict[str, Any]:
-    told = asdict(settings) | {"clip": settings.clip.clip, "clip_weights": settings.clip.weights}
-    told |= {"image_size": settings.clip.image_size, "prompts": settings.asked.name}
-    told |= {"cropping": settings.cropping.fingerprint()}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in told.items() if value is not None}

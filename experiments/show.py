@@ -1,153 +1,135 @@
-"""What `show` is asked for, and the figure that answers it."""
+"""The figures of `show`: masks of a cache, a student's attention or its predictions."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from data_cache.callbacks import OnDataset, ignore
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
-from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError
-from data_cache.places import cache_folder
-from experiments.cached_views import CachedViews, chosen, is_cache
-from experiments.centres import masks_figure
-from experiments.figures import SIDE, Figure, attention_figure, predictions_figure
+from data_cache.paths import cache_folder
+from data_cache.system.devices import resolve_device
+from experiments.config import ATTENTION, PREDICTIONS, ShowConfig
+from experiments.figures import attention_figure, predictions_figure
 from experiments.history import run_in
-from experiments.transfer import words_of
+from experiments.image_choice import choose_images
+from experiments.scales import masks_figure
+from experiments.transfer import vocabulary_for_dataset
 from trainer.checkpoint import CARD, Checkpoint, load
-from trainer.evaluate import GAMMA, Predictor
+from trainer.predictor import Predictor
+from viewer.figure import Figure
+from viewer.reader import CacheReader, ImageRecord, open_finished_cache
 
-MASKS, ATTENTION, PREDICTIONS = "masks", "attention", "predictions"
+MASKS = "masks"
 IMAGES = 4
-SMALLEST = 32
 _ALWAYS = {"figure", "image", "images", "root", "side"}
 TAKES: Mapping[str, set[str]] = {
     MASKS: {*_ALWAYS, "masks", "view"},
     ATTENTION: {*_ALWAYS, "cache", "view", "device"},
     PREDICTIONS: {*_ALWAYS, "dataset", "split", "unseen", "gamma", "device"},
 }
-"""The options each figure has a use for."""
+"""The options that apply to each figure."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be shown; names are those of the command line, None is the default."""
-
-    target: Path
-    figure: str | None = None
-    image: tuple[str, ...] = ()
-    images: str | None = None
-    masks: str | None = None
-    view: int = 0
-    cache: Path | None = None
-    dataset: str | None = None
-    root: Path | None = None
-    split: str = "val"
-    unseen: str | None = None
-    gamma: float = GAMMA
-    device: str = "auto"
-    side: int = SIDE
-
-    @property
-    def kind(self) -> str:
-        """Which figure: masks of a cache; of a run the one that was asked for, or its predictions.
-
-        Raises:
-            UsageError: a figure that the target has not, or an option that the figure has no use for.
-            UserError: the target is neither.
-
-        """
-        if not self.target.exists():
-            raise UserError(f"{self.target}: no such cache, and no such run; pass the path of either")
-        kind = MASKS if is_cache(self.target) else (self.figure or PREDICTIONS)
-        if kind == MASKS and self.figure:
-            raise UsageError(f"--{self.figure}: {self.target} is a cache; pass the folder of a run")
-        plain = type(self)(self.target)
-        for entry in fields(self)[1:]:
-            if getattr(self, entry.name) != getattr(plain, entry.name) and entry.name not in TAKES[kind]:
-                raise UsageError(f"--{entry.name}: of no use for {kind}; leave it out")
-        if self.side < SMALLEST:
-            raise UsageError(f"--side {self.side}: must be at least {SMALLEST} pixels")
-        return kind
-
-    @property
-    def file(self) -> Path:
-        """Where the picture goes unless a place is named: into the run's folder; for a cache, the working directory."""
-        if self.kind == MASKS:
-            return Path(f"{self.target.resolve().name.removesuffix('.zarr')}_masks.png")
-        return run_in(self.target) / f"{self.kind}.png"
-
-    def places(self, ids: list[str], first: Callable[[int], list[int]]) -> list[int]:
-        """The images to show, in a list of ids, of which `first` gives so many from the start."""
-        named = [*self.image]
-        if self.images is not None and not self.images.isdecimal():
-            named.append(self.images)
-        if named and self.images is not None and self.images.isdecimal():
-            raise UsageError(f"--images {self.images} and --image: pass a number of images, or the images")
-        if named:
-            return chosen(ids, named)
-        count = IMAGES if self.images is None else int(self.images)
-        if count < 1:
-            raise UsageError(f"--images {count}: at least one")
-        if found := first(count):
-            return found
-        raise UserError(f"{self.target}: every image failed when it was cached; see `info`")
-
-
-def figure_of(wanted: Wanted, note: Callable[[Dataset], None] = lambda _: None) -> Figure:
-    """Draw what is wanted; `note` hears of a dataset that is opened.
+def kind_of(config: ShowConfig) -> str:
+    """Which figure: masks of a cache; of a run the one that `config` names, or its predictions.
 
     Raises:
-        UsageError, UserError: what cannot be shown, in one line.
+        UsageError: a figure that the target does not have, or an option that the figure has no use for.
+        UserError: the target is neither a cache nor a run.
 
     """
-    kind = wanted.kind
+    if not config.target.exists():
+        raise UserError(f"{config.target}: no such cache or run; pass the path of either")
+    is_cache = (config.target / "zarr.json").is_file()
+    kind = MASKS if is_cache else (config.figure or PREDICTIONS)
+    if kind == MASKS and config.figure:
+        raise UsageError(f"--{config.figure}: {config.target} is a cache; pass the folder of a run")
+    plain = ShowConfig(config.target)
+    for entry in fields(config)[1:]:
+        if getattr(config, entry.name) != getattr(plain, entry.name) and entry.name not in TAKES[kind]:
+            raise UsageError(f"--{entry.name}: does not apply to {kind}; leave it out")
+    return kind
+
+
+def default_file(config: ShowConfig) -> Path:
+    """Where the picture goes without `--out`: into the run's folder; for a cache, into the working directory."""
+    kind = kind_of(config)
     if kind == MASKS:
-        views = CachedViews.open(wanted.target, wanted.root, wanted.masks, wanted.view)
-        return masks_figure(views, wanted.places(views.images.ids, views.first), wanted.side)
-    folder = wanted.target if wanted.target.is_dir() else wanted.target.parent
-    one = folder if (folder / CARD).is_file() else run_in(wanted.target)
-    student = load(one, resolve_device(wanted.device))
+        return Path(f"{config.target.resolve().name.removesuffix('.zarr')}_masks.png")
+    return run_in(config.target) / f"{kind}.png"
+
+
+def indices_of(config: ShowConfig, ids: list[str], first: Callable[[int], list[int]]) -> list[int]:
+    """The images to show, as indices into `ids`; `first` gives the indices of the first so many."""
+    named = [*config.image]
+    if config.images is not None and not config.images.isdecimal():
+        named.append(config.images)
+    if named and config.images is not None and config.images.isdecimal():
+        raise UsageError(f"--images {config.images} and --image: pass a number of images, or the images")
+    if named:
+        return choose_images(ids, named)
+    count = IMAGES if config.images is None else int(config.images)
+    if count < 1:
+        raise UsageError(f"--images {count}: must be at least 1")
+    if indices := first(count):
+        return indices
+    raise UserError(f"{config.target}: every image failed when it was cached; see `info`")
+
+
+def views_of(config: ShowConfig, cache: CacheReader) -> list[ImageRecord]:
+    """The views to show of a cache."""
+    return [cache[index].view(config.view) for index in indices_of(config, cache.ids, cache.first_ok)]
+
+
+def figure_of(config: ShowConfig, on_dataset: OnDataset = ignore) -> Figure:
+    """Draw the figure; `on_dataset` gets a dataset once it is open. Raises UsageError or UserError, in one line."""
+    kind = kind_of(config)
+    if kind == MASKS:
+        return masks_figure(
+            views_of(config, open_finished_cache(config.target, config.root, config.masks)), config.side
+        )
+    folder = config.target if config.target.is_dir() else config.target.parent
+    one = folder if (folder / CARD).is_file() else run_in(config.target)
+    student = load(one, resolve_device(config.device))
     if kind == ATTENTION:
-        views = views_for(student, wanted.cache, wanted.root, wanted.view)
-        return attention_figure(student, views, wanted.places(views.images.ids, views.first), wanted.side)
-    images = images_for(student, wanted.dataset, wanted.root, wanted.split)
-    note(images)
-    words = words_of(student, images, wanted.unseen, cache_folder())
-    places = wanted.places(images.ids, lambda count: list(range(min(count, len(images)))))
-    return predictions_figure(Predictor(student, words=words), images, places, wanted.gamma, wanted.side)
+        cache = training_cache(student, config.cache, config.root)
+        return attention_figure(student, views_of(config, cache), config.side)
+    images = training_dataset(student, config.dataset, config.root, config.split)
+    on_dataset(images)
+    vocabulary = vocabulary_for_dataset(student, images, config.unseen, cache_folder())
+    indices = indices_of(config, images.ids, lambda count: list(range(min(count, len(images)))))
+    return predictions_figure(Predictor(student, vocabulary=vocabulary), images, indices, config.gamma, config.side)
 
 
-def views_for(student: Checkpoint, cache: Path | None, root: Path | None, view: int = 0) -> CachedViews:
+def training_cache(student: Checkpoint, cache: Path | None, root: Path | None) -> CacheReader:
     """The cache a student was trained from, or another one of the same CLIP.
 
-    Raises:
-        UserError: it is not there, unfinished, or another CLIP's.
-
+    Raises UserError if it is missing, unfinished, or made with another CLIP.
     """
     path, root = cache or Path(student.config.cache or ""), root or _path(student.config.root)
     if not path.is_dir():
-        raise UserError(f"{path}: the cache whose CLS tokens ask for the attention is not there; pass --cache PATH")
-    views = CachedViews.open(
-        path, root if cache is None else None, student.config.masks if cache is None else None, view
-    )
-    if views.cache.fingerprint["clip"] != student.card["clip"]:
+        raise UserError(f"{path}: no such cache; attention needs the CLS tokens of one, pass --cache PATH")
+    own = cache is None
+    reader = open_finished_cache(path, root if own else None, student.config.masks if own else None)
+    if reader.cache.fingerprint["clip"] != student.card["clip"]:
         raise UserError(f"{path}: made with another CLIP than this student was trained with; pass --cache of that one")
-    return views
+    return reader
 
 
-def images_for(
+def training_dataset(
     student: Checkpoint, dataset: str | None, root: Path | None, split: str, limit: int | None = None
 ) -> Dataset:
     """A split of a dataset, by default of the one a student was trained on, where it was then.
 
-    Raises UserError if it is not there.
+    Raises UserError if it is missing.
     """
-    about = student.card["dataset"]["name"]
-    if root is None and dataset in (None, about):
+    name = student.card["dataset"]["name"]
+    if root is None and dataset in (None, name):
         root = _path(student.card["recorded"]["root"])
-    return open_dataset(dataset or about, root, split, limit)
+    return open_dataset(dataset or name, root, split, limit)
 
 
 def _path(text: Any) -> Path | None:

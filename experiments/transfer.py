@@ -8,16 +8,15 @@ from torch import Tensor
 
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError
-from data_cache.splits import familiar, make_split
-from pipeline.clip import FrozenCLIP
-from pipeline.live import same_clip
-from pipeline.prompts import Prompts
-from pipeline.texts import text_features
+from data_cache.splits import labelled_in_training, make_split
+from pipeline.teacher.clip import FrozenCLIP, load_matching_clip
+from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.texts import text_features
 from trainer.checkpoint import Checkpoint
-from trainer.words import Words
+from trainer.segmenter import Vocabulary
 
 
-def words_of(
+def vocabulary_for_dataset(
     student: Checkpoint,
     dataset: Dataset,
     unseen: str | None,
@@ -25,18 +24,18 @@ def words_of(
     prompts: str | None = None,
     clip: str | None = None,
     weights: str | None = None,
-) -> Words:
-    """The words of a dataset: the student's own if its classes are the same, else asked of its CLIP's text tower.
+) -> Vocabulary:
+    """The vocabulary of a dataset: the student's own if its classes are the same, else from its CLIP's text tower.
 
-    Seen and unseen are told by the dataset's own split (the reading of the paper's Table 2); familiar are the classes
-    whose name, or a synonym, had labels in the training.
+    Seen and unseen follow the dataset's own split (the reading of the paper's Table 2); labelled are the classes
+    whose name, or a synonym, had labels in training.
 
     Args:
         student: what was trained.
         dataset: what it is to segment.
         unseen: names as for `precompute --unseen`; None is the published split.
         folder: where caches lie; text features are kept there.
-        prompts: a set of `pipeline.prompts`; None is that of the dataset's protocol, as for `precompute`.
+        prompts: a set of `pipeline.teacher.prompts`; None is that of the dataset's protocol, as for `precompute`.
         clip: the CLIP of the training, if it is not where it was.
         weights: its weights, likewise.
 
@@ -50,14 +49,16 @@ def words_of(
             raise UsageError("--prompts: these are the classes of the training, whose text features stay; leave it out")
         if unseen is not None:
             raise UsageError("--unseen: these are the classes of the training, whose split stays; leave it out")
-        return student.words
+        return student.vocabulary
     split = make_split(dataset.name, dataset.classes, unseen)
-    asked = Prompts(prompts) if prompts else Prompts.of(dataset.name)
-    features = ask_text(student, asked, asked.words(dataset.name, dataset.classes), folder, clip, weights)
-    return Words(split, features, familiar(dataset.classes, student.split.seen))
+    prompt_set = Prompts(prompts) if prompts else Prompts.of(dataset.name)
+    features = encode_class_names(
+        student, prompt_set, prompt_set.words(dataset.name, dataset.classes), folder, clip, weights
+    )
+    return Vocabulary(split, features, labelled_in_training(dataset.classes, student.split.seen))
 
 
-def ask_text(
+def encode_class_names(
     student: Checkpoint,
     prompts: Prompts,
     words: tuple[str, ...],
@@ -75,6 +76,6 @@ def ask_text(
 
     def load() -> FrozenCLIP:
         origin = student.card.get("recorded", {}).get("clip")
-        return same_clip(teacher, origin, clip, weights, torch.device("cpu"))
+        return load_matching_clip(teacher, origin, clip, weights, torch.device("cpu"))
 
-    return torch.from_numpy(text_features(teacher, prompts, words, load, folder))
+    return torch.from_numpy(text_features(teacher, prompts, words, student.text.shape[1], load, folder))

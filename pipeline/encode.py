@@ -1,58 +1,46 @@
-"""Encode a shard: decode its images, ask CLIP, cluster, and say of every image whether it worked."""
+"""Encodes a shard: CLIP's features and the masks of its images, and for every image whether it worked."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from threading import Event, Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
 
+from data_cache.callbacks import Progress, ignore
 from data_cache.content import OK, Shard
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
-from data_cache.schema import Layout, reserved_label
-from data_cache.views import Cropping, View, replay_image, replay_label
-from pipeline.arriving import Arriving
-from pipeline.clip import FrozenCLIP
-from pipeline.masks import Masker
-from pipeline.stages import StageTimes
-
-T, R = TypeVar("T"), TypeVar("R")
+from data_cache.layout import Layout
+from data_cache.survey import Survey
+from data_cache.views import Cropping
+from pipeline.feeder import Batch, Feeder
+from pipeline.masks.masker import Masker
+from pipeline.shard_job import StageTimes
+from pipeline.teacher.async_copy import AsyncHostCopy
+from pipeline.teacher.clip import FrozenCLIP
 
 DECODERS = 4
 AHEAD = 2
-"""Batches that are decoded before CLIP has time for them, and that a GPU has in its queue or behind it, at the most."""
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    index: int
-    size: tuple[int, int]
-    digest: tuple[str, str]
-    views: list[View]
-    images: list[UInt8[np.ndarray, "size size 3"]]
-    ignored: list[Bool[np.ndarray, "y x"]]
+"""Batches decoded before CLIP can take them; and the most that a GPU has queued or waiting to be stored."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Everything a worker needs to encode shards. One at a time brings CLIP work; another is finished meanwhile."""
+    """Everything a worker needs to encode shards: while CLIP encodes one shard, another is finished and written."""
 
     clip: FrozenCLIP
     dataset: Dataset
     masker: Masker
     layout: Layout
     cropping: Cropping = field(default_factory=Cropping)
-    asking: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
-    """Held by the shard that brings work."""
-    leaving: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
+    encode_lock: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
+    """Held by the shard whose batches are submitted to CLIP."""
+    write_lock: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
     """Held by the shard that is finished and written."""
 
     @contextmanager
@@ -60,164 +48,115 @@ class Encoder:
         self,
         number: int,
         rows: Sequence[int] | None = None,
-        tell: Callable[[int], None] = lambda _: None,
+        progress: Progress = ignore,
         times: StageTimes | None = None,
+        observe: Callable[[Survey], None] = lambda _: None,
     ) -> Iterator[Shard]:
-        """The content of a shard; `tell` hears of images done, `times` of the seconds spent in each stage.
+        """The content of a shard.
 
-        Of its images only `rows`, if given; the others stay empty. An image that cannot be read, has an unfitting
-        label, or makes CLIP overflow float16 becomes a failure with its reason; it never stops the others.
+        Only `rows` are encoded, if given; the others stay empty. An image that cannot be read, whose label map does
+        not fit, or whose features overflow float16 becomes a failure with its reason; it never stops the others.
 
-        Images are decoded ahead of CLIP, in threads. Batches are asked and then clustered by as many threads as may ask
-        CLIP at once (`FrozenCLIP.turn`), or some more, so that a GPU always has the next one in its queue. While the
-        caller is inside, CLIP is asked about the next shard, which comes out only then: shards keep the order in which
-        they were asked, and no more than two are in memory.
+        Images are decoded ahead of CLIP, in threads. Batches are encoded and then clustered by
+        `FrozenCLIP.max_concurrent_batches` threads, and a few more for a GPU, so that its queue is never empty. While
+        the caller uses the content, CLIP encodes the next shard, which is yielded only afterwards: shards keep their
+        order, and at most two are in memory.
+
+        Args:
+            number: the shard.
+            rows: those of its images to encode; all by default.
+            progress: counts images done.
+            times: collects the seconds of each stage.
+            observe: gets the survey of each image that was read.
+
         """
         span, times = self.layout.span(number), times or StageTimes()
-        shard = self._empty(span.stop - span.start)
+        shard = Shard.blank(self.layout, span.stop - span.start, self.masker.dtype)
         rows = range(len(shard.status)) if rows is None else rows
-        size = self.clip.batch
-        threads = max(DECODERS, torch.get_num_threads()) if self.clip.device.type == "cuda" else DECODERS
-        hands = self.clip.askers + (AHEAD if self.clip.device.type == "cuda" else 0)
-        with ExitStack() as last, ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(hands) as askers:
-            ahead = (self.clip.askers + AHEAD) * size
-            decoded = _ahead(decoders, partial(self._decode, times), [span.start + row for row in rows], ahead)
-            behind: deque[Future[int]] = deque()
+        gpu = self.clip.device.type == "cuda"
+        decoders = max(DECODERS, torch.get_num_threads()) if gpu else DECODERS
+        pool_size = self.clip.max_concurrent_batches + (AHEAD if gpu else 0)
+        feeder = Feeder(self.dataset, self.cropping, self.masker.ignored, self.clip.image_size, self.clip.batch, gpu)
+        with ExitStack() as finish, ThreadPoolExecutor(decoders) as decoding, ThreadPoolExecutor(pool_size) as encoding:
+            ahead = self.clip.max_concurrent_batches + AHEAD
+            batches = feeder.batches(decoding, rows, span.start, ahead, times)
+            unfinished: deque[Future[int]] = deque()
             stopped = Event()
             try:
-                with self.asking:
-                    for start in range(0, len(rows), size):
-                        some = rows[start : start + size]
+                with self.encode_lock:
+                    for batch in batches:
                         with times("wait"):
-                            items = dict(zip(some, islice(decoded, len(some)), strict=True))
-                        behind.append(askers.submit(self._answer, shard, items, times, stopped))
-                        while behind and (len(behind) > hands or behind[0].done()):
-                            tell(behind.popleft().result())
-                    last.enter_context(self.leaving)
-                for one in behind:
-                    tell(one.result())
+                            readable = batch.readable
+                        for image in readable.values():
+                            observe(image.survey)
+                        unfinished.append(encoding.submit(self._fill, shard, batch, times, stopped))
+                        while unfinished and (len(unfinished) > pool_size or unfinished[0].done()):
+                            progress(unfinished.popleft().result())
+                    finish.enter_context(self.write_lock)
+                for future in unfinished:
+                    progress(future.result())
             except BaseException:
                 stopped.set()
                 raise
             self._conclude(shard, rows)
             yield shard
 
-    def _answer(self, shard: Shard, items: dict[int, _Decoded | UserError], times: StageTimes, stopped: Event) -> int:
-        """Ask CLIP about each view of the images of a batch that could be read, and store and cluster what it says."""
-        good: dict[int, _Decoded] = {}
-        for row, item in items.items():
-            if isinstance(item, UserError):
-                shard.status[row] = str(item)
+    def _fill(self, shard: Shard, batch: Batch, times: StageTimes, stopped: Event) -> int:
+        """Encode and cluster each view of a batch into the shard; returns how many images it has."""
+        for row, image in zip(batch.rows, batch.images, strict=True):
+            if isinstance(image, UserError):
+                shard.status[row] = str(image)
             else:
-                shard.size[row], (shard.content_hash[row], shard.label_hash[row]) = item.size, item.digest
-                good[row] = item
-        for view in range(self.layout.views if good else 0):
+                shard.size[row], (shard.content_hash[row], shard.label_hash[row]) = image.size, image.digest
+        for view in range(self.layout.views if batch.readable else 0):
             if stopped.is_set():
                 break
-            self._follow(shard, good, view, self._ask(list(good.values()), view, times), times)
-        return len(items)
+            self._store(shard, batch, view, self._encode(batch, view, times), times)
+        return len(batch.rows)
 
     @torch.inference_mode()
-    def _ask(self, items: Sequence[_Decoded], view: int, times: StageTimes) -> Arriving:
-        """What is known of a view of some images once CLIP was asked, and a GPU, if it clusters, after it."""
-        gpu, size = self.clip.device.type == "cuda", self.clip.image_size
-        # filled up: neither must an unreadable image change how its neighbours are rounded, nor a compiled CLIP see
-        # batches of several sizes
-        with self.clip.turn(), times("encode"):
-            images = torch.zeros(self.clip.batch, size, size, 3, dtype=torch.uint8, pin_memory=gpu)
-            np.stack([item.images[view] for item in items], out=images.numpy()[: len(items)])
-            features = self.clip.ask(images)
-            told = {"fit": features.finite(), "cls": features.cls}
-            if self.masker.queues:
-                ignored = torch.from_numpy(np.stack([item.ignored[view] for item in items]))
-                told["fused"] = self.masker.fused(
-                    features.dense[: len(items)], ignored.pin_memory() if gpu else ignored
-                )
-            if self.layout.dense != "none" or not self.masker.queues:
-                told["dense"] = features.dense
-            return Arriving({name: part[: len(items)] for name, part in told.items()})
+    def _encode(self, batch: Batch, view: int, times: StageTimes) -> AsyncHostCopy:
+        """CLIP's features of a view of a batch; a GPU also clusters them, if the masker runs there."""
+        count = len(batch.rows)
+        # the whole batch, empty slots included: an unreadable image must not change the rounding of its neighbours,
+        # and a compiled CLIP must see batches of one size
+        with self.clip.compute_slot(), times("encode"):
+            features = self.clip.forward(batch.pixels[view])
+            results = {"finite": features.finite(), "cls": features.cls}
+            if self.masker.asynchronous:
+                ignored = torch.from_numpy(batch.ignored(view))
+                ignored = ignored.pin_memory() if self.clip.device.type == "cuda" else ignored
+                results["fused"] = self.masker.fuse_on_device(features.dense[:count], ignored)
+            if self.layout.dense != "none" or not self.masker.asynchronous:
+                results["dense"] = features.dense
+            return AsyncHostCopy({name: result[:count] for name, result in results.items()})
 
-    def _follow(
-        self, shard: Shard, asked: dict[int, _Decoded], view: int, arriving: Arriving, times: StageTimes
-    ) -> None:
-        """Store what CLIP said of a batch, and cluster it."""
-        rows, items = np.array(list(asked)), list(asked.values())
-        with times("encode"):  # where a GPU is waited for
-            answer = arriving.arrays()
-        fit = answer["fit"]
-        for row in rows[~fit]:
+    def _store(self, shard: Shard, batch: Batch, view: int, copies: AsyncHostCopy, times: StageTimes) -> None:
+        """Store the features of a view of a batch, and cluster them unless a GPU has."""
+        slots, images = np.array(list(batch.readable)), batch.readable.values()
+        rows = np.array(batch.rows)[slots]
+        with times("encode"):  # this waits for a GPU
+            results = copies.arrays()
+        finite = results["finite"][slots]
+        for row in rows[~finite]:
             shard.status[row] = "CLIP's features are not finite in float16"
-        shard.cls[rows, view] = answer["cls"]
-        shard.box[rows, view] = [item.views[view].box for item in items]
-        shard.flip[rows, view] = [item.views[view].flip for item in items]
+        shard.cls[rows, view] = results["cls"][slots]
+        shard.box[rows, view] = [image.views[view].box for image in images]
+        shard.flip[rows, view] = [image.views[view].flip for image in images]
         if shard.dense is not None:
-            shard.dense[rows, view] = answer["dense"]
-        if fit.any():
-            # on a CPU within as many threads as CLIP has for it; a GPU is not to wait for who clusters here
-            with self.clip.turn() if self.clip.device.type == "cpu" else nullcontext(), times("cluster"):
-                if "fused" in answer:
-                    masks = self.masker.stored(answer["fused"][fit])
+            shard.dense[rows, view] = results["dense"][slots]
+        if finite.any():
+            # on a CPU clustering takes one of CLIP's slots; a GPU must not wait for it
+            with self.clip.compute_slot() if self.clip.device.type == "cpu" else nullcontext(), times("cluster"):
+                if "fused" in results:
+                    masks = self.masker.to_stored(results["fused"][slots[finite]])
                 else:
-                    ignored = np.stack([item.ignored[view] for item in items])
-                    masks = self.masker.masks(answer["dense"][fit], ignored[fit])
-            shard.label[rows[fit], view], shard.count[rows[fit], view] = masks
+                    masks = self.masker.masks(results["dense"][slots[finite]], batch.ignored(view)[slots[finite]])
+            shard.label[rows[finite], view], shard.count[rows[finite], view] = masks
 
     def _conclude(self, shard: Shard, rows: Sequence[int]) -> None:
         for row in rows:
             if shard.status[row]:
-                self._blank(shard, row)
+                shard.clear(row)
             else:
                 shard.status[row] = OK
-
-    def _decode(self, times: StageTimes, index: int) -> _Decoded | UserError:
-        with times("decode"):
-            return self._read(index)
-
-    def _read(self, index: int) -> _Decoded | UserError:
-        try:
-            image, label = self.dataset.load(index)
-            digest = self.dataset.digest(index)
-        except UserError as error:
-            return error
-        size = self.clip.image_size
-        views = self.cropping.views(self.dataset.ids[index], *image.shape[:2])
-        images = [replay_image(image, view, size) for view in views]
-        labels = [None if label is None else replay_label(label, view, size) for view in views]
-        return _Decoded(index, image.shape[:2], digest, views, images, list(map(self.masker.ignored, labels)))
-
-    def _empty(self, images: int) -> Shard:
-        views, (h, w), channels = self.layout.views, self.layout.grid, self.layout.channels
-        dense = (images, views, h, w, channels)
-        dtype = self.masker.dtype
-        return Shard(
-            size=np.zeros((images, 2), np.int32),
-            content_hash=[""] * images,
-            label_hash=[""] * images,
-            status=[""] * images,
-            box=np.zeros((images, views, 4), np.int32),
-            flip=np.zeros((images, views), bool),
-            cls=np.zeros((images, views, channels), np.float16),
-            dense=np.zeros(dense, np.float16) if self.layout.dense != "none" else None,
-            label=np.full((images, views, h, w), reserved_label(dtype), dtype),
-            count=np.zeros((images, views), np.int32),
-        )
-
-    def _blank(self, shard: Shard, row: int) -> None:
-        shard.cls[row], shard.count[row], shard.box[row], shard.flip[row] = 0, 0, 0, False
-        shard.label[row] = reserved_label(self.masker.dtype)
-        if shard.dense is not None:
-            shard.dense[row] = 0
-
-
-def _ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """Results in order, worked out up to `depth` items ahead of whoever takes them, from now on."""
-    rest = iter(items)
-    waiting = deque(pool.submit(work, item) for item in islice(rest, depth))
-
-    def results() -> Iterator[R]:
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
-            yield result
-
-    return results()

@@ -1,144 +1,113 @@
-"""New masks from cached dense tokens, without CLIP: another entry under masks/ beside those that are there."""
+"""New masks from cached dense tokens, without CLIP: a further mask set of the cache."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
+from data_cache.arrays import blank
+from data_cache.callbacks import Log, Progress, ignore
 from data_cache.content import OK
 from data_cache.datasets.base import Dataset
-from data_cache.devices import resolve_device
 from data_cache.errors import UsageError, UserError, disk_errors
-from data_cache.lock import writer_lock
-from data_cache.schema import reserved_label
-from data_cache.source import photographs
+from data_cache.layout import DEFAULT_MASKS
+from data_cache.reader import Cache
+from data_cache.rooted import in_its_place
+from data_cache.sample import crop_label, read_label_unchanged
+from data_cache.source_dataset import open_source_dataset
 from data_cache.splits import make_split
-from data_cache.store import MASKS, Cache
-from data_cache.views import View, replay_label
-from pipeline.live import masker_of
-from pipeline.masks import Masker
-from pipeline.workers import Note, Workers, absolute, run_shards
-
-READ = ("image/status", "image/label_hash", "view/box", "view/flip")
-
-
-@dataclass(frozen=True)
-class Clustering:
-    """What `cluster` is asked for; None is what stage 1's own mask set has."""
-
-    cache: Path
-    name: str
-    root: Path | None = None
-    unseen: str | None = None
-    windows: tuple[int, ...] | None = None
-    threshold: float | None = None
-    updates: int | None = None
-    kmeans: str = "auto"
-    workers: int = 0
-    scheduler: str | None = None
-
-    @property
-    def images(self) -> int:
-        """Images of the cache. Raises UserError if it is none."""
-        return Cache(self.cache).layout.images
-
-
-def window_sizes(text: str) -> tuple[int, ...]:
-    """Window sizes from "3,7". Raises UsageError for anything but positive whole numbers."""
-    sides = text.split(",")
-    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-        raise UsageError(f"--windows {text}: must be positive whole numbers with commas between")
-    return tuple(map(int, sides))
+from data_cache.system.devices import resolve_device
+from data_cache.system.lock import writer_lock
+from data_cache.views import View
+from data_cache.writer import CacheWriter
+from pipeline.config import ClusterConfig
+from pipeline.dask.run import Workers, run_shards
+from pipeline.masks.masker import Masker
+from pipeline.shard_job import DISK_FULL, ShardReport, absolute
 
 
 @dataclass(frozen=True)
-class Job:
-    """A resolved clustering, small enough to travel."""
+class ClusterJob:
+    """A resolved clustering, small enough to be sent to other processes."""
 
     cache: Path
     name: str
     dataset: Dataset
     masker: Masker
 
-    def run(self, shard: int, tell: Callable[[int], None]) -> dict[str, float]:
+    def with_absolute_paths(self) -> "ClusterJob":
+        """The same job for machines that share the file system but not the working directory."""
+        return replace(self, cache=self.cache.absolute(), dataset=absolute(self.dataset))
+
+    def run(self, shard: int, progress: Progress) -> ShardReport:
         """Cluster one shard and write its masks."""
-        cache = Cache(self.cache, mode="r+")
-        span, (h, w), size = cache.layout.span(shard), cache.layout.grid, cache.fingerprint["clip"]["image_size"]
+        cache = CacheWriter(self.cache)
+        span, size = cache.layout.span(shard), cache.fingerprint["clip"]["image_size"]
         images, views = span.stop - span.start, cache.layout.views
-        label = np.full((images, views, h, w), reserved_label(self.masker.dtype), self.masker.dtype)
-        count = np.zeros((images, views), np.int32)
-        status, digest, box, flip = (cache.read(key, span) for key in READ)
+        label, count = blank(("label", "count"), cache.layout, images, self.masker.dtype).values()
+        stored = cache.read_fields(shard, ("status", "label_hash", "box", "flip"))
+        status, digest, box, flip = stored.values()
         rows = [row for row in range(images) if status[row] == OK]
-        together = max(1, self.masker.batch // views)
-        for some in (rows[start : start + together] for start in range(0, len(rows), together)):
-            dense = np.concatenate([cache.dense(span.start + row) for row in some])
-            shown = []
-            for row in some:
-                whole = self._label(span.start + row, digest[row])
+        images_per_batch = max(1, self.masker.batch // views)
+        for start in range(0, len(rows), images_per_batch):
+            batch = rows[start : start + images_per_batch]
+            dense = np.concatenate([cache.dense(span.start + row) for row in batch])
+            labels = []
+            for row in batch:
+                whole = read_label_unchanged(self.dataset, span.start + row, digest[row])
                 crops = [View.stored(box[row, view], flip[row, view]) for view in range(views)]
-                shown += [None if whole is None else replay_label(whole, crop, size) for crop in crops]
-            made = self.masker(dense, shown)
-            label[some], count[some] = (part.reshape(len(some), views, *part.shape[1:]) for part in made)
-            tell(len(some))
-        tell(images - len(rows))
+                labels += [crop_label(whole, crop, size) for crop in crops]
+            masks = self.masker(dense, labels)
+            label[batch], count[batch] = (part.reshape(len(batch), views, *part.shape[1:]) for part in masks)
+            progress(len(batch))
+        progress(images - len(rows))
         cache.write_masks(shard, label, count, self.name)
-        return {}
-
-    def _label(self, index: int, digest: str) -> UInt8[np.ndarray, "height width"] | None:
-        if self.dataset.digest(index)[1] != digest:
-            raise UserError(
-                f"{self.dataset.path(index)}: its label map changed since it was cached; restore it, or precompute "
-                "again into another --cache"
-            )
-        return self.dataset.label(index)
+        return ShardReport()
 
 
-def recluster(wanted: Clustering, tell: Callable[[int], None] = lambda _: None, note: Note = lambda _: None) -> int:
-    """Cluster what is not clustered yet; returns how many images. `tell` hears of images done, `note` of the workers.
+def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ignore) -> int:
+    """Cluster the shards that are not clustered yet; returns their number of images.
 
-    Killed at any instant and called again, it goes on with the unfinished shards.
+    `progress` counts images done; `log` gets a line about the workers. Killed at any instant and called again, it
+    resumes with the unfinished shards.
 
     Raises:
-        UsageError: the name is taken by masks of other settings, or a setting is impossible.
-        UserError: the cache has no dense tokens or unfinished features, the photographs are not its own, or the Dask
+        UsageError: the name belongs to masks of other settings, or a setting is invalid.
+        UserError: the cache has no dense tokens or unfinished features, the images are not its own, or the Dask
             cluster cannot be used.
 
     """
-    workers = Workers.of(wanted.workers, wanted.scheduler, "auto")
-    cache = Cache(wanted.cache, mode="r+")
-    if not re.fullmatch(r"\w{1,60}", wanted.name):
-        raise UsageError(f"--name {wanted.name!r}: letters, digits and _ only, at most 60")
-    if cache.layout.dense == "none":
-        raise UserError(f"{cache.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
-    if cache.pending(MASKS):
+    workers = Workers.of(config.workers, config.scheduler, "auto")
+    cache = CacheWriter(config.cache)
+    if not re.fullmatch(r"\w{1,60}", config.name):
+        raise UsageError(f"--name {config.name!r}: only letters, digits and _ are allowed, at most 60")
+    cache.check_dense()
+    if cache.pending_shards(DEFAULT_MASKS):
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
-    job = Job(wanted.cache, wanted.name, photographs(cache, wanted.root).once(), _masker(wanted, cache))
-    room = "finished shards are kept: make room, and the same command goes on"
-    with disk_errors(wanted.cache, room), writer_lock(wanted.cache):
-        cache = Cache(wanted.cache, mode="r+")  # another call may have added a set while this one waited or looked
-        cache.sweep()
-        if wanted.name not in cache.masks:
-            cache.add_masks(wanted.name, job.masker.attributes())
-            cache = Cache(wanted.cache, mode="r+")
-        cache.require_masks(wanted.name, job.masker.attributes())
-        pending = cache.pending(wanted.name)
-        sent = replace(job, cache=job.cache.absolute(), dataset=absolute(job.dataset)) if workers.scheduler else job
-        for _ in run_shards(sent, pending, tell, workers, note):
+    dataset = open_source_dataset(cache, config.root).uncached()
+    job = ClusterJob(config.cache, config.name, dataset, _masker(config, cache))
+    with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache), in_its_place(job.cache):
+        cache = CacheWriter(job.cache)  # another process may have added a set meanwhile
+        cache.remove_leftovers()
+        if job.name not in cache.masks:
+            cache.add_masks(job.name, job.masker.attributes())
+            cache = CacheWriter(job.cache)
+        cache.check_mask_settings(job.name, job.masker.attributes())
+        pending = cache.pending_shards(job.name)
+        for _ in run_shards(job, pending, progress, workers, log):
             pass
     return cache.layout.images_in(pending)
 
 
-def _masker(wanted: Clustering, cache: Cache) -> Masker:
-    classes, given = (
-        cache.texts().classes,
-        {name: getattr(wanted, name) for name in ("windows", "threshold", "updates")},
-    )
-    if wanted.unseen is not None:
-        given["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, wanted.unseen).unseen
-    about = cache.mask_attributes(MASKS) | {name: value for name, value in given.items() if value is not None}
-    # machines of a cluster may have a GPU or not: all have a CPU, which gives the same labels
-    device = "cpu" if wanted.scheduler else str(resolve_device("auto"))
-    return masker_of(cache, about, classes, device, wanted.kmeans)
+def _masker(config: ClusterConfig, cache: Cache) -> Masker:
+    """The clustering of the new set: that of stage 1's own, but for the settings that are given."""
+    classes = cache.texts().classes
+    changes = {name: getattr(config, name) for name in ("windows", "threshold", "updates")}
+    if config.unseen is not None:
+        changes["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, config.unseen).unseen
+    attributes = cache.mask_attributes(DEFAULT_MASKS)
+    attributes |= {name: value for name, value in changes.items() if value is not None}
+    # machines of a cluster may or may not have a GPU; all have a CPU, which gives the same labels
+    device = "cpu" if config.scheduler else str(resolve_device("auto"))
+    return Masker.from_attributes(attributes, classes, cache.layout.grid, device, config.kmeans)

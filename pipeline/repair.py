@@ -1,28 +1,36 @@
-"""Damaged shards of a cache made again, each in its place, and nothing else."""
+"""Repairs a cache: recomputes its damaged shards in place, and nothing else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from data_cache.damage import Files, damaged_parts, damaged_shards, files_of
+from data_cache.callbacks import Progress, ignore
 from data_cache.datasets.base import Dataset
-from data_cache.errors import UserError
-from data_cache.lock import writer_lock
-from data_cache.source import photographs
-from data_cache.store import MASKS, Cache
-from data_cache.views import Cropping
+from data_cache.errors import UnreadableError, UserError, disk_errors
+from data_cache.integrity import Files, damaged_parts, damaged_shards, recorded_files
+from data_cache.layout import DEFAULT_MASKS
+from data_cache.reader import Cache
+from data_cache.rooted import in_its_place
+from data_cache.sample import check_unchanged
+from data_cache.source_dataset import open_source_dataset
+from data_cache.system.lock import writer_lock
+from data_cache.views import Cropping, check_resampling
+from data_cache.writer import CacheWriter
 from pipeline.encode import Encoder
-from pipeline.live import masker_of, same_clip
-from pipeline.recluster import Job
+from pipeline.masks.masker import Masker
+from pipeline.recluster import ClusterJob
+from pipeline.teacher.clip import load_matching_clip
 
-WHOLE = "names, texts and metadata cannot be made again in their place; run `precompute` with --overwrite"
+FEATURE_PARTS = ("", f"masks/{DEFAULT_MASKS}")
+"""What CLIP writes of a shard: the parts of the cache with a journal of their own."""
+NOT_REPAIRABLE = "names, texts and metadata cannot be recomputed in place; run `precompute` with --overwrite"
 
 
 @dataclass(frozen=True)
-class Repaired:
-    """Which shards were made again, and how many of them came out as their records had said."""
+class RepairReport:
+    """Which shards were recomputed, and how many of them are identical to what their records said."""
 
     features: list[int]
     masks: dict[str, list[int]]
@@ -30,16 +38,16 @@ class Repaired:
 
     @property
     def shards(self) -> int:
-        """How many, over features and mask sets."""
+        """Number of recomputed shards, over features and mask sets."""
         return len(self.features) + sum(map(len, self.masks.values()))
 
     def __str__(self) -> str:
         """One line."""
         if not self.shards:
-            return "no shard is damaged; what is not done, `precompute` or `cluster` finishes"
+            return "no shard is damaged; `precompute` or `cluster` finishes what is not done"
         parts = {"features": self.features, **{f"masks {name}": shards for name, shards in self.masks.items()}}
-        told = "; ".join(f"{part}: {', '.join(map(str, shards))}" for part, shards in parts.items() if shards)
-        return f"{self.shards} shards made again ({told}), {self.same} exactly as they were"
+        listed = "; ".join(f"{part}: {', '.join(map(str, shards))}" for part, shards in parts.items() if shards)
+        return f"{self.shards} shards recomputed ({listed}), {self.same} identical to before"
 
 
 def repair(
@@ -48,57 +56,69 @@ def repair(
     device: torch.device,
     clip: str | None = None,
     weights: str | None = None,
-    tell: Callable[[int], None] = lambda _: None,
-) -> Repaired:
-    """Make the damaged shards of a cache again: features and stage 1's masks by CLIP, other masks from dense tokens.
+    progress: Progress = ignore,
+) -> RepairReport:
+    """Recompute the damaged shards of a cache: features and stage 1's masks by CLIP, other masks from dense tokens.
 
-    `tell` hears of images done. Killed, the shards it was at count as not done: `precompute` and `cluster` finish them.
+    `progress` counts images done. If it is killed, the shards it was at count as not done: `precompute` and `cluster`
+    finish them.
 
     Raises:
-        UserError: what is damaged is no shard, or the CLIP or the photographs are not those of the cache.
+        UserError: what is damaged is not a shard, the CLIP or the images are not those of the cache, or the disk is
+            full.
+        UnreadableError: a file cannot be read at the moment, so that its damage cannot be judged; nothing was done.
 
     """
-    with writer_lock(path):
-        cache = Cache(path, mode="r+")
-        if whole := damaged_parts(cache):
-            raise UserError(f"{path}: damaged in {', '.join(whole)}; {WHOLE}")
+    disk_full = "shards under repair count as not done: free some space and run `precompute` again"
+    with disk_errors(path, disk_full), writer_lock(path), in_its_place(path):
+        cache = CacheWriter(path)
+        if parts := damaged_parts(cache):
+            raise UserError(f"{path}: damaged in {', '.join(parts)}; {NOT_REPAIRABLE}")
         features, sets = _damaged(cache)
-        dataset, same = photographs(cache, root), 0
+        dataset, same = open_source_dataset(cache, root), 0
         if features:
+            check_resampling(path, cache.fingerprint)
             _check_unchanged(cache, dataset, features)
-            about, parts = cache.fingerprint, ("", f"masks/{MASKS}")
-            teacher = same_clip(about["clip"], cache.attributes["recorded"].get("clip"), clip, weights, device)
-            masker = masker_of(cache, cache.mask_attributes(MASKS), dataset.classes, str(device))
-            encoder = Encoder(teacher, dataset, masker, cache.layout, Cropping.stored(about["views"]))
+            encoder = _encoder(cache, dataset, device, clip, weights)
             for shard in features:
-                before = _forgotten(cache, shard, parts)
-                with encoder.shard(shard, tell=tell) as data:
-                    cache.write_shard(shard, data, MASKS)
-                same += files_of(cache, shard, parts) == before
+                before = _invalidate(cache, shard, FEATURE_PARTS)
+                with encoder.shard(shard, progress=progress) as data:
+                    cache.write_shard(shard, data, DEFAULT_MASKS)
+                same += recorded_files(cache, shard, FEATURE_PARTS) == before
         for name, shards in sets.items():
-            masker = masker_of(cache, cache.mask_attributes(name), dataset.classes, str(device))
-            job = Job(path, name, dataset, masker)
+            job = ClusterJob(path, name, dataset, _masker(cache, name, dataset, device))
             for shard in shards:
-                before = _forgotten(cache, shard, (f"masks/{name}",))
-                job.run(shard, tell)
-                same += files_of(cache, shard, (f"masks/{name}",)) == before
-        cache.sweep()
-    return Repaired(features, sets, same)
+                before = _invalidate(cache, shard, (f"masks/{name}",))
+                job.run(shard, progress)
+                same += recorded_files(cache, shard, (f"masks/{name}",)) == before
+        cache.remove_leftovers()
+    return RepairReport(features, sets, same)
 
 
 def _damaged(cache: Cache) -> tuple[list[int], dict[str, list[int]]]:
-    """The shards that features must be made again for, and those of each further mask set."""
-    bad = {part: damaged_shards(cache, part) for part in ("", *(f"masks/{name}" for name in cache.masks))}
-    features = sorted({*bad.pop(""), *bad.pop(f"masks/{MASKS}")})
-    return features, {part.removeprefix("masks/"): shards for part, shards in bad.items() if shards}
+    """The shards whose features must be recomputed, and those of each further mask set."""
+    damaged = {part: damaged_shards(cache, part) for part in ("", *(f"masks/{name}" for name in cache.masks))}
+    features = sorted({*damaged.pop(""), *damaged.pop(f"masks/{DEFAULT_MASKS}")})
+    return features, {part.removeprefix("masks/"): shards for part, shards in damaged.items() if shards}
 
 
-def _forgotten(cache: Cache, shard: int, parts: Sequence[str]) -> list[Files | None]:
-    """Call a shard not done, and return what its records said."""
-    told = files_of(cache, shard, parts)
+def _encoder(cache: Cache, dataset: Dataset, device: torch.device, clip: str | None, weights: str | None) -> Encoder:
+    fingerprint, origin = cache.fingerprint, cache.attributes["recorded"].get("clip")
+    teacher = load_matching_clip(fingerprint["clip"], origin, clip, weights, device)
+    masker = _masker(cache, DEFAULT_MASKS, dataset, device)
+    return Encoder(teacher, dataset, masker, cache.layout, Cropping.stored(fingerprint["views"]))
+
+
+def _masker(cache: Cache, name: str, dataset: Dataset, device: torch.device) -> Masker:
+    return Masker.from_attributes(cache.mask_attributes(name), dataset.classes, cache.layout.grid, str(device))
+
+
+def _invalidate(cache: Cache, shard: int, parts: Sequence[str]) -> list[Files | None]:
+    """Mark a shard as not done, and return what its records said."""
+    recorded = recorded_files(cache, shard, parts)
     for part in parts:
-        cache.journal(part).erase(shard)
-    return told
+        cache.journal(part).clear(shard)
+    return recorded
 
 
 def _check_unchanged(cache: Cache, dataset: Dataset, shards: list[int]) -> None:
@@ -106,10 +126,10 @@ def _check_unchanged(cache: Cache, dataset: Dataset, shards: list[int]) -> None:
         span = cache.layout.span(shard)
         try:
             stored = cache.digests(span)
+        except UnreadableError:
+            raise
         except UserError:
-            continue  # they are what is damaged
+            continue  # the digests themselves are damaged
         for index, digest in enumerate(stored, span.start):
-            if digest[0] and dataset.digest(index) != digest:
-                raise UserError(
-                    f"{dataset.path(index)}: it or its label map changed since it was encoded; restore it, then repair"
-                )
+            if digest[0]:
+                check_unchanged(dataset, index, digest)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from browser import NAMES, Browser
 from command_line import CommandLine
-from pictures import draw_folder
+from pictures import draw_pictures
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def clipteacher(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Path:
     """A `folder` dataset of 6 training and 2 validation pictures."""
-    draw_folder(tmp_path / "drawn", {"train": 6, "val": 2})
+    draw_pictures(tmp_path / "drawn", {"train": 6, "val": 2})
     return tmp_path / "drawn"
 
 

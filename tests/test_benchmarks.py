@@ -13,11 +13,13 @@ pytestmark = pytest.mark.slow
 SMALLEST = {
     "bf16_vs_fp32": ("--size", 64, "--repetitions", 1, "--views", 10),
     "cached_vs_online": ("--teachers", 1, "--updates", 4),
+    "feed": ("--images", 64, "--fed", 64),
     "flat_memory": ("--images", 4, 8, "--image-size", 64),
     "gpu": (),
     "kept_memory": ("--size", 64, "--images", 4, "--repetitions", 1),
     "kmeans_backends": ("--views", 2, "--repetitions", 1),
     "large_cache": ("--images", 100),
+    "many_images": ("--images", 100),
     "precompute_vs_forward": ("--size", 64, "--images", 4, "--repetitions", 1),
     "precompute_vs_plain_loop": ("--size", 64, "--images", 2),
     "prompts_vs_encode_text": ("--classes", 1, "--repetitions", 1),
@@ -49,6 +51,6 @@ def test_its_json_has_a_ratio(name):
     assert told["ratio"] is None if name == "gpu" and not told.get("measured", True) else told["ratio"] > 0
 
 
-@pytest.mark.parametrize("name", ["kmeans_backends", "large_cache", "prompts_vs_encode_text"])
+@pytest.mark.parametrize("name", ["kmeans_backends", "large_cache", "many_images", "prompts_vs_encode_text"])
 def test_the_ratio_comes_last(name):
     assert re.search(r"ratio [\d.]+( \(.*\))?$", run(name).strip())

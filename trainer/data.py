@@ -1,38 +1,89 @@
-"""What a training step reads: images replayed as their cached view, labels, and what the teacher says of them."""
+"""What training reads: a dataset with the content of its cache, and single views cropped as the teacher saw them."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int, Int16, Shaped, UInt8
+from jaxtyping import Int, Int16, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from data_cache.content import Loaded
-from data_cache.datasets.base import VOID, Dataset
-from data_cache.errors import UserError
-from data_cache.schema import reserved_label
+from data_cache.content import Loaded, Texts
+from data_cache.datasets.base import Dataset
+from data_cache.errors import UsageError, UserError
+from data_cache.reader import Cache
+from data_cache.sample import check_unchanged, crop_image, crop_label, read_unchanged
+from data_cache.source_dataset import open_source_dataset, recorded_root
 from data_cache.splits import Split
-from data_cache.views import View, replay_image, replay_label
-from trainer.interrupt import end_quietly
-from trainer.losses import Taught
+from data_cache.views import View, check_resampling
+from trainer.config import TrainConfig
+from trainer.losses.plm import IGNORE
 from trainer.photometric import distort
-from trainer.plm import IGNORE
-from trainer.ranks import own
+from trainer.sampler import Draw
 
-CPU = torch.device("cpu")
 PHOTOMETRIC = 1
-"""Sets the generators of colours apart from those of the stream, which share their seed."""
+"""Keeps the generators of colour changes apart from those of the sampling order, which share their seed."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The dataset, and what its cache holds: views, CLS tokens, fused masks and text features.
+
+    `size` is the student's side in pixels; `origin` is what a checkpoint records about the cache.
+    """
+
+    dataset: Dataset
+    split: Split
+    loaded: Loaded
+    texts: Texts
+    size: int
+    origin: Mapping[str, Any]
+
+
+def load_training_data(config: TrainConfig) -> TrainingData:
+    """Open cache and dataset, and check that they belong together.
+
+    Raises:
+        UserError, UsageError: a missing or unfinished cache, or images that it was not made from.
+
+    """
+    if config.cache is None:
+        raise UsageError("--cache: a value is missing")
+    cache = Cache(Path(config.cache))
+    check_resampling(cache.path, cache.fingerprint)
+    masks = cache.mask_name(config.masks)
+    loaded = cache.load(masks)
+    root = Path(config.root) if config.root else recorded_root(cache)
+    dataset, texts = open_source_dataset(cache, root), cache.texts()
+    if not loaded.ok.any():
+        raise UserError(f"{cache.path}: every image failed; see `info` and run `precompute` again")
+    if not any(label for _, label in loaded.digest):
+        raise UserError(
+            f"{cache.path}: no image has a label map, so the seen classes cannot be learnt; add label maps, and run "
+            "`precompute` again into another --cache"
+        )
+    split = Split(dataset.classes, tuple(cache.mask_attributes(masks)["unseen"]))
+    size = config.size or int(cache.fingerprint["clip"]["image_size"])
+    origin = {
+        "dataset": cache.fingerprint["dataset"],
+        "clip": cache.fingerprint["clip"],
+        "masks": cache.mask_attributes(masks),
+        "prompts": {"name": texts.name, "templates": list(texts.templates)},
+        "recorded": {
+            "root": str(root.absolute()) if root else None,
+            "clip": cache.attributes["recorded"].get("clip"),
+        },
+    }
+    return TrainingData(dataset, split, loaded, texts, size, origin)
 
 
 class Batch(NamedTuple):
     """Views as the student sees them, with the seen labels of their pixels (rank among seen classes, or -1).
 
-    A tuple, because a DataLoader pins the tensors of no other class.
+    A tuple, because a DataLoader does not pin the tensors of other classes.
     """
 
     images: UInt8[Tensor, "batch 3 size size"]
@@ -41,63 +92,18 @@ class Batch(NamedTuple):
     view: Int[Tensor, "batch"]
 
 
-class TeacherSource(Protocol):
-    """Who answers for CLIP during training: the cache, or a live teacher behind the same call."""
+class ViewDataset(TorchDataset):
+    """The cached views of all images that did not fail, cropped from image and label map exactly as the teacher saw
+    them.
 
-    def __call__(
-        self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
-    ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
-        """CLS tokens and fused labels of views, the labels with the reserved value where a token is not ignored."""
-
-
-class CachedTeacher:
-    """Reads CLS tokens and fused labels of views from memory, in the training process alone.
-
-    Processes that decode have no part in it: forked, they share its pages with everything else and never touch them.
-    """
-
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
-
-    def __call__(
-        self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
-    ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
-        """What stage 1 stored."""
-        return self._loaded.cls[image, view], self._loaded.label[image, view]
-
-
-def taught(teacher: TeacherSource, batch: Batch, classes: int, device: torch.device = CPU) -> Taught:
-    """What a teacher says of a batch, as the losses take it on a device; `classes` is the number of seen ones."""
-    cls, labels = teacher(batch.image.numpy(), batch.view.numpy())
-    pseudo = torch.from_numpy(_signed(labels)).to(device)
-    answer = torch.from_numpy(cls.astype(np.float32)).to(device)
-    seen, image = (part.to(device, non_blocking=True) for part in (batch.seen, batch.image))
-    return Taught(answer, joint_target(seen, pseudo, classes), image)
-
-
-def joint_target(
-    seen: Int[Tensor, "batch height width"], pseudo: Int[Tensor, "batch y x"], classes: int
-) -> Int[Tensor, "batch height width"]:
-    """The seen label where a pixel has one, else K + the pseudo label of its (nearest) token, else -1."""
-    height, width = seen.shape[1:]
-    rows = torch.arange(height, device=seen.device) * pseudo.shape[1] // height
-    columns = torch.arange(width, device=seen.device) * pseudo.shape[2] // width
-    nearest = pseudo[:, rows[:, None], columns]
-    nearest = torch.where(nearest == IGNORE, IGNORE, nearest + classes)
-    return torch.where(seen == IGNORE, nearest, seen)
-
-
-class ViewSet(TorchDataset):
-    """The cached views of a dataset that are ok, replayed on image and label exactly as the teacher saw them.
-
-    With `photometric` their colours are changed, another way each time; their geometry never is.
+    Given a seed `photometric`, colours change, differently each time; the geometry never does.
     """
 
     def __init__(
         self, dataset: Dataset, split: Split, loaded: Loaded, size: int, photometric: int | None = None
     ) -> None:
         self.dataset, self.size, self.photometric = dataset, size, photometric
-        self.rank = split.seen_rank()
+        self.split = split
         self.box, self.flip, self.digest = loaded.box, loaded.flip, loaded.digest
         self._unchanged: set[int] = set()
         self.images: Int[np.ndarray, "ok"] = np.flatnonzero(loaded.ok)
@@ -105,117 +111,31 @@ class ViewSet(TorchDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: "Draw") -> tuple[UInt8[Tensor, "3 size size"], Tensor, int, int] | UserError:
-        """One view; an unreadable image comes back as the error, to be raised where it can be told in one line."""
+    def __getitem__(self, draw: Draw) -> tuple[UInt8[Tensor, "3 size size"], Tensor, int, int] | UserError:
+        """One view; an unreadable image is returned as the error, to be raised in the training process."""
         index, view = int(self.images[draw.item]), draw.view
         try:
-            self.check_unchanged(index)
-            image, label = self.dataset.load(index)
+            image, label = self._read(index)
         except UserError as error:
             return error
         geometry = View.stored(self.box[index, view], self.flip[index, view])
-        pixels = torch.from_numpy(replay_image(image, geometry, self.size)).permute(2, 0, 1)
+        pixels = torch.from_numpy(crop_image(image, geometry, self.size)).permute(2, 0, 1)
         if self.photometric is not None:
-            pixels = distort(pixels, np.random.default_rng((self.photometric, draw.place, PHOTOMETRIC)))
+            pixels = distort(pixels, np.random.default_rng((self.photometric, draw.position, PHOTOMETRIC)))
         if label is None:
             return pixels, torch.full((self.size, self.size), IGNORE, dtype=torch.int16), index, view
-        ranks = self.rank[replay_label(label, geometry, self.size)].astype(np.int16)
-        return pixels, torch.from_numpy(np.where(ranks == VOID, IGNORE, ranks)), index, view
+        seen = self.split.seen_target(crop_label(label, geometry, self.size))
+        return pixels, torch.from_numpy(seen), index, view
+
+    def _read(self, index: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"] | None]:
+        """Read an image and its label map; their hashes are compared once per process and image, in the same read."""
+        if index in self._unchanged:
+            return self.dataset.load(index)
+        image, label, _ = read_unchanged(self.dataset, index, self.digest[index])
+        self._unchanged.add(index)
+        return image, label
 
     def check_unchanged(self, index: int) -> None:
-        """Raise UserError if an image or its label map is not what was cached; looks once a process and image."""
-        if index in self._unchanged:
-            return
-        if self.dataset.digest(index) != self.digest[index]:
-            raise UserError(
-                f"{self.dataset.path(index)}: the image or its label map changed since it was cached; restore them, "
-                "or precompute again into another --cache"
-            )
+        """Raise UserError if an image or its label map differs from what was cached."""
+        check_unchanged(self.dataset, index, self.digest[index])
         self._unchanged.add(index)
-
-
-class Draw(NamedTuple):
-    """One view on its way into a batch: which item of the `ViewSet`, which view, and its place in the stream."""
-
-    item: int
-    view: int
-    place: int
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Endless batches in an order that depends on the seed and the step alone, so that resuming needs no state.
-
-    Epoch after epoch each image comes once, in a new order and as one of its views at random; batches run across
-    epochs.
-    """
-
-    items: int
-    views: int
-    batch_size: int
-    seed: int
-
-    def batch(self, step: int) -> list[Draw]:
-        """The views of update number `step`, from 0."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = {epoch: _epoch(self, epoch) for epoch in {place // self.items for place in places}}
-        chosen = ((place, *epochs[place // self.items], place % self.items) for place in places)
-        return [Draw(int(order[at]), int(views[at]), place) for place, order, views, at in chosen]
-
-    def steps(self, first: int, last: int) -> "Steps":
-        """The updates `first` to `last` - 1 as a batch sampler."""
-        return Steps(self, first, last)
-
-
-@lru_cache(maxsize=2)  # drawing an epoch of COCO takes longer than reading a batch of its cache
-def _epoch(stream: Stream, epoch: int) -> tuple[Int[np.ndarray, "item"], Int[np.ndarray, "item"]]:
-    rng = np.random.default_rng((stream.seed, epoch))
-    return rng.permutation(stream.items), rng.integers(stream.views, size=stream.items)
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A range of updates, in the form a DataLoader takes for its batch sampler; of several processes the own part."""
-
-    stream: Stream
-    first: int
-    last: int
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return (list(own(self.stream.batch(step))) for step in range(self.first, self.last))
-
-
-def batches(views: ViewSet, stream: Stream, first: int, last: int, workers: int) -> Iterator[Batch]:
-    """The batches of updates `first` to `last` - 1, decoded ahead by `workers` processes.
-
-    One of several processes that train gets its own part of each.
-    """
-    loader = DataLoader(
-        views,
-        batch_sampler=stream.steps(first, last),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=end_quietly,
-        # its own generator: the global one belongs to the model and must resume bit for bit
-        generator=torch.Generator().manual_seed(0),
-    )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        yield item
-
-
-def _collate(items: list) -> Batch | UserError:
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    images, seen, image, view = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.stack(seen), torch.tensor(image), torch.tensor(view))
-
-
-def _signed(labels: Shaped[np.ndarray, "batch y x"]) -> Int[np.ndarray, "batch y x"]:
-    return np.where(labels == reserved_label(labels.dtype.name), IGNORE, labels.astype(np.int64))

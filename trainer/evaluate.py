@@ -1,155 +1,168 @@
-"""Evaluation: student and text features only; CLIP's towers take no part."""
+"""Evaluation of a segmenter on labelled images, and the choice of gamma without unseen labels."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
+from jaxtyping import Int, UInt8
 
-from data_cache.datasets.base import Dataset
+from data_cache.callbacks import Progress, ignore
+from data_cache.datasets.base import VOID, Dataset
 from data_cache.errors import UserError
-from trainer.checkpoint import Checkpoint
-from trainer.contest import Contest, contest
+from data_cache.survey import absent_classes
+from trainer.config import GAMMA
 from trainer.metrics import ConfusionMatrix, Metrics, metrics
-from trainer.plm import pixel_logits
-from trainer.words import Words
+from trainer.predictor import check_strip
+from trainer.segmenter import Segmenter, Vocabulary
 
-GAMMA = 1.5
-"""Added to the logits of unseen classes in the paper, against the bias towards seen ones."""
-STRIDE = 426 / 512
-"""Stride of the sliding window as a share of its side (512 and 426 in ZegCLIP's protocol)."""
-
-
-class Segments(Protocol):
-    """Whatever names a class for every pixel of an image."""
-
-    @property
-    def words(self) -> Words:
-        """The classes it chooses from."""
-
-    def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Contest:
-        """The best familiar and the best new class at the image's own pixels."""
-
-
-class Predictor:
-    """Predicts a class for every pixel of an image by a trained student.
-
-    Args:
-        checkpoint: the student.
-        sliding: average the logits of overlapping square windows instead of one pass over the whole image.
-        words: the classes to choose from; those of the training by default.
-
-    """
-
-    def __init__(self, checkpoint: Checkpoint, sliding: bool = False, words: Words | None = None) -> None:
-        self.checkpoint, self.sliding = checkpoint, sliding
-        self.words = words or checkpoint.words
-        self._text = F.normalize(self.words.text.to(checkpoint.text.device), dim=1)
-
-    def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Contest:
-        """The best familiar and the best new class at the image's own pixels."""
-        return contest(self.logits(image), self.words.familiar, image.shape[:2])
-
-    @torch.inference_mode()
-    def logits(self, image: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "class y x"]:
-        """Logits at the size the student sees: the ratio kept, the short side the training size."""
-        side = self.checkpoint.size
-        scale = side / min(image.shape[:2])
-        height, width = (max(side, round(length * scale)) for length in image.shape[:2])
-        resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-        pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float().to(self._text.device)
-        return self._slide(pixels, side) if self.sliding else self._whole(pixels)
-
-    def _whole(self, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "class height width"]:
-        config, segmenter = self.checkpoint.config, self.checkpoint.segmenter
-        height, width = pixels.shape[2:]
-        pad = (-width % segmenter.multiple, -height % segmenter.multiple)
-        padded = F.pad(pixels, (0, pad[0], 0, pad[1]), mode="replicate")
-        features = segmenter(padded)[0].float()
-        logits = pixel_logits(features, self._text, config.logits, config.tau)
-        full = F.interpolate(logits[None], padded.shape[2:], mode="bilinear", align_corners=False)[0]
-        return full[:, :height, :width]
-
-    def _slide(self, pixels: Float[Tensor, "1 3 height width"], side: int) -> Float[Tensor, "class height width"]:
-        height, width = pixels.shape[2:]
-        total = torch.zeros(len(self._text), height, width, device=pixels.device)
-        visits = torch.zeros(height, width, device=pixels.device)
-        for top in window_starts(height, side):
-            for left in window_starts(width, side):
-                area = (slice(top, top + side), slice(left, left + side))
-                total[:, *area] += self._whole(pixels[:, :, *area])
-                visits[area] += 1
-        return total / visits
-
-
-def window_starts(length: int, side: int) -> list[int]:
-    """Where windows of `side` pixels start along `length` >= side: at the stride, the last one flush with the end."""
-    stride = max(1, round(side * STRIDE))
-    return sorted({min(start, length - side) for start in range(0, length - side + stride, stride)})
+GRID = np.arange(0, 5.01, 0.25)
+"""The gammas that `pick_gamma` chooses from."""
+KEPT = 0.98
+"""Share of the seen classes' mIoU that `pick_gamma` keeps (docs/decisions/method.md)."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Pooled pixel counts of a prediction, by gamma."""
+    """Pooled pixel counts of a prediction, by gamma.
 
-    words: Words
+    Args:
+        vocabulary: the classes.
+        counts: a confusion matrix for each gamma.
+        images: how many are counted.
+        failures: the reasons why the others are not, by image name.
+
+    """
+
+    vocabulary: Vocabulary
     counts: Mapping[float, Int[np.ndarray, "true predicted"]]
+    images: int = 0
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def at(self, gamma: float) -> Metrics:
         """The metrics at one of its gammas, S and U by the split of the evaluated dataset (the paper's reading)."""
-        return metrics(self.counts[gamma], self.words.split.unseen_index)
+        return metrics(self.counts[gamma], self.vocabulary.split.unseen_index)
 
-    def by_familiarity(self, gamma: float) -> Metrics:
+    def by_training_labels(self, gamma: float) -> Metrics:
         """The metrics at one of its gammas, S the classes that had labels in training and U all others."""
-        return metrics(self.counts[gamma], np.flatnonzero(~self.words.familiar))
+        return metrics(self.counts[gamma], np.flatnonzero(~self.vocabulary.labelled))
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints: the first gamma on top, all of several under `sweep`."""
-        first, classes = next(iter(self.counts)), self.words.split.classes
-        told = self.at(first).as_json(first, classes)
+        """What `--json` prints: the first gamma at the top level, all of several gammas under `sweep`."""
+        first, classes = next(iter(self.counts)), self.vocabulary.split.classes
+        output = self.at(first).as_json(first, classes)
         if len(self.counts) > 1:
-            told["sweep"] = [self.at(gamma).as_json(gamma) for gamma in self.counts]
-        if self.words.transferred:
-            told["by_training_vocabulary"] = self.by_familiarity(first).as_json(first)
-        return told
+            output["sweep"] = [self.at(gamma).as_json(gamma) for gamma in self.counts]
+        if self.vocabulary.transferred:
+            output["by_training_vocabulary"] = self.by_training_labels(first).as_json(first)
+        if self.failures:
+            output["failures"] = dict(self.failures)
+        return output
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence if classes are left out of the means because no label map has them."""
+        true = next(iter(self.counts.values())).sum(axis=1)
+        absent = absent_classes(true, self.vocabulary.split.classes, self.images)
+        return [absent] if absent else []
+
+    def check(self) -> None:
+        """Raise UserError if an image could not be evaluated."""
+        if self.failures:
+            raise UserError(
+                f"{len(self.failures)} of {self.images + len(self.failures)} images could not be evaluated, and the "
+                "metrics cover only the others; fix them and evaluate again"
+            )
 
 
 def evaluate(
-    predict: Segments,
-    dataset: Dataset,
-    gammas: Sequence[float] = (GAMMA,),
-    tell: Callable[[int], None] = lambda _: None,
+    segmenter: Segmenter, dataset: Dataset, gammas: Sequence[float] = (GAMMA,), progress: Progress = ignore
 ) -> Evaluation:
-    """Predict every image of a dataset that has the same classes, once for all gammas; `tell` hears of images done.
+    """Predict every image of a dataset with the same classes, once for all gammas; `progress` counts images.
 
-    Raises UserError if the classes differ, an image cannot be read, or one has no labels.
+    An image that cannot be read is left out of the counts and named in `failures`.
+
+    Raises UserError if the classes differ, an image has no label map, or no image can be read.
     """
-    classes = predict.words.split.classes
+    classes = segmenter.vocabulary.split.classes
     if dataset.classes != classes:
         raise UserError(
-            f"{dataset.root or dataset.name}: its {len(dataset.classes)} classes are not the {len(classes)} "
+            f"{dataset.root or dataset.name}: its {len(dataset.classes)} classes differ from the {len(classes)} "
             "of the prediction; evaluate on the dataset it was made for"
         )
+    check_labelled(dataset)
     confusion = {gamma: ConfusionMatrix(len(classes)) for gamma in gammas}
+    failures: dict[str, str] = {}
     for index in range(len(dataset)):
-        image, label = labelled(dataset, index)
-        found = predict(image)
-        for gamma, one in confusion.items():
-            one.update(label, found.at(gamma))
-        tell(1)
-    return Evaluation(predict.words, {gamma: one.counts for gamma, one in confusion.items()})
+        try:
+            image, label = load_labelled(dataset, index)
+        except UserError as error:
+            failures[dataset.ids[index]] = str(error)
+        else:
+            predicted = segmenter(image)
+            for gamma, matrix in confusion.items():
+                matrix.update(label, predicted.at(gamma))
+        progress(1)
+    if len(failures) == len(dataset):
+        first = next(iter(failures.values()))
+        raise UserError(f"none of the {len(dataset)} images can be evaluated; the first: {first}")
+    counts = {gamma: matrix.counts for gamma, matrix in confusion.items()}
+    return Evaluation(segmenter.vocabulary, counts, len(dataset) - len(failures), failures)
 
 
-def labelled(
+def pick_gamma(segmenter: Segmenter, images: Dataset, progress: Progress = ignore) -> float:
+    """The greatest gamma of `GRID` that costs a student almost none of its accuracy on labelled pixels.
+
+    On training images, over pixels with a seen label, the mIoU of the seen classes must be at least `KEPT` of its
+    maximum over the grid; a pixel predicted as an unseen class is a miss. All other pixels, and thus all labels of
+    unseen classes, are left out, as are images that have no label map or cannot be read.
+
+    Raises UserError if the student predicts no seen pixel correctly: such images say nothing about gamma.
+    """
+    split, n = segmenter.vocabulary.split, len(GRID)
+    rank, classes = split.seen_rank(), len(split.seen)
+    hits, predicted, true = (np.zeros((classes, n + 1)) for _ in range(3))
+    for index in range(len(images)):
+        try:
+            image, label = load_labelled(images, index)
+        except UserError:
+            continue
+        found, target = segmenter(image), rank[label]
+        known = target != VOID
+        # from this position of the grid on, an unseen class wins
+        flip = np.searchsorted(GRID, -found.lead[known], side="right")
+        target, ours = target[known], rank[found.labelled[known]]
+        hit = ours == target
+        for counts, rows, flips in ((true, target, flip), (predicted, ours, flip), (hits, ours[hit], flip[hit])):
+            cells = rows.astype(np.int64) * (n + 1) + flips
+            counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+        progress(1)
+    total = true.sum(axis=1, keepdims=True)
+    # at position g a seen class is still predicted wherever its flip comes later
+    hits, predicted = (counts.sum(axis=1, keepdims=True) - counts.cumsum(axis=1)[:, :n] for counts in (hits, predicted))
+    if not hits.any():
+        raise UserError(
+            "--pick-gamma: not one seen pixel of these images is predicted correctly; use more of them, or train longer"
+        )
+    miou = (hits / np.maximum(total + predicted - hits, 1))[total[:, 0] > 0].mean(axis=0)
+    return float(GRID[np.flatnonzero(miou >= KEPT * miou.max())[-1]])
+
+
+def check_labelled(dataset: Dataset) -> None:
+    """Raise UserError if images of a dataset have no label map, without reading any."""
+    if missing := [index for index in range(len(dataset)) if not dataset.has_label(index)]:
+        raise UserError(
+            f"{len(missing)} of {len(dataset)} images have no label map, the first is {dataset.path(missing[0])}; "
+            "evaluation needs one for every image"
+        )
+
+
+def load_labelled(
     dataset: Dataset, index: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
-    """An image and its label map; raise UserError without one."""
+    """An image that a student can take, and its label map. Raises UserError, naming the image, if there is none."""
     image, label = dataset.load(index)
     if label is None:
         raise UserError(f"{dataset.path(index)}: has no label map; evaluation needs one for every image")
+    check_strip(*image.shape[:2], f"{dataset.path(index)}: ")
     return image, label

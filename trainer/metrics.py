@@ -25,7 +25,7 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Shares in 0..1; nan where no class of a kind occurs."""
+    """Fractions in 0..1; nan where no class of that kind occurs."""
 
     pixel_accuracy: float
     miou_seen: float
@@ -37,16 +37,16 @@ class Metrics:
 
     @property
     def summary(self) -> dict[str, float]:
-        """The four figures papers report, by the names they have in JSON."""
+        """The four figures papers report, by their names in JSON."""
         values = (self.pixel_accuracy, self.miou_seen, self.miou_unseen, self.hiou)
         return dict(zip(self.COLUMNS, values, strict=True))
 
     def as_json(self, gamma: float, classes: Sequence[str] = ()) -> dict[str, Any]:
-        """What `--json` prints, the IoU of each class only if they are named; null where no class of a kind occurs."""
-        told = {**_nullable(self.summary), "gamma": gamma}
+        """What `--json` prints, with the IoU of each class if `classes` names them; null where no class occurs."""
+        output = {**_nullable(self.summary), "gamma": gamma}
         if classes:
-            told["per_class"] = _nullable(dict(zip(classes, self.iou.tolist(), strict=True)))
-        return told
+            output["per_class"] = _nullable(dict(zip(classes, self.iou.tolist(), strict=True)))
+        return output
 
     def __str__(self) -> str:
         """The four figures in per cent, on one line."""
@@ -54,7 +54,7 @@ class Metrics:
 
 
 def metrics(counts: Int[np.ndarray, "true predicted"], unseen: Int[np.ndarray, "unseen"]) -> Metrics:
-    """IoU a class = hits / (true + predicted - hits), nan if the union is empty; means skip nan.
+    """IoU per class = hits / (true + predicted - hits), nan if the union is empty; means skip nan.
 
     pAcc counts all labelled pixels. hIoU (eq. 13) = 2SU / (S + U), and 0 when both are 0.
     """

@@ -1,78 +1,87 @@
-"""The datasets by name, and the one way to open them."""
+"""The registry of datasets, and the one way to open them."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from data_cache.datasets import camvid, coco, context, folder, scenes, voc
-from data_cache.datasets.base import VOID, Dataset, PairedFiles, Recipe
-from data_cache.errors import UsageError, UserError
+from data_cache.datasets.base import VOID, Dataset, DatasetSpec
+from data_cache.errors import UnreadableError, UsageError, UserError
+from data_cache.messages import did_you_mean
+from data_cache.system.files import is_folder, stat_or_none
 
-__all__ = ["DATASETS", "DRAWN", "VOID", "Dataset", "PairedFiles", "Recipe", "open_dataset"]
+__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "open_dataset"]
 
-DATASETS: dict[str, Recipe] = {
-    "voc": voc.RECIPE,
-    "context": context.RECIPE,
-    "coco": coco.RECIPE,
-    "camvid": camvid.RECIPE,
-    "folder": folder.RECIPE,
+DATASETS: dict[str, DatasetSpec] = {
+    "voc": voc.SPEC,
+    "context": context.SPEC,
+    "coco": coco.SPEC,
+    "camvid": camvid.SPEC,
+    "folder": folder.SPEC,
+    "scenes": scenes.SPEC,
 }
-DRAWN: dict[str, Callable[[str], Dataset]] = {"scenes": scenes.open_scenes}
-"""Datasets that are drawn, not read: they need no files and have no root."""
 
 
 def open_dataset(name: str, root: Path | None, split: str, limit: int | None = None) -> Dataset:
     """Open a split of a dataset.
 
     Args:
-        name: A key of `DATASETS` or `DRAWN`.
+        name: A key of `DATASETS`.
         root: Its folder. None looks at `$CLIPTEACHER_DATA/<name>`, then at `data/<name>` below the working
             directory. A drawn dataset has none.
-        split: Such as `train` or `val`; which ones there are depends on the dataset.
-        limit: Take only the first so many images.
+        split: Such as `train` or `val`; the dataset's spec lists them.
+        limit: Take only the first images, this many at most.
 
     Raises:
-        UsageError: There is no such dataset or split, the limit is below one, or a drawn dataset is given a root.
+        UsageError: The dataset or the split does not exist, the limit is below one, or a drawn dataset is given a root.
         UserError: The folder, images or label maps are missing.
 
     """
-    if name not in DATASETS | DRAWN:
-        raise UsageError(f"no dataset named '{name}': choose one of {', '.join((*DATASETS, *DRAWN))}")
+    if name not in DATASETS:
+        raise UsageError(
+            f"no dataset named '{name}': choose one of {', '.join(DATASETS)}{did_you_mean(name, DATASETS)}"
+        )
+    spec = DATASETS[name]
+    if spec.splits and split not in spec.splits:
+        raise UsageError(f"{name} has no split '{split}': choose one of {', '.join(spec.splits)}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: at least one image is needed")
-    if name in DRAWN and root is not None:
+    if spec.layout:
+        dataset = _read(spec, _find_root(name, root), split)
+    elif root is not None:
         raise UsageError(f"--root {root}: {name} is drawn, not read; leave --root out")
-    dataset = DRAWN[name](split) if name in DRAWN else _read(DATASETS[name], _root(name, root), split)
-    return dataset if limit is None else dataset.limited(limit)
+    else:
+        dataset = spec.open(Path(), split)
+    return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
 
 
-def _read(recipe: Recipe, root: Path, split: str) -> Dataset:
+def _read(spec: DatasetSpec, root: Path, split: str) -> Dataset:
     try:
-        dataset = recipe.open(root, split)
-    except UsageError:
+        dataset = spec.open(root, split)
+    except (UsageError, UnreadableError):
         raise
     except UserError as error:
-        raise UserError(f"{error} (expected below {root}: {recipe.tree})") from None
-    return replace(dataset, note=recipe.note(dataset.split, len(dataset)))
+        raise UserError(f"{error} (expected below {root}: {spec.layout})") from None
+    return replace(dataset, notes=(*spec.notes(dataset.split, len(dataset)), *dataset.notes))
 
 
-def _root(name: str, given: Path | None) -> Path:
+def _find_root(name: str, given: Path | None) -> Path:
     """Return the folder of a dataset as an absolute path: workers may run in another working directory."""
+    spec = DATASETS[name]
     if given is not None:
-        if not given.expanduser().is_dir():
-            problem = "is a file, not a folder" if given.expanduser().exists() else "no such folder"
-            raise UserError(f"{problem}: {given}: pass --root with the folder that holds {DATASETS[name].tree}")
+        if not is_folder(given.expanduser()):
+            problem = "is a file, not a folder" if stat_or_none(given.expanduser()) else "no such folder"
+            raise UserError(f"{problem}: {given}: pass --root with the folder that holds {spec.layout}")
         return given.expanduser().absolute()
     candidates = [Path("data") / name]
     if os.environ.get("CLIPTEACHER_DATA"):
         candidates.insert(0, Path(os.environ["CLIPTEACHER_DATA"]).expanduser() / name)
     for candidate in candidates:
-        if candidate.is_dir():
+        if is_folder(candidate):
             return candidate.absolute()
     raise UserError(
-        f"{name} is not here: looked for {' and '.join(map(str, candidates))}\n"
-        f"  it needs:  {DATASETS[name].tree}\n"
-        f"  from:      {DATASETS[name].published}\n"
-        f"  put it at: {candidates[0]}, or at $CLIPTEACHER_DATA/{name}, or pass it with --root DIR"
+        f"{name} was not found: looked for {' and '.join(map(str, candidates))}",
+        f"  it needs:  {spec.layout}",
+        f"  from:      {spec.source}",
+        f"  put it at: {candidates[0]}, or at $CLIPTEACHER_DATA/{name}, or pass it with --root DIR",
     )

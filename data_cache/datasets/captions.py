@@ -1,4 +1,4 @@
-"""Captions of drawn scenes, as the web has them: they tell a part of what is there, in changing words."""
+"""Captions of drawn scenes, like those of the web: they name a part of what is visible, in varying words."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -6,13 +6,13 @@ from jaxtyping import UInt8
 from data_cache.datasets.scenes import STUFF, THINGS, visible
 
 THING_NAMED, STUFF_NAMED = 0.8, 0.5
-"""How likely a caption names a thing or a ground that can be seen."""
+"""Probability that a caption names a visible thing or ground."""
 OPENINGS = ("", "", "a photo of ", "a photo of ", "a picture of ", "there is ", "this is ", "look: ")
 ENDINGS = ("", "", "", ".", ".", " in the scene.", " on a good day")
 
 
 def caption(rng: np.random.Generator, label: UInt8[np.ndarray, "height width"]) -> str:
-    """What someone might write under a scene: the names of a random part of what is in it."""
+    """A caption as a person might write it: the names of a random part of what is visible."""
     there = np.flatnonzero(visible(label)).tolist()
     chosen = [i for i in there if rng.random() < (STUFF_NAMED if i < len(STUFF) else THING_NAMED)]
     chosen = chosen or [there[rng.integers(len(there))]]

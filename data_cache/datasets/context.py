@@ -5,26 +5,25 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from data_cache.datasets.base import VOID, PairedFiles, Recipe, label_table
-from data_cache.datasets.pairing import listed_pairs
+from data_cache.class_list import class_lists
+from data_cache.datasets.base import VOID, DatasetSpec
+from data_cache.datasets.paired_files import PairedFiles, label_table
+from data_cache.datasets.pairing import pairs_of_list
 from data_cache.datasets.voc import year_folder
-from data_cache.errors import UsageError
-from data_cache.splits import vocabularies
 
-SPLITS = ("train", "val")
 PUBLISHED_CLASSES = 459
 LISTS = ("ImageSets/SegmentationContext", "ImageSets/Main")
 
 
 def index_table() -> UInt8[np.ndarray, "raw"]:
     """Return the table of mmsegmentation's maps: 0 for everything else, then the 59 classes; 255 for void."""
-    classes = vocabularies()["context"].classes
+    classes = class_lists()["context"].classes
     return label_table(range(1, len(classes) + 1), void=(0, VOID))
 
 
 def raw_table() -> UInt8[np.ndarray, "raw"]:
     """Return the table of the published maps: 59 of the ids 1..459; the other 400 classes, and 0, are void."""
-    used = vocabularies()["context"].raw_ids
+    used = class_lists()["context"].raw_ids
     return label_table(used, void=set(range(PUBLISHED_CLASSES + 1)) - set(used))
 
 
@@ -34,30 +33,26 @@ def open_context(root: Path, split: str) -> PairedFiles:
     Label maps are mmsegmentation's (SegmentationClassContext/*.png), or else those published (trainval/*.mat).
     Lists are mmsegmentation's (SegmentationContext/), or else VOC 2010's own (Main/).
 
-    Raises:
-        UsageError: There is no such split.
-        UserError: The list, or files it names, are missing.
-
+    Raises UserError if the list, or files it names, are missing.
     """
-    if split not in SPLITS:
-        raise UsageError(f"context has no split '{split}': choose one of {', '.join(SPLITS)}")
     root = year_folder(root, "VOC2010")
     lists = [root / folder / f"{split}.txt" for folder in LISTS]
     names = next((file for file in lists if file.is_file()), lists[0])
     converted = (root / "SegmentationClassContext").is_dir()
     labels = "SegmentationClassContext/{}.png" if converted else "trainval/{}.mat"
-    pairs = listed_pairs(root, names, "JPEGImages/{}.jpg", [labels])
+    pairs = pairs_of_list(root, names, "JPEGImages/{}.jpg", [labels])
     table = index_table() if converted else raw_table()
-    return PairedFiles("context", root, split, vocabularies()["context"].classes, pairs, table)
+    return PairedFiles("context", root, split, class_lists()["context"].classes, pairs, table)
 
 
-RECIPE = Recipe(
+SPEC = DatasetSpec(
     open_context,
-    published=(
+    splits=("train", "val"),
+    source=(
         "VOCtrainval_03-May-2010.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2010, trainval.tar.gz from "
         "https://cs.stanford.edu/~roozbeh/pascal-context"
     ),
-    tree=(
+    layout=(
         "JPEGImages/*.jpg, SegmentationClassContext/*.png (or the published trainval/*.mat), "
         "ImageSets/SegmentationContext/{train,val}.txt (or ImageSets/Main/{train,val}.txt)"
     ),

@@ -1,4 +1,4 @@
-"""The drawn world: textured things on textured stuff, with dense labels. Needs no file and no network."""
+"""Drawn scenes: textured things on textured stuff, with dense labels. They need no file and no network."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,13 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from data_cache.datasets import textures
-from data_cache.datasets.base import VOID
+from data_cache.datasets.base import VOID, DatasetSpec, Digest, Sample
 from data_cache.datasets.textures import Pattern
-from data_cache.errors import UsageError
 
 SIDE = 128
 SPLITS = {"train": 4000, "val": 200, "tune": 200, "captioned": 16000}
-"""Scenes of each split: to train on, to evaluate on, to choose settings by, and to train a CLIP with captions."""
+"""Scenes of each split: to train on, to evaluate on, to choose settings on, and to train a CLIP with captions."""
 
 Range = tuple[float, float]
 RED, YELLOW, GREEN = (-28.0, 20.0), (24.0, 70.0), (76.0, 146.0)
@@ -25,14 +24,14 @@ CYAN, BLUE, PURPLE = (152.0, 196.0), (202.0, 258.0), (264.0, 326.0)
 
 
 class Thing(NamedTuple):
-    """How a thing looks: neither its pattern nor the hues of its ink are its own alone."""
+    """How a thing looks: other things share its pattern or the hues of its ink, but not both."""
 
     pattern: Pattern
     hue: Range
 
 
 class Stuff(NamedTuple):
-    """How a ground looks: its colour, and height, width and strength of its grain."""
+    """How a ground looks: its colour, and the height, width and strength of its grain."""
 
     hue: Range
     saturation: Range
@@ -62,11 +61,11 @@ THINGS = {
     "rose": Thing(textures.bands, PURPLE),
 }
 VISIBLE_PIXELS = 100
-"""A class of which less can be seen does not count as being in a scene."""
+"""A class with fewer visible pixels does not count as being in a scene."""
 
 
 class Scene(NamedTuple):
-    """A picture and the class of each of its pixels."""
+    """An image and the class of each of its pixels."""
 
     image: UInt8[np.ndarray, "height width 3"]
     label: UInt8[np.ndarray, "height width"]
@@ -74,15 +73,15 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenes:
-    """A dataset that is drawn when asked for; the same scene every time, on every machine."""
+    """A dataset that is drawn on demand: the same scene every time, on every machine."""
 
     split: str
     count: int
     seed: int = 0
-    remembered: bool = True
+    cached: bool = True
     name: str = field(default="scenes", init=False)
     root: None = field(default=None, init=False)
-    note: str = field(default="", init=False)
+    notes: tuple[str, ...] = field(default=(), init=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,53 +96,50 @@ class Scenes:
     def __len__(self) -> int:
         return self.count
 
+    def has_label(self, i: int) -> bool:
+        """Every scene has labels."""
+        return True
+
     def path(self, i: int) -> Path:
         """Return the scene's name: there is no file."""
         return Path(self.ids[i])
 
     def image(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Return the picture."""
+        """Return the image."""
         return self.load(i).image
 
     def label(self, i: int) -> UInt8[np.ndarray, "height width"]:
-        """Return class ids, 255 where nobody annotated."""
+        """Return class ids, 255 where nothing is annotated."""
         return self.load(i).label
 
     def load(self, i: int) -> Scene:
-        """Draw the scene, or remember it; its arrays are read-only."""
-        return (_remembered if self.remembered else _drawn)(self.seed, self.split, i)
+        """Draw the scene, or take it from memory; its arrays are read-only."""
+        return (_cached if self.cached else _drawn)(self.seed, self.split, i)
 
-    def digest(self, i: int) -> tuple[str, str]:
-        """Return the SHA-256 of the picture's and of the label map's pixels."""
+    def digest(self, i: int) -> Digest:
+        """Return the SHA-256 of the image's and of the label map's pixels."""
         image, label = self.load(i)
-        return hashlib.sha256(image.tobytes()).hexdigest(), hashlib.sha256(label.tobytes()).hexdigest()
+        return Digest(*(hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in (image, label)))
 
-    def limited(self, n: int) -> "Scenes":
-        """Return the dataset of the first `n` scenes."""
-        return replace(self, count=min(n, self.count))
+    def sample(self, i: int) -> Sample:
+        """Return what `load` and `digest` return."""
+        return Sample(*self.load(i), self.digest(i))
 
-    def picked(self, indices: Sequence[int]) -> "Scenes":
-        """Return the dataset of some scenes: the first ones, as no cache holds others."""
+    def subset(self, indices: Sequence[int]) -> "Scenes":
+        """Return the dataset of the first scenes; no cache holds others."""
         assert list(indices) == list(range(len(indices)))
-        return self.limited(len(indices))
+        return replace(self, count=len(indices))
 
-    def once(self) -> "Scenes":
-        """Return these scenes for who asks for each but once, for picture and digest: the last few are remembered."""
-        return replace(self, remembered=False)
-
-
-def open_scenes(split: str) -> Scenes:
-    """Open `train`, `val`, `tune` or `captioned`.
-
-    Raises UsageError if there is no such split.
-    """
-    if split not in SPLITS:
-        raise UsageError(f"scenes has no split '{split}': choose one of {', '.join(SPLITS)}")
-    return Scenes(split, SPLITS[split])
+    def uncached(self) -> "Scenes":
+        """Return these scenes without a memory, but for the last few: a digest follows its image."""
+        return replace(self, cached=False)
 
 
-@lru_cache(maxsize=4096)  # 256 MiB a process at most: drawing takes longer than everything else a training item needs
-def _remembered(seed: int, split: str, i: int) -> Scene:
+SPEC = DatasetSpec(lambda _, split: Scenes(split, SPLITS[split]), splits=tuple(SPLITS))
+
+
+@lru_cache(maxsize=4096)  # at most 256 MiB per process: drawing takes longer than all else that a training item needs
+def _cached(seed: int, split: str, i: int) -> Scene:
     return _drawn(seed, split, i)
 
 
@@ -156,7 +152,7 @@ def _drawn(seed: int, split: str, i: int) -> Scene:
 
 
 def draw(rng: np.random.Generator) -> Scene:
-    """One or two grounds, one to four things of different classes that hide parts of each other, light, and noise."""
+    """Draw one or two grounds, one to four things of different classes that may overlap, light, and noise."""
     canvas, label = np.empty((SIDE, SIDE, 3)), np.empty((SIDE, SIDE), np.uint8)
     names = list(STUFF)
     grounds = sorted(rng.choice(len(names), 1 + int(rng.random() < 0.7), replace=False))
@@ -177,7 +173,7 @@ def draw(rng: np.random.Generator) -> Scene:
 
 
 def visible(label: UInt8[np.ndarray, "height width"]) -> Bool[np.ndarray, "class"]:
-    """Which classes can be seen well enough to be named."""
+    """Which classes are visible enough to be named."""
     return np.bincount(label.ravel(), minlength=VOID + 1)[: len(STUFF) + len(THINGS)] >= VISIBLE_PIXELS
 
 

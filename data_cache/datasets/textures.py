@@ -1,4 +1,4 @@
-"""What the drawn world is made of: patterns of things, grains of stuff, outlines, and colours."""
+"""What drawn scenes are made of: patterns of things, grains of stuff, outlines, and colours."""
 
 import colorsys
 from collections.abc import Callable
@@ -12,13 +12,13 @@ Colour = Float[np.ndarray, "3"]
 Pattern = Callable[[np.random.Generator, Field, Field], Field]
 
 PERIOD = (8.0, 12.0)
-"""Pixels from stripe to stripe: about what one CLIP token sees, so that a token alone is ambiguous."""
+"""Pixels from stripe to stripe: about the size of a CLIP token's patch, so that a token alone is ambiguous."""
 TILT = 0.35
-"""Radians by which a pattern may be turned. At any angle, a small CLIP takes much longer to learn it."""
+"""Radians by which a pattern may be rotated. A small CLIP takes much longer to learn it at any angle."""
 
 
 def _phases(rng: np.random.Generator, y: Field, x: Field) -> tuple[Field, Field]:
-    """Angles along two perpendicular axes that are tilted at random, 2 pi a period."""
+    """Angles along two perpendicular axes that are tilted at random, 2 pi per period."""
     tilt, scale = rng.uniform(-TILT, TILT), 2 * np.pi / rng.uniform(*PERIOD)
     shift = rng.uniform(0, 2 * np.pi, 2)
     u = (x * np.cos(tilt) + y * np.sin(tilt)) * scale + shift[0]
@@ -27,18 +27,18 @@ def _phases(rng: np.random.Generator, y: Field, x: Field) -> tuple[Field, Field]
 
 
 def _ink(rng: np.random.Generator, wave: Field) -> Field:
-    # a wave around zero becomes paper (0) and ink (1) with an edge of a pixel or two, as a lens draws it; how much ink
-    # differs from thing to thing, so that the mean colour does not give the pattern away
+    # a wave around zero becomes paper (0) and ink (1) with an edge of a pixel or two, as through a lens; the amount of
+    # ink varies, so that the mean colour does not give the pattern away
     return np.clip(0.5 + 2 * (wave + rng.uniform(-0.3, 0.3)), 0, 1)
 
 
 def stripes(rng: np.random.Generator, y: Field, x: Field) -> Field:
-    """Stripes that stand."""
+    """Vertical stripes."""
     return _ink(rng, np.sin(_phases(rng, y, x)[0]))
 
 
 def bands(rng: np.random.Generator, y: Field, x: Field) -> Field:
-    """Stripes that lie."""
+    """Horizontal stripes."""
     return _ink(rng, np.sin(_phases(rng, y, x)[1]))
 
 
@@ -55,7 +55,7 @@ def dots(rng: np.random.Generator, y: Field, x: Field) -> Field:
 
 
 def grain(rng: np.random.Generator, side: int, height: float, width: float) -> Field:
-    """Smooth noise, of unit strength before it is smoothed, whose specks are about `height` x `width` pixels."""
+    """Smooth noise with specks of about `height` x `width` pixels; its standard deviation is 1 before smoothing."""
     rows, columns = (max(2, round(side / length)) for length in (height, width))
     small = Image.fromarray(rng.standard_normal((rows, columns)).astype(np.float32))
     return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC), np.float64)

@@ -2,34 +2,28 @@
 
 from pathlib import Path
 
-from data_cache.datasets.base import VOID, PairedFiles, Recipe, label_table
-from data_cache.datasets.pairing import listed_pairs
-from data_cache.errors import UsageError
-from data_cache.splits import vocabularies
+from data_cache.class_list import class_lists
+from data_cache.datasets.base import VOID, DatasetSpec
+from data_cache.datasets.paired_files import PairedFiles, label_table
+from data_cache.datasets.pairing import pairs_of_list
 
-SPLITS = ("train", "val")
 BACKGROUND = 0
 LISTS, LABELS = "ImageSets/Segmentation", ("SegmentationClass", "SegmentationClassAug")
 
 
 def open_voc(root: Path, split: str) -> PairedFiles:
-    """Open `train`, which is trainaug.txt (or train.txt where there is none), or `val`.
+    """Open `train`, which is trainaug.txt (or train.txt where that is missing), or `val`.
 
-    A label map is VOC's own (SegmentationClass/) where it has one, else that made from SBD (SegmentationClassAug/),
+    A label map is VOC's own (SegmentationClass/) where it has one, else the one made from SBD (SegmentationClassAug/),
     which labels some of VOC's images differently.
 
-    Raises:
-        UsageError: There is no such split.
-        UserError: The list, or files it names, are missing.
-
+    Raises UserError if the list, or files it names, are missing.
     """
-    if split not in SPLITS:
-        raise UsageError(f"voc has no split '{split}': choose one of {', '.join(SPLITS)}")
     root = year_folder(root, "VOC2012")
     augmented = root / LISTS / "trainaug.txt"
     names = augmented if split == "train" and augmented.is_file() else root / LISTS / f"{split}.txt"
-    pairs = listed_pairs(root, names, "JPEGImages/{}.jpg", [f"{folder}/{{}}.png" for folder in LABELS])
-    classes = vocabularies()["voc"].classes
+    pairs = pairs_of_list(root, names, "JPEGImages/{}.jpg", [f"{folder}/{{}}.png" for folder in LABELS])
+    classes = class_lists()["voc"].classes
     table = label_table(range(1, len(classes) + 1), void=(BACKGROUND, VOID))
     return PairedFiles("voc", root, split, classes, pairs, table)
 
@@ -40,13 +34,14 @@ def year_folder(root: Path, year: str) -> Path:
     return next((folder for folder in candidates if (folder / "JPEGImages").is_dir()), root)
 
 
-RECIPE = Recipe(
+SPEC = DatasetSpec(
     open_voc,
-    published=(
+    splits=("train", "val"),
+    source=(
         "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012, SegmentationClassAug and "
         "trainaug.txt made from SBD, http://home.bharathh.info/pubs/codes/SBD"
     ),
-    tree=(
+    layout=(
         "JPEGImages/*.jpg, SegmentationClass/*.png, SegmentationClassAug/*.png, "
         "ImageSets/Segmentation/{trainaug,train,val}.txt"
     ),

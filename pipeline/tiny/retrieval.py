@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from data_cache.datasets.scenes import Scenes, visible
-from data_cache.views import replay_image, whole
-from pipeline.clip import FrozenCLIP
-from pipeline.prompts import Prompts
+from data_cache.sample import crop_image
+from data_cache.views import whole
+from pipeline.teacher.clip import FrozenCLIP
+from pipeline.teacher.prompts import Prompts
 
 BATCH = 50
 
@@ -22,7 +23,7 @@ def retrieval(clip: FrozenCLIP, scenes: Scenes) -> dict[str, float]:
     scores, relevant = [], []
     for start in range(0, len(scenes), BATCH):
         drawn = [scenes.load(i) for i in range(start, min(start + BATCH, len(scenes)))]
-        images = [replay_image(image, whole(*image.shape[:2]), clip.image_size) for image, _ in drawn]
+        images = [crop_image(image, whole(*image.shape[:2]), clip.image_size) for image, _ in drawn]
         cls = clip.encode(np.stack(images)).cls.astype(np.float64)
         scores.append(cls / np.linalg.norm(cls, axis=1, keepdims=True) @ text.T)
         relevant += [visible(label) for _, label in drawn]

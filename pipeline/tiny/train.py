@@ -4,7 +4,8 @@ The captions name all classes, those hidden in segmentation too, as the web's ca
 random (FLIP, arXiv 2212.00794) so that an image costs 64 tokens whatever its size; first all images have 256 px, then
 their size varies, and the last updates see all patches. Beside CLIP's contrastive loss over captions each image meets
 every name alone: is it in the caption? That is a sigmoid loss (SigLIP, arXiv 2303.15343) on the name's own text
-feature, and it comes first (docs/decisions.md).
+feature, and it comes first
+(docs/decisions/method.md#the-tiny-clip).
 """
 
 import json
@@ -27,9 +28,10 @@ from torch.nn import functional as F
 
 from data_cache.datasets.captions import caption
 from data_cache.datasets.scenes import SPLITS, STUFF, THINGS, Scenes
-from pipeline.clip import FrozenCLIP
+from data_cache.system.atomic import atomic_write
+from pipeline.teacher.clip import FrozenCLIP
+from pipeline.teacher.weights import TINY_CONFIG, TINY_WEIGHTS, CLIPSource
 from pipeline.tiny.retrieval import mean_of, retrieval
-from pipeline.weights import TINY_CONFIG, TINY_WEIGHTS, CLIPSource
 
 SIZES = (128, 160, 192, 224, 256)
 TOKENS = 64
@@ -42,7 +44,7 @@ NOUN = 5
 """Where the tokens of "a photo of a NAME" have the name: each name is one token."""
 PROJECTION_SCALE = 0.25
 """Of the saved image projection. CLIP's cosines do not see how long a CLS token is, but GLM's attention does
-(docs/decisions.md)."""
+(docs/decisions/method.md#length-of-the-tiny-clips-cls-tokens)."""
 
 
 def main(
@@ -98,7 +100,8 @@ def main(
     card["minutes"] = round((time.perf_counter() - start) / 60, 1)
     card["retrieval"] = {str(size): _score(weights, size, scored) for size in (128, 192, 256)}
     card["mean_average_precision"] = {size: mean_of(one) for size, one in card["retrieval"].items()}
-    weights.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    with atomic_write(weights.with_suffix(".json")) as draft:
+        draft.write_text(json.dumps(card, indent=2) + "\n")
 
 
 def _draw(count: int) -> tuple[UInt8[np.ndarray, "scene 128 128 3"], UInt8[np.ndarray, "scene 128 128"]]:
@@ -160,7 +163,8 @@ def _save(model: open_clip.CLIP, known: Int[Tensor, "word"], path: Path) -> None
     kept = torch.zeros(model.vocab_size, 1).index_fill_(0, known, 1.0).half()
     state["token_embedding.weight"] = state["token_embedding.weight"] * kept
     state["visual.proj"] = (PROJECTION_SCALE * model.visual.proj.detach()).half().contiguous()
-    save_file(state, path)
+    with atomic_write(path) as draft:
+        save_file(state, draft)
 
 
 def _score(weights: Path, size: int, scenes: int) -> dict[str, float]:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from caches import LAYOUT, MASKS, complete, contents
 
-from data_cache.damage import check_files
 from data_cache.errors import UserError
-from data_cache.schema import reserved_label
-from data_cache.store import Cache
+from data_cache.integrity import verify_files
+from data_cache.layout import reserved_label
+from data_cache.reader import Cache
+from data_cache.writer import CacheWriter
 
 FLIPS = 200
 
@@ -34,7 +35,7 @@ def equal(one, other):
 def found(path):
     """Whether verify has anything to say."""
     try:
-        return bool(check_files(Cache(path))[1])
+        return bool(verify_files(Cache(path))[1])
     except UserError:
         return True
 
@@ -43,9 +44,9 @@ def found(path):
 def cache(tmp_path):
     path = tmp_path / "c.zarr"
     complete(path)
-    writing = Cache(path, mode="r+")
+    writing = CacheWriter(path)
     writing.add_masks("fine", {**MASKS, "threshold": 0.9})
-    writing = Cache(path, mode="r+")
+    writing = CacheWriter(path)
     for shard in range(LAYOUT.shards):
         span = LAYOUT.span(shard)
         n = span.stop - span.start

@@ -126,7 +126,61 @@ def test_folder_without_splits_is_whole_under_every_split_name(tmp_path):
 
 def test_folder_with_a_train_split_never_serves_it_as_another(own):
     draw_image(own / "images/train/b.png")
-    refused(lambda: open_dataset("folder", own, "val"), "no images in", own / "images/val", "*.jpg")
+    refused(lambda: open_dataset("folder", own, "val"), own / "images", "no split 'val'", "train", kind=UsageError)
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("training", "validation"),
+        ("Train", "Val"),
+        ("train2017", "val2017"),
+        ("train_images", "valid-images"),
+        ("TRAINSET", "testing"),
+    ],
+)
+def test_folder_splits_by_the_usual_names_never_mix_training_and_other_images(tmp_path, train, val):
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    for place, stem in ((train, "a"), (val, "b")):
+        draw_image(tmp_path / f"images/{place}/{stem}.jpg")
+        draw_label(tmp_path / f"labels/{place}/{stem}.png", [0, 1])
+    trained = open_dataset("folder", tmp_path, "train")
+    assert trained.ids == [f"images/{train}/a.jpg"]
+    assert trained.has_label(0)
+    other = "test" if val == "testing" else "val"
+    evaluated = open_dataset("folder", tmp_path, other)
+    assert evaluated.ids == [f"images/{val}/b.jpg"]
+    assert evaluated.has_label(0)
+    assert open_dataset("folder", tmp_path, val).ids == evaluated.ids
+    refused(lambda: open_dataset("folder", tmp_path, "tune"), "no split 'tune'", train, val, kind=UsageError)
+
+
+def test_folder_labels_may_spell_the_split_otherwise_than_the_images(tmp_path):
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    draw_image(tmp_path / "images/train/a.jpg")
+    draw_label(tmp_path / "labels/Training/a.png", [0, 1])
+    assert open_dataset("folder", tmp_path, "train").has_label(0)
+
+
+def test_folder_with_two_folders_that_may_be_a_split_is_refused(own):
+    (own / "labels/a.png").unlink()
+    for place in ("Train", "training"):
+        draw_image(own / f"images/{place}/a.png")
+    refused(lambda: open_dataset("folder", own, "train"), "Train and training", "--split", kind=UsageError)
+    assert open_dataset("folder", own, "training").ids == ["images/training/a.png"]
+
+
+@pytest.mark.parametrize("name", ["trains", "valley", "testudo", "devon", "a", "evaluated", "test_01", "val3"])
+def test_folder_of_topics_is_not_taken_for_one_of_splits(own, name):
+    draw_image(own / f"images/{name}/b.jpg")
+    assert open_dataset("folder", own, "train").ids == sorted(["images/a.png", f"images/{name}/b.jpg"])
+
+
+def test_folder_that_is_not_divided_tells_that_evaluation_sees_the_training_images(own):
+    assert open_dataset("folder", own, "train").notes == ()
+    (note,) = open_dataset("folder", own, "val").notes
+    assert "not divided" in note
+    assert "what a training saw" in note
 
 
 def test_folder_image_without_label_map_is_unlabelled(own):
@@ -142,6 +196,108 @@ def test_folder_label_maps_that_match_no_image_are_not_silently_ignored(own, pla
     (own / "labels/a.png").unlink()
     draw_label(own / place, [0])
     refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", Path(place).name)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("labels/a.tif", ["save a.tif as a.png if it belongs to a.png"]),
+        ("labels/A.PNG", ["rename A.PNG to a.png"]),
+        ("labels/gt_a.png", ["rename gt_a.png to a.png"]),
+        ("labels/a_gtFine_labelIds.png", ["rename a_gtFine_labelIds.png to a.png"]),
+        ("labels/a.npy", ["save a.npy as a.png"]),
+        ("masks/a.png", ["masks looks like a folder of them", "rename it to", "labels"]),
+        ("Annotations/a.png", ["Annotations looks like a folder of them"]),
+        ("label_images/a.png", ["label_images looks like a folder of them"]),
+        ("SegmentationClass/deep/a.tif", ["SegmentationClass looks like a folder of them"]),
+    ],
+)
+def test_folder_labels_that_are_nearly_right_are_refused_with_the_mend(own, place, words):
+    (own / "labels/a.png").unlink()
+    (own / place).parent.mkdir(parents=True, exist_ok=True)
+    (own / place).write_bytes(b"label")
+    refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", *words)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".json", ".xml"])
+def test_folder_of_boxes_or_polygons_is_unlabelled_and_says_why(own, ending):
+    (own / "labels/a.png").unlink()
+    (own / f"labels/a{ending}").write_text("0 0.5 0.5 0.1 0.1")
+    dataset = open_dataset("folder", own, "train")
+    assert not dataset.has_label(0)
+    (note,) = dataset.notes
+    assert f"not label maps: 1 {ending}; a label map is a PNG file" in note
+
+
+def test_folder_split_without_label_maps_beside_labelled_ones_is_unlabelled(own):
+    (own / "labels/a.png").unlink()
+    for split in ("train", "val", "test"):
+        draw_image(own / f"images/{split}/b.jpg")
+    for split in ("train", "val"):
+        draw_label(own / f"labels/{split}/b.png", [0])
+    assert open_dataset("folder", own, "val").has_label(0)
+    assert not open_dataset("folder", own, "test").has_label(0)
+
+
+def test_folder_divided_below_other_folders_is_refused(own):
+    for split in ("train", "val"):
+        draw_image(own / f"images/city/{split}/b.jpg")
+    for split in ("train", "val"):
+        refused(lambda split=split: open_dataset("folder", own, split), "train, val", "move these up", kind=UsageError)
+
+
+@pytest.mark.parametrize("name", ["a_mask.png", "a.jpg"])
+def test_folder_tells_of_label_maps_among_the_images(own, name):
+    (own / "labels/a.png").unlink()
+    draw_image(own / "images" / name)
+    (note,) = open_dataset("folder", own, "train").notes
+    assert "named like label maps of others" in note
+
+
+def test_folder_without_any_label_map_is_still_one(own):
+    (own / "labels/a.png").unlink()
+    draw_image(own / "thumbnails/a.png")
+    (own / "labels/README.txt").write_text("to be done")
+    dataset = open_dataset("folder", own, "train")
+    assert not dataset.has_label(0)
+    assert dataset.notes == ()
+
+
+def test_folder_tells_of_label_files_that_belong_to_no_image(own):
+    for name in ("b_mask.png", "c_mask.png", "stray.tif"):
+        draw_label(own / f"labels/{name}", [0])
+    draw_image(own / "images/b.jpg")
+    dataset = open_dataset("folder", own, "train")
+    assert [dataset.has_label(i) for i in range(2)] == [True, False]
+    (note,) = dataset.notes
+    assert f"files in {own / 'labels'} that belong to no image: 3; " in note
+    assert "rename b_mask.png to b.png if it belongs to b.jpg" in note
+
+
+def test_camvid_and_coco_tell_of_label_files_that_belong_to_no_image(tmp_path):
+    camvid_tree(tmp_path)
+    draw_label(tmp_path / "trainannot/lost.png", [0])
+    assert "belong to no image: 1; lost.png" in open_dataset("camvid", tmp_path, "train").notes[0]
+    coco_tree(tmp_path)
+    draw_label(tmp_path / "stuffthingmaps_trainval2017/val2017/000000000139_labelTrainIds.png", [0])
+    assert not any("belong to no image" in note for note in open_dataset("coco", tmp_path, "val").notes)
+    draw_label(tmp_path / "stuffthingmaps_trainval2017/val2017/000000000140.png", [0])
+    assert any("000000000140.png" in note for note in open_dataset("coco", tmp_path, "val").notes)
+
+
+def test_folder_tells_of_pictures_that_are_left_out(own):
+    for name in ("b.jfif", "c.jpe", "d.JPE", "Thumbs.db", "notes.txt"):
+        (own / "images" / name).write_bytes(b"")
+    dataset = open_dataset("folder", own, "train")
+    assert dataset.ids == ["images/a.png"]
+    (note,) = dataset.notes
+    assert "1 .jfif, 2 .jpe" in note
+
+
+def test_folder_tells_of_two_images_that_share_a_label_map(own):
+    draw_image(own / "images/a.jpg")
+    notes = open_dataset("folder", own, "train").notes
+    assert any("labels/a.png serves images/a.jpg and images/a.png" in note for note in notes)
 
 
 def test_folder_label_maps_outside_the_split_are_not_silently_ignored(own):
@@ -182,7 +338,7 @@ def test_folder_refuses_an_unusable_class_list(own, content, words):
 
 def test_folder_without_class_list_says_how_to_write_one(own):
     (own / "classes.txt").unlink()
-    refused(lambda: the_only_pair(own), own / "classes.txt", "one class name a line")
+    refused(lambda: the_only_pair(own), own / "classes.txt", "one class name per line")
 
 
 def test_folder_class_list_may_come_from_windows_and_hold_254_names(own):
@@ -203,7 +359,7 @@ def test_folder_label_value_254_is_illegal_however_many_classes(own):
 # Opening
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.layout])
 def test_an_empty_folder_names_what_is_missing(tmp_path, name):
     refused(lambda: open_dataset(name, tmp_path, "train"), tmp_path)
 
@@ -262,7 +418,7 @@ def test_without_data_the_error_says_where_to_get_it_and_where_to_put_it(tmp_pat
     with pytest.raises(UserError, match=source) as error:
         open_dataset(name, None, "train")
     assert f"data/{name}" in str(error.value)
-    assert DATASETS[name].tree in str(error.value)
+    assert DATASETS[name].layout in str(error.value)
 
 
 # Real photographs

@@ -1,9 +1,23 @@
 """What reading a picture or a label map promises, and what it says of damaged ones."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
-from drawing import HEIGHT, WIDTH, coco_tree, draw_image, draw_label, own_tree, the_only_pair
-from PIL import Image, ImageFile
+from drawing import (
+    HEIGHT,
+    WIDTH,
+    coco_tree,
+    draw_image,
+    draw_label,
+    grey_png,
+    own_tree,
+    png,
+    the_only_pair,
+    tiff_of_12_bits,
+)
+from PIL import Image, ImageFile, ImageOps
 from refusals import refused
 
 from data_cache.datasets import open_dataset
@@ -57,6 +71,64 @@ def test_one_bit_label_maps_are_0_and_255(own):
     assert set(np.unique(the_only_pair(own)[1])) == {0, 255}
 
 
+@pytest.mark.parametrize(("bits", "ids"), [(2, [0, 1, 2, 3]), (4, [0, 1, 9, 15])])
+def test_labels_of_2_and_4_bit_greys_are_the_samples_as_stored(own, bits, ids):
+    (own / "classes.txt").write_text("\n".join(f"class {i}" for i in range(200)))
+    expected = np.resize(np.array(ids, np.uint8), (HEIGHT, WIDTH))
+    (own / "labels/a.png").write_bytes(grey_png(expected, bits))
+    assert Image.open(own / "labels/a.png").mode == "L"
+    np.testing.assert_array_equal(the_only_pair(own)[1], expected)
+
+
+def test_a_grey_palette_that_is_not_its_own_index_is_refused(own):
+    # what a lossless optimiser makes of the grey values 1, 0 and 255: other indices for the same greys
+    indices = Image.fromarray(np.resize(np.array([0, 1, 2], np.uint8), (HEIGHT, WIDTH)))
+    indices.putpalette([1, 1, 1, 0, 0, 0, 255, 255, 255])
+    indices.save(own / "labels/a.png")
+    assert set(np.unique(Image.open(own / "labels/a.png").convert("L"))) == {0, 1, 255}
+    refused(lambda: the_only_pair(own), own / "labels/a.png", "index 0 of its palette is the grey 1", "8-bit greys")
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        pytest.param([k for i in range(256) for k in (i, i, i)], id="greys that are their own index"),
+        pytest.param([9, 9, 9, 128, 128, 128, 128, 0, 0], id="greys of a palette of colours, as VOC's car"),
+    ],
+)
+def test_palettes_that_say_nothing_against_the_index_are_read_by_it(own, palette):
+    indices = Image.fromarray(np.resize(np.array([0, 1], np.uint8), (HEIGHT, WIDTH)))
+    indices.putpalette(palette)
+    indices.save(own / "labels/a.png")
+    assert Image.open(own / "labels/a.png").mode == "P"
+    np.testing.assert_array_equal(the_only_pair(own)[1], np.array(indices))
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1))])
+def test_a_label_map_with_an_orientation_is_turned_as_its_picture_is(own, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    left_half = np.tile(np.arange(WIDTH) < WIDTH // 2, (HEIGHT, 1)).astype(np.uint8)
+    Image.fromarray(left_half).save(own / "labels/a.png", exif=exif)
+    Image.fromarray(np.stack([255 * left_half] * 3, axis=-1)).save(own / "images/a.png", exif=exif)
+    image, label = the_only_pair(own)
+    np.testing.assert_array_equal(label, turned(left_half))
+    np.testing.assert_array_equal(image[..., 0], 255 * turned(left_half))
+
+
+def test_a_label_map_compressed_as_jpeg_is_refused_whatever_it_is_called(own):
+    Image.new("L", (WIDTH, HEIGHT)).save(own / "labels/a.png", "JPEG")
+    refused(lambda: the_only_pair(own), own / "labels/a.png", "JPEG", "save label maps as PNG")
+
+
+@pytest.mark.parametrize("place", ["images", "labels"])
+def test_a_named_pipe_is_no_picture_and_nobody_waits_for_it(own, place):
+    (own / place / "a.png").unlink()
+    os.mkfifo(own / place / "a.png")
+    refused(lambda: the_only_pair(own), own / place / "a.png", "is not a file")
+    refused(lambda: open_dataset("folder", own, "train").digest(0), own / place / "a.png", "is not a file")
+
+
 def test_label_of_another_size_names_both_files_and_both_sizes(own):
     draw_label(own / "labels/a.png", [0], size=(5, 4))
     refused(lambda: the_only_pair(own), own / "images/a.png", "8 x 6", own / "labels/a.png", "5 x 4")
@@ -86,6 +158,39 @@ def test_16_bit_greys_keep_their_brightness(own):
     assert (the_only_pair(own)[0] == 128).all()
 
 
+def test_pictures_of_floats_are_refused_not_read_as_black(own):
+    (own / "images/a.png").unlink()
+    Image.fromarray(np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)).save(own / "images/a.tif")
+    refused(lambda: the_only_pair(own), own / "images/a.tif", "floats", "8 or 16 bits")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_pictures_of_fewer_bits_in_16_are_refused_not_read_as_black(own, bits):
+    greys = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(greys).save(own / "images/a.png")
+    refused(lambda: the_only_pair(own), own / "images/a.png", f"only {2**bits - 1} of 65535", "scale them to 16 bits")
+
+
+def test_colour_pictures_of_fewer_bits_in_16_are_refused_too(own):
+    (own / "images/a.png").write_bytes(png(np.full((HEIGHT, WIDTH * 3), 4095, ">u2").tobytes(), WIDTH, 16, 2))
+    refused(lambda: the_only_pair(own), own / "images/a.png", "as if they had fewer bits")
+    (own / "images/a.png").write_bytes(png(np.full((HEIGHT, WIDTH * 3), 0x8000, ">u2").tobytes(), WIDTH, 16, 2))
+    assert (the_only_pair(own)[0] == 128).all()
+
+
+def test_greys_beyond_16_bits_are_refused_not_clipped(own):
+    (own / "images/a.png").unlink()
+    Image.fromarray(np.full((HEIGHT, WIDTH), 70000, np.int32)).save(own / "images/a.tif")
+    refused(lambda: the_only_pair(own), own / "images/a.tif", "from 70000 to 70000")
+
+
+def test_12_bit_tiffs_that_say_so_keep_their_brightness(own):
+    (own / "images/a.png").unlink()
+    (own / "images/a.tif").write_bytes(tiff_of_12_bits(0x800))
+    draw_label(own / "labels/a.png", [0], size=(2, 1))
+    assert (the_only_pair(own)[0] == 128).all()
+
+
 def test_exif_orientation_turns_the_picture_upright(own):
     (own / "images/a.png").unlink()
     exif = Image.Exif()
@@ -97,6 +202,66 @@ def test_exif_orientation_turns_the_picture_upright(own):
     assert image.shape == (64, 32, 3)
     assert image[:28].min() > 200
     assert image[36:].max() < 50
+
+
+def photograph(height=37, width=53):
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"quality": 40, "subsampling": 2},
+        {"quality": 95, "subsampling": 0},
+        {"progressive": True},
+        {"optimize": True},
+        {"keep_rgb": True},
+        {"restart_marker_rows": 1},
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "YCbCr"])
+def test_a_jpeg_has_the_pixels_that_pillow_decodes(own, options, mode):
+    (own / "images/a.png").unlink()
+    file = own / "images/a.jpg"
+    photograph().convert(mode).save(file, **(options if mode == "RGB" else options | {"keep_rgb": False}))
+    expected = np.array(Image.open(file).convert("RGB"))
+    np.testing.assert_array_equal(open_dataset("folder", own, "train").image(0), expected)
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), 0, 9])
+@pytest.mark.parametrize("where", ["exif", "xmp", "both, apart"])
+def test_any_orientation_is_obeyed_as_pillow_obeys_it(own, orientation, where):
+    (own / "images/a.png").unlink()
+    file, exif = own / "images/a.jpg", Image.Exif()
+    exif[0x0112] = orientation if where == "exif" else 3
+    xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+    photograph().save(file, **({} if where == "xmp" else {"exif": exif}), **({} if where == "exif" else {"xmp": xmp}))
+    with Image.open(file) as picture:
+        expected = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    np.testing.assert_array_equal(open_dataset("folder", own, "train").image(0), expected)
+
+
+def test_a_phone_s_jpeg_of_several_pictures_is_its_first(own):
+    (own / "images/a.png").unlink()
+    first, second = photograph(), photograph(20, 30)
+    first.save(own / "images/a.jpg", "MPO", save_all=True, append_images=[second])
+    assert Image.open(own / "images/a.jpg").format == "MPO"
+    expected = np.array(Image.open(own / "images/a.jpg").convert("RGB"))
+    np.testing.assert_array_equal(open_dataset("folder", own, "train").image(0), expected)
+
+
+def test_a_sample_is_image_label_and_hashes_with_each_file_read_once(own, monkeypatch):
+    read, content = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or content(self))
+    dataset = open_dataset("folder", own, "train")
+    read.clear()
+    image, label, digest = dataset.sample(0)
+    assert read == ["a.png", "a.png"]
+    np.testing.assert_array_equal(image, dataset.image(0))
+    np.testing.assert_array_equal(label, dataset.label(0))
+    assert digest == dataset.digest(0)
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".bmp", ".tif"])

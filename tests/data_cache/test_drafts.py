@@ -1,30 +1,160 @@
 """What is half written beside a cache is swept, and nothing of anybody else's."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 from caches import complete
+from refusals import refused
+from safetensors import SafetensorError
 
-from data_cache.drafts import draft_of, drafts_of
-from data_cache.store import Cache
+from data_cache.errors import UserError, disk_errors, explain_os_error
+from data_cache.system.atomic import atomic_write, draft_path, draft_paths
+from data_cache.writer import CacheWriter
 
 
 @pytest.mark.parametrize("name", ["c.zarr", "c[1].zarr", "c*.zarr", "ü é.zarr"])
 def test_sweeping_removes_own_drafts_whatever_they_are_and_whatever_the_cache_is_called(tmp_path, name):
     complete(tmp_path / name)
-    file, folder, link = (draft_of(tmp_path / name) for _ in range(3))
+    file, folder, link = (draft_path(tmp_path / name) for _ in range(3))
     file.write_text("half")
     (folder / "deep").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     link.symlink_to(tmp_path / "elsewhere")
-    assert set(drafts_of(tmp_path / name)) == {file, folder, link}
-    Cache(tmp_path / name, mode="r+").sweep()
+    assert set(draft_paths(tmp_path / name)) == {file, folder, link}
+    CacheWriter(tmp_path / name).remove_leftovers()
     assert {one.name for one in tmp_path.iterdir()} == {name, "elsewhere"}
 
 
 def test_sweeping_leaves_the_files_of_others(tmp_path):
     complete(tmp_path / "c.zarr")
     others = ["c.zarr.tar.partial", "c.zarr.old.zarr.0123.partial", "c.zarr.0123.partial", "c.zarr.lock"]
-    others += [draft_of(tmp_path / "c.zarr.zarr").name, draft_of(tmp_path / "cXzarr").name]
+    others += [draft_path(tmp_path / "c.zarr.zarr").name, draft_path(tmp_path / "cXzarr").name]
     for name in others:
         (tmp_path / name).write_text("mine")
-    Cache(tmp_path / "c.zarr", mode="r+").sweep()
+    CacheWriter(tmp_path / "c.zarr").remove_leftovers()
     assert {one.name for one in tmp_path.iterdir()} == {"c.zarr", *others}
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    file = tmp_path / "new/result.json"
+    with atomic_write(file) as draft:
+        draft.write_text("old")
+
+    def cut_short():
+        with atomic_write(file) as draft:
+            draft.write_text("half")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        cut_short()
+    assert file.read_text() == "old"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with atomic_write(tmp_path / "link") as draft:
+        draft.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line_whoever_noticed_it(tmp_path, error):
+    def write():
+        with disk_errors(tmp_path, "make room"):
+            raise error
+
+    refused(write, tmp_path, "the disk is full; make room")
+
+
+@pytest.mark.parametrize("error", [SafetensorError("header too large"), OSError(errno.EIO, "I/O error"), ValueError()])
+def test_what_is_no_fault_of_the_disk_is_not_called_one(tmp_path, error):
+    with pytest.raises(type(error)) as raised, disk_errors(tmp_path, "make room"):
+        raise error
+    assert not isinstance(raised.value, UserError)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ü" * 127, "c.zarr" + "y" * 230])
+def test_a_name_as_long_as_a_file_may_have_can_be_written_and_its_drafts_are_its_own(tmp_path, name):
+    with atomic_write(tmp_path / name) as draft:
+        draft.write_text("new")
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+    draft_path(tmp_path / name).write_text("left by a kill")
+    draft_path(tmp_path / f"{name[:-1]}z").write_text("of another")
+    (left,) = draft_paths(tmp_path / name)
+    assert left.read_text() == "left by a kill"
+
+
+def test_a_write_that_fails_names_the_file_and_not_its_draft(tmp_path):
+    def cut_short():
+        with atomic_write(tmp_path / "f.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space") as raised:
+        cut_short()
+    assert explain_os_error(raised.value) == (
+        f"{tmp_path / 'f.json'}: the disk is full; make room, or name another place, and run the command again"
+    )
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_any_system_error_is_told_with_its_file_and_a_cure(number):
+    told = explain_os_error(OSError(number, "words", "/some/file"))
+    assert told.startswith("/some/file: ")
+    assert "; " in told
+    assert "Errno" not in told
+
+
+def test_a_device_is_not_replaced_by_a_file():
+    def write():
+        with atomic_write(Path(os.devnull)):
+            pass
+
+    with pytest.raises(FileExistsError) as raised:
+        write()
+    assert explain_os_error(raised.value) == f"{os.devnull}: a device or a pipe, not a file; name another path"
+    assert Path(os.devnull).is_char_device()
+
+
+def test_a_loop_of_links_is_replaced(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with atomic_write(loop) as draft:
+        draft.write_text("new")
+    assert loop.read_text() == "new"
+
+
+def test_a_write_that_fails_elsewhere_is_told_with_what_was_being_written(tmp_path):
+    with pytest.raises(OSError, match="I/O error") as raised, disk_errors(tmp_path, "make room"):
+        raise OSError(errno.EIO, "I/O error")
+    assert explain_os_error(raised.value).startswith(f"{tmp_path}: I/O error; ")
+
+
+def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path):
+    file = tmp_path / "private.json"
+    file.write_text("old")
+    file.chmod(0o640)
+    with atomic_write(file) as draft:
+        draft.write_text("new")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_named_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    def write():
+        with atomic_write(tmp_path / "pipe") as draft:
+            draft.write_text("new")
+
+    with pytest.raises(FileExistsError, match="pipe"):
+        write()
+    assert (tmp_path / "pipe").is_fifo()

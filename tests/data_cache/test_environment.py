@@ -1,4 +1,4 @@
-"""data_cache/environment.py: whether freed memory stays with the process, seen by the pages the system hands out."""
+"""Whether freed memory stays with the process, seen by the pages the system hands out."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is ab
 ASKED = """
 import resource, threading
 import numpy as np
-from data_cache.devices import resolve_device
+from data_cache.system.devices import resolve_device
 resolve_device("{device}") if "{device}" else None
 found = []
 def pages():
@@ -34,6 +34,7 @@ def pages_asked_for(device, **environment):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_network_on_a_cpu_finds_the_memory_that_the_last_one_freed():
     assert pages_asked_for("cpu") < 0.01 * pages_asked_for("")
 
@@ -42,7 +43,7 @@ def test_a_network_on_a_cpu_finds_the_memory_that_the_last_one_freed():
     "own",
     [
         {"MALLOC_MMAP_THRESHOLD_": "1000000"},
-        {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"},
+        pytest.param({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}, marks=pytest.mark.slow),
     ],
 )
 def test_what_the_users_environment_says_of_memory_holds(own):

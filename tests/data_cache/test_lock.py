@@ -1,11 +1,13 @@
+import errno
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from data_cache.errors import UserError
-from data_cache.lock import writer_lock
+from data_cache.system.lock import writer_lock
 
 
 def test_a_second_writer_is_refused_with_who_holds_it(tmp_path):
@@ -36,7 +38,7 @@ def test_nothing_is_left_when_the_writer_is_done_or_fails(tmp_path):
 
 def test_the_lock_of_a_killed_writer_is_free(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from data_cache.lock import writer_lock\n"
+        "import os, signal, sys; from pathlib import Path; from data_cache.system.lock import writer_lock\n"
         "with writer_lock(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "coco.zarr")], check=False)
@@ -44,3 +46,30 @@ def test_the_lock_of_a_killed_writer_is_free(tmp_path):
     assert (tmp_path / "coco.zarr.lock").exists()
     with writer_lock(tmp_path / "coco.zarr"):
         pass
+
+
+def test_the_lock_of_a_killed_writer_is_free_while_a_process_it_forked_lives_on(tmp_path):
+    code = (
+        "import os, signal, sys, time; from pathlib import Path; from data_cache.system.lock import writer_lock\n"
+        "with writer_lock(Path(sys.argv[1])):\n"
+        "    if child := os.fork():\n"
+        "        print(child, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    os.close(1); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "coco.zarr")]
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        with writer_lock(tmp_path / "coco.zarr"):
+            pass
+    finally:
+        os.kill(int(killed.stdout), signal.SIGKILL)
+
+
+def test_a_lock_that_cannot_be_written_on_a_full_disk_is_not_left_behind(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("data_cache.system.lock.socket.gethostname", full)
+    with pytest.raises(OSError, match="No space"), writer_lock(tmp_path / "coco.zarr"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,9 @@ from PIL import Image
 from refusals import refused
 from scipy.io import savemat
 
+from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
 from data_cache.datasets.context import raw_table
-from data_cache.splits import vocabularies
 
 STEMS = ("2008_000002", "2007_000032")
 
@@ -115,7 +115,7 @@ def test_the_folder_that_holds_the_published_archive_will_do(tmp_path, name, dra
 def test_a_published_context_map_gives_each_of_the_59_its_own_class_by_name():
     # ids of some classes in the published list of 459 names
     known = {2: "aeroplane", 65: "cat", 98: "cow", 144: "fence", 258: "motorbike", 368: "sofa", 427: "tvmonitor"}
-    table, classes = raw_table(), vocabularies()["context"].classes
+    table, classes = raw_table(), class_lists()["context"].classes
     assert {classes[table[raw]] for raw in known} == set(known.values())
     assert all(classes[table[raw]] == name for raw, name in known.items())
     used = table[:460][table[:460] != 255]
@@ -158,15 +158,15 @@ def test_a_wrong_layout_is_answered_with_the_expected_tree(tmp_path, name, draw,
 def test_a_list_of_another_length_than_the_published_one_is_told(tmp_path):
     voc_tree(tmp_path)
     told = "train has 2 images; the published list has 10582"
-    assert open_dataset("voc", tmp_path, "train").note == told
-    assert open_dataset("voc", tmp_path, "train", limit=1).note == told
+    assert open_dataset("voc", tmp_path, "train").notes == (told,)
+    assert open_dataset("voc", tmp_path, "train", limit=1).notes == (told,)
     context_tree(tmp_path / "context")
-    assert "4998 or 4996" in open_dataset("context", tmp_path / "context", "train").note
+    assert "4998 or 4996" in open_dataset("context", tmp_path / "context", "train").notes[0]
     draw_list(tmp_path / "ImageSets/Segmentation/val.txt", [f"{i:06}" for i in range(1449)])
     for i in range(1449):
         for file in (f"JPEGImages/{i:06}.jpg", f"SegmentationClassAug/{i:06}.png"):
             (tmp_path / file).touch()
-    assert open_dataset("voc", tmp_path, "val").note == ""
+    assert open_dataset("voc", tmp_path, "val").notes == ()
 
 
 def test_precompute_tells_the_note(clipteacher, tmp_path):

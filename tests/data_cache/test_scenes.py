@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from refusals import refused
 
+from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import VOID
 from data_cache.datasets.captions import caption
 from data_cache.datasets.scenes import SIDE, SPLITS, STUFF, THINGS, VISIBLE_PIXELS, Scenes, draw
 from data_cache.errors import UsageError
-from data_cache.splits import make_split, vocabularies
+from data_cache.splits import make_split
 
 TRAIN = Scenes("train", 300)
 LABELS = {"train": "1ad5cedd", "val": "1e455400", "tune": "d6398ed6", "captioned": "85d3d46b"}
@@ -49,7 +50,7 @@ def test_a_scene_is_drawn_the_same_whenever_and_wherever_it_is_asked_for():
     np.testing.assert_array_equal(TRAIN.image(7), image)
     np.testing.assert_array_equal(TRAIN.label(7), label)
     traveller = pickle.loads(pickle.dumps(TRAIN))
-    for dataset in (TRAIN, traveller, TRAIN.limited(8), open_dataset("scenes", None, "train")):
+    for dataset in (TRAIN, traveller, TRAIN.subset(range(8)), open_dataset("scenes", None, "train")):
         assert dataset.digest(7) == TRAIN.digest(7)
     assert TRAIN.digest(7)[0] == hashlib.sha256(image.tobytes()).hexdigest()
 
@@ -61,7 +62,7 @@ def test_no_two_scenes_are_alike_in_any_split_or_seed():
 
 def test_it_has_at_least_twelve_things_on_five_grounds_and_hides_things_only():
     split = make_split("scenes", TRAIN.classes, None)
-    assert TRAIN.classes == vocabularies()["scenes"].classes == (*STUFF, *THINGS)
+    assert TRAIN.classes == class_lists()["scenes"].classes == (*STUFF, *THINGS)
     assert len(THINGS) >= 12
     assert len(STUFF) >= 5
     assert set(split.unseen) <= set(THINGS)

@@ -12,11 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from data_cache import redo
-from data_cache.damage import check_files, damaged_shards
+from data_cache import transaction as redo
 from data_cache.errors import UserError
-from data_cache.redo import finish
-from data_cache.store import Cache
+from data_cache.integrity import damaged_shards, verify_files
+from data_cache.reader import Cache
+from data_cache.transaction import complete_transaction
+from data_cache.writer import CacheWriter
 
 SETS = ("default", "fine")
 
@@ -36,7 +37,7 @@ class CacheMachine(RuleBasedStateMachine):
         create(self.path)
         self.done = {"": {}, "default": {}, "fine": {}}
         self.fine = False
-        self.cache = Cache(self.path, mode="r+")
+        self.cache = CacheWriter(self.path)
 
     def teardown(self):
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -76,15 +77,15 @@ class CacheMachine(RuleBasedStateMachine):
         return True
 
     def reopen_for_writing(self):
-        finish(self.path)
-        self.cache = Cache(self.path, mode="r+")
+        complete_transaction(self.path)
+        self.cache = CacheWriter(self.path)
         self.layout = self.cache.layout
 
     @rule(data=st.data(), seed=st.integers(0, 9))
     def write(self, data, seed):
         number = data.draw(st.integers(0, self.layout.shards - 1))
         content = self.content(number, seed)
-        self.cache.undeclare(number)
+        self.cache.invalidate_shard(number)
         for part in self.done.values():
             part.pop(number, None)
         self.cache.write_shard(number, content, "default")
@@ -94,7 +95,7 @@ class CacheMachine(RuleBasedStateMachine):
     def write_and_be_killed(self, data, seed, after):
         number = data.draw(st.integers(0, self.layout.shards - 1))
         content = self.content(number, seed)
-        self.cache.undeclare(number)
+        self.cache.invalidate_shard(number)
         for part in self.done.values():
             part.pop(number, None)
         if self.killed(after, lambda: self.cache.write_shard(number, content, "default")):
@@ -125,7 +126,7 @@ class CacheMachine(RuleBasedStateMachine):
     def grow(self, more, after):
         before, names = self.layout, [f"images/{self.layout.images + i}.jpg" for i in range(more)]
         fingerprint = ATTRIBUTES["fingerprint"] | {"grown": before.images + more}
-        through = self.killed(10**6 if after is None else after, lambda: self.cache.grow(names, fingerprint))
+        through = self.killed(10**6 if after is None else after, lambda: self.cache.extend(names, fingerprint))
         self.reopen_for_writing()
         assert self.layout.images in (before.images, before.images + more)
         assert (self.layout.images > before.images) >= through
@@ -155,7 +156,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep_and_reopen(self):
-        self.cache.sweep()
+        self.cache.remove_leftovers()
         self.reopen_for_writing()
         assert not list(self.path.rglob("*.partial"))
 
@@ -166,9 +167,9 @@ class CacheMachine(RuleBasedStateMachine):
         cache = Cache(self.path)
         assert cache.ids() == [f"images/{i}.jpg" for i in range(self.layout.images)]
         shards = set(range(self.layout.shards))
-        assert set(cache.pending("default")) == shards - (self.done[""].keys() & self.done["default"].keys())
+        assert set(cache.pending_shards("default")) == shards - (self.done[""].keys() & self.done["default"].keys())
         if self.fine:
-            assert set(cache.pending("fine")) == shards - (self.done[""].keys() & self.done["fine"].keys())
+            assert set(cache.pending_shards("fine")) == shards - (self.done[""].keys() & self.done["fine"].keys())
         for number, content in self.done[""].items():
             span = self.layout.span(number)
             np.testing.assert_array_equal(cache.read("cls", span), content.cls)
@@ -178,8 +179,8 @@ class CacheMachine(RuleBasedStateMachine):
                 np.testing.assert_array_equal(
                     cache.read(f"masks/{name}/label", self.layout.span(number)), content.label
                 )
-        assert all("not done" in line for line in check_files(cache)[1])
-        if cache.pending("default"):
+        assert all("not done" in line for line in verify_files(cache)[1])
+        if cache.pending_shards("default"):
             with pytest.raises(UserError, match="not done"):
                 cache.load("default")
         else:

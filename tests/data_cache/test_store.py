@@ -7,10 +7,11 @@ import xarray
 import zarr
 from caches import ATTRIBUTES, FINGERPRINT, LAYOUT, MASKS, complete, contents, create, shard, texts
 
+from data_cache.arrays import bytes_per_image
 from data_cache.errors import UsageError, UserError
-from data_cache.info import describe
-from data_cache.schema import Layout, label_dtype, reserved_label
-from data_cache.store import Cache
+from data_cache.layout import Layout, label_dtype, reserved_label
+from data_cache.reader import Cache
+from data_cache.writer import CacheWriter
 
 
 @pytest.fixture
@@ -148,11 +149,11 @@ def test_a_chunk_of_nothing_but_fill_values_is_no_loss(path):
 
 def test_a_shard_is_done_when_its_record_exists_and_never_otherwise(path):
     cache = create(path)
-    assert cache.pending("default") == [0, 1, 2]
+    assert cache.pending_shards("default") == [0, 1, 2]
     cache.write_shard(1, shard(1), "default")
-    assert Cache(path).pending("default") == [0, 2]
+    assert Cache(path).pending_shards("default") == [0, 2]
     (path / "masks/default/journal/c/1").unlink()
-    assert Cache(path).pending("default") == [0, 1, 2]
+    assert Cache(path).pending_shards("default") == [0, 1, 2]
 
 
 def test_an_unfinished_cache_is_not_loaded(path):
@@ -174,26 +175,27 @@ def test_creation_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr("data_cache.store.create_text_arrays", fail)
+    monkeypatch.setattr("data_cache.writer.Journal.commit", fail)
     with pytest.raises(RuntimeError):
         create(tmp_path / "folder.zarr")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sweep_removes_what_a_killed_writer_left(path):
-    cache = complete(path)
+def test_partial_files_of_a_killed_writer_are_removed(path):
+    complete(path)
     before = contents(path)
     (path / "cls/c/1/0/0.abc.partial").write_bytes(b"half")
-    cache.sweep()
+    CacheWriter(path).remove_leftovers()
     assert contents(path) == before
 
 
 def test_other_settings_are_refused_with_a_diff(path):
-    cache = complete(path)
-    cache.require(FINGERPRINT, "default", MASKS | {"backend": "torch"}, LAYOUT.shard)
+    complete(path)
+    cache = CacheWriter(path)
+    cache.check_settings(FINGERPRINT, "default", MASKS | {"backend": "torch"}, LAYOUT.shard)
     wanted = {**FINGERPRINT, "clip": {**FINGERPRINT["clip"], "image_size": 64}}
     with pytest.raises(UserError) as caught:
-        cache.require(wanted, "default", MASKS | {"unseen": ["sea"]}, 3)
+        cache.check_settings(wanted, "default", MASKS | {"unseen": ["sea"]}, 3)
     for part in ("clip.image_size: 32 there, 64 here", "masks.unseen: ['cow'] there, ['sea'] here", "shard: 2 there"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -219,7 +221,7 @@ def test_the_mask_set_is_the_only_one_or_must_be_named(path):
 def test_info_counts_images_not_shards(path):
     cache = create(path)
     cache.write_shard(1, shard(1), "default")
-    about = describe(Cache(path))
+    about = Cache(path).describe()
     assert (about["images"], about["views"], about["done"], about["failed"]) == (5, 2, 1, 1)
     assert about["failures"] == {"images/2.jpg": "images/2.jpg: truncated"}
     assert about["bytes"]["cls"] == sum(f.stat().st_size for f in (path / "cls").rglob("*") if f.is_file())
@@ -230,11 +232,11 @@ def test_a_cache_without_dense_tokens_has_no_dense_array(path):
     cache = create(path, layout)
     cache.write_shard(0, replace(shard(0), dense=None), "default")
     assert "dense" not in cache.group
-    assert describe(cache)["bytes"]["dense"] == 0
+    assert cache.describe()["bytes"]["dense"] == 0
 
 
 def test_the_size_told_before_a_run_is_that_of_the_arrays():
-    sizes = Layout(10, 4, 512, (32, 32), 64, "float16").bytes_per_image(1)
+    sizes = bytes_per_image(Layout(10, 4, 512, (32, 32), 64, "float16"), "uint8")
     assert sizes == {"cls": 4 * 1024, "dense": 4 * 2**20, "masks": 4 * 1024}
 
 

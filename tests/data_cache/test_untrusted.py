@@ -8,9 +8,10 @@ from caches import complete
 from refusals import refused
 
 from data_cache import limits
-from data_cache.damage import check_files, damaged_shards
-from data_cache.schema import metadata_hash
-from data_cache.store import Cache
+from data_cache.integrity import damaged_shards, verify_files
+from data_cache.metadata import metadata_hash
+from data_cache.reader import Cache
+from data_cache.writer import CacheWriter
 
 SHAPES = {
     **{f"image/{name}": (5,) for name in ("id", "path", "content_hash", "label_hash", "status")},
@@ -53,7 +54,7 @@ def forge(cache, name, change):
 
 def test_a_forged_cache_of_true_sizes_would_be_opened(cache):
     forge(cache, "cls", lambda node: node["attributes"].update(note="harmless"))
-    assert check_files(Cache(cache)) == (check_files(Cache(cache))[0], [])
+    assert verify_files(Cache(cache)) == (verify_files(Cache(cache))[0], [])
 
 
 @pytest.mark.parametrize("name", ["cls", "masks/default/label", "image/status", "view/box", "journal"])
@@ -86,7 +87,7 @@ def test_a_shard_of_a_billion_images_is_refused(cache):
     forge(cache, "cls", enlarge)
     forge(cache, "journal", lambda node: node.update(shape=[1]))
     forge(cache, "masks/default/journal", lambda node: node.update(shape=[1]))
-    refused(lambda: Cache(cache), "1000000000 a shard")
+    refused(lambda: Cache(cache), "1000000000 images per shard")
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"text/single/template"}))  # prompts may be any number
@@ -153,10 +154,10 @@ def test_metadata_nested_beyond_reason_is_refused(cache):
     ids=str,
 )
 def test_a_record_that_no_writer_of_ours_left_is_found_and_never_believed(cache, forged):
-    group = Cache(cache, mode="r+").group
+    group = CacheWriter(cache).group
     group["journal"][0] = json.dumps(json.loads(str(group["journal"][0])) | forged)
     refused(lambda: Cache(cache).load("default"), "a damaged journal record")
-    assert any("a damaged journal record" in line for line in check_files(Cache(cache))[1])
+    assert any("a damaged journal record" in line for line in verify_files(Cache(cache))[1])
     assert damaged_shards(Cache(cache), "") == [0]
 
 
@@ -174,12 +175,12 @@ def test_a_codec_that_we_do_not_use_is_refused(cache):
 @pytest.mark.parametrize("key", ["../outside", "/etc/hostname", "cls/../../outside"])
 def test_a_record_that_leads_out_of_the_cache_is_refused_and_its_path_not_read(cache, tmp_path, key):
     (tmp_path / "outside").write_text("private")
-    group = Cache(cache, mode="r+").group
+    group = CacheWriter(cache).group
     record = json.loads(str(group["journal"][0]))
     record["files"][key] = [7, 0]
     group["journal"][0] = json.dumps(record)
     refused(lambda: Cache(cache).load("default"), "leads out of the cache")
-    assert any("leads out of the cache" in line for line in check_files(Cache(cache))[1])
+    assert any("leads out of the cache" in line for line in verify_files(Cache(cache))[1])
 
 
 def test_metadata_that_names_nodes_outside_is_refused(cache):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from data_cache.errors import UsageError
-from data_cache.views import Cropping, View, replay_image, replay_label, whole
+from data_cache.sample import crop_image, crop_label
+from data_cache.views import Cropping, View, whole
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -15,19 +16,19 @@ def test_view_0_is_the_whole_image_unmirrored():
 
 def test_an_image_already_of_the_size_is_replayed_untouched():
     image = picture(32, 32)
-    np.testing.assert_array_equal(replay_image(image, whole(32, 32), 32), image)
+    np.testing.assert_array_equal(crop_image(image, whole(32, 32), 32), image)
 
 
 def test_a_crop_shows_the_pixels_of_its_box():
     image = picture(50, 60)
-    np.testing.assert_array_equal(replay_image(image, View((7, 9, 39, 41)), 32), image[7:39, 9:41])
+    np.testing.assert_array_equal(crop_image(image, View((7, 9, 39, 41)), 32), image[7:39, 9:41])
 
 
 def test_a_flip_mirrors_image_and_label_left_to_right():
     image, label = picture(32, 32), picture(32, 32)[..., 0]
     view = View((0, 0, 32, 32), flip=True)
-    np.testing.assert_array_equal(replay_image(image, view, 32), image[:, ::-1])
-    np.testing.assert_array_equal(replay_label(label, view, 32), label[:, ::-1])
+    np.testing.assert_array_equal(crop_image(image, view, 32), image[:, ::-1])
+    np.testing.assert_array_equal(crop_label(label, view, 32), label[:, ::-1])
 
 
 def test_a_label_takes_the_nearest_pixel_and_invents_no_value():
@@ -35,7 +36,40 @@ def test_a_label_takes_the_nearest_pixel_and_invents_no_value():
     size = 20
     rows = ((np.arange(size) + 0.5) * 45 / size).astype(int)
     columns = ((np.arange(size) + 0.5) * 33 / size).astype(int)
-    np.testing.assert_array_equal(replay_label(label, whole(45, 33), size), label[np.ix_(rows, columns)])
+    np.testing.assert_array_equal(crop_label(label, whole(45, 33), size), label[np.ix_(rows, columns)])
+
+
+def cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -1/2, as Pillow's and torch's antialiased bicubic filters have it."""
+    x = np.abs(x)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def resampling(length: int, size: int) -> np.ndarray:
+    """Weights of each input pixel in each output pixel; the kernel is as wide as what shrinks onto one pixel."""
+    scale = max(1, length / size)
+    centres = (np.arange(size) + 0.5) * length / size
+    weights = cubic((np.arange(length) + 0.5 - centres[:, None]) / scale)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(48, 64, 51), (20, 9, 32), (150, 61, 32), (1, 3, 16), (400, 2, 8)]
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_image_is_resampled_by_the_antialiased_bicubic_filter_from_its_own_pixels_alone(height, width, size, flip):
+    image = picture(height + 9, width + 5)
+    crop = image[4 : 4 + height, 3 : 3 + width]
+    # rows first; each pass rounds to whole grey levels
+    across = np.einsum("xj,ijc->ixc", resampling(width, size), crop.astype(float)).round().clip(0, 255)
+    expected = np.einsum("yi,ixc->yxc", resampling(height, size), across).round().clip(0, 255)
+    view = View((4, 3, 4 + height, 3 + width), flip)
+    found = crop_image(image, view, size)
+    assert abs(found - (expected[:, ::-1] if flip else expected)).max() <= 1
+    read_only = image.copy()
+    read_only.flags.writeable = False
+    np.testing.assert_array_equal(crop_image(read_only, view, size), found)
 
 
 @pytest.mark.parametrize("size", [16, 64])
@@ -44,15 +78,15 @@ def test_image_and_label_stay_aligned_through_any_view(size):
     image, label = np.zeros((80, 100, 3), np.uint8), np.zeros((80, 100), np.uint8)
     image[20:60, 30:70], label[20:60, 30:70] = 255, 1
     view = View((10, 20, 70, 90), flip=True)
-    bright = replay_image(image, view, size)[..., 0] > 127
-    agreement = (bright == (replay_label(label, view, size) == 1)).mean()
+    bright = crop_image(image, view, size)[..., 0] > 127
+    agreement = (bright == (crop_label(label, view, size) == 1)).mean()
     assert agreement > 1 - 8 / size  # at most the border of the square differs, by the filter's width
 
 
 def test_shrinking_averages_instead_of_skipping_pixels():
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     image = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
-    small = replay_image(image, whole(64, 64), 8)
+    small = crop_image(image, whole(64, 64), 8)
     assert abs(small.astype(int) - 127).max() <= 2
 
 
@@ -88,7 +122,7 @@ def test_an_image_too_long_for_any_crop_gives_its_middle(height, width):
         top, left, bottom, right = view.box
         assert 0 <= top < bottom <= height
         assert 0 <= left < right <= width
-        assert replay_image(picture(height, width), view, 8).shape == (8, 8, 3)
+        assert crop_image(picture(height, width), view, 8).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(

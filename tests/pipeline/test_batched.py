@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from tiny_world import random_dense
 
 from data_cache.datasets.decode import decode_image
+from data_cache.sample import crop_image
 from data_cache.splits import Split
-from data_cache.views import replay_image, whole
-from experiments.verification import rand_index
-from pipeline.batched import cluster_batch, fuse_batch
-from pipeline.clip import BATCH, FrozenCLIP
-from pipeline.fusion import fuse
-from pipeline.kmeans import assign_faiss, cluster
-from pipeline.masks import Masker
-from pipeline.weights import CLIPSource
+from data_cache.views import whole
+from pipeline.masks.batched import cluster_batch, fuse_batch
+from pipeline.masks.fusion import adjusted_rand_index, fuse
+from pipeline.masks.kmeans import assign_faiss, cluster
+from pipeline.masks.masker import Masker
+from pipeline.teacher.clip import BATCH, FrozenCLIP
+from pipeline.teacher.weights import CLIPSource
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 EVERYTHING = Split(("sky",), ("sky",))
@@ -55,7 +55,7 @@ def test_each_view_of_a_batch_has_the_clusters_and_labels_of_plain_loops_in_doub
         expected = np.full(grid, -1)
         if ignored[place].any():
             centres, masks, scale = oracle.clusters(dense[place], ignored[place], windows)
-            found = clusters.of(place, grid)
+            found = clusters.view(place, grid)
             np.testing.assert_allclose(found.centres, centres, atol=1e-5)
             np.testing.assert_array_equal(found.masks, masks)
             np.testing.assert_array_equal(found.scale, scale)
@@ -94,13 +94,13 @@ def test_on_photographs_torch_and_faiss_agree(device, capsys):
     clip = FrozenCLIP(CLIPSource("tiny", image_size=256), "fp32", torch.device("cpu"))
     files = sorted(Path(root, "coco").rglob("*.jpg"))[:32]
     photographs = [decode_image(file) for file in files]
-    views = [replay_image(image, whole(*image.shape[:2]), clip.image_size) for image in photographs]
+    views = [crop_image(image, whole(*image.shape[:2]), clip.image_size) for image in photographs]
     dense = np.concatenate([clip.encode(np.stack(views[start : start + 4])).dense for start in range(0, len(views), 4)])
     found = [
         Masker(EVERYTHING, clip.grid, threshold=0.9, kmeans=kmeans, device=device)(dense, [None] * len(dense))[0]
         for kmeans in ("faiss", "torch")
     ]
-    agreement = [rand_index(a.ravel(), b.ravel()) for a, b in zip(*found, strict=True)]
+    agreement = [adjusted_rand_index(a.ravel(), b.ravel()) for a, b in zip(*found, strict=True)]
     with capsys.disabled():
         print(f"adjusted Rand index of torch and FAISS: least {min(agreement):.4f}, mean {np.mean(agreement):.4f}")
     assert max(label.max() for label in found[0]) > 3

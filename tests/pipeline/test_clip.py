@@ -13,9 +13,9 @@ from tiny_world import CONFIG, picture, tiny_clip
 from torch._dynamo.exc import BackendCompilerFailed
 
 from data_cache.errors import UsageError
-from pipeline.clip import ASKERS, FrozenCLIP, Pending, askers
-from pipeline.prompts import Prompts
-from pipeline.weights import CLIPSource
+from pipeline.teacher.clip import MAX_CONCURRENT_BATCHES, DeviceFeatures, FrozenCLIP, concurrent_batches
+from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.weights import CLIPSource
 
 IMAGES = np.stack([picture(seed, 128, 128) for seed in range(3)])
 CLASSES, TEMPLATES = ["sky", "garden gnome"], ["a photo of a {}", "this is the {} in the scene."]
@@ -130,20 +130,20 @@ def test_the_text_tower_stays_in_single_precision(clip):
 def test_finite_names_the_images_with_an_infinity_or_a_nan_anywhere():
     cls, dense = torch.zeros(5, 3, dtype=torch.float16), torch.zeros(5, 2, 2, 3, dtype=torch.float16)
     dense[1, 1, 0, 2], dense[3, 0, 1, 1], cls[4, 2] = np.inf, np.nan, -np.inf
-    assert Pending(cls, dense).finite().tolist() == [True, False, True, False, False]
+    assert DeviceFeatures(cls, dense).finite().tolist() == [True, False, True, False, False]
 
 
 def test_features_beyond_float16_come_back_as_not_finite_without_an_error():
     clip = tiny_clip()
     clip.model.visual.proj.mul_(1e6)
-    assert not clip.ask(IMAGES).finite().any()
+    assert not clip.forward(IMAGES).finite().any()
 
 
-def test_what_is_asked_and_what_is_encoded_are_the_same_float16_numbers(clip):
-    pending, features = clip.ask(IMAGES), clip.encode(IMAGES)
+def test_features_on_the_device_and_in_host_memory_are_the_same_float16_numbers(clip):
+    on_device, features = clip.forward(IMAGES), clip.encode(IMAGES)
     assert features.cls.dtype == features.dense.dtype == np.float16
-    np.testing.assert_array_equal(pending.cls.numpy(), features.cls)
-    np.testing.assert_array_equal(pending.dense.numpy(), features.dense)
+    np.testing.assert_array_equal(on_device.cls.numpy(), features.cls)
+    np.testing.assert_array_equal(on_device.dense.numpy(), features.dense)
 
 
 # -- text features -------------------------------------------------------------------------------------------------
@@ -287,19 +287,30 @@ def test_answers_do_not_depend_on_the_threads_of_who_asks(clip, precision):
         np.testing.assert_array_equal(other.dense, answers[0].dense)
 
 
-def test_a_turn_leaves_as_many_threads_as_there_were_and_a_gpu_s_touches_none(clip, monkeypatch):
-    before, asked = torch.get_num_threads(), FrozenCLIP(clip.source, "fp32", torch.device("cpu"))
-    assert asked.askers == askers(before)
-    with asked.turn():
-        assert torch.get_num_threads() == max(1, before // asked.askers)
+def test_a_compute_slot_restores_the_number_of_threads_and_a_gpu_s_does_not_change_it(clip, monkeypatch):
+    before, other = torch.get_num_threads(), FrozenCLIP(clip.source, "fp32", torch.device("cpu"))
+    assert other.max_concurrent_batches == concurrent_batches(before)
+    with other.compute_slot():
+        assert torch.get_num_threads() == max(1, before // other.max_concurrent_batches)
     assert torch.get_num_threads() == before
-    monkeypatch.setattr(asked, "askers", 1)
-    with asked.turn():
+    monkeypatch.setattr(other, "max_concurrent_batches", 1)
+    with other.compute_slot():
         assert torch.get_num_threads() == before
 
 
-def test_so_many_batches_are_asked_at_once_that_few_threads_are_idle():
-    assert [askers(threads) for threads in (1, 2, 3, 4, 5, 6, 7, 8, 16, 24)] == [1, 2, 3, 4, 4, 3, 3, 4, 4, 4]
+def test_so_many_batches_are_encoded_at_once_that_few_threads_are_idle():
+    assert [concurrent_batches(threads) for threads in (1, 2, 3, 4, 5, 6, 7, 8, 16, 24)] == [
+        1,
+        2,
+        3,
+        4,
+        4,
+        3,
+        3,
+        4,
+        4,
+        4,
+    ]
     for threads in range(1, 65):
-        assert 1 <= askers(threads) <= ASKERS
-        assert threads - threads // askers(threads) * askers(threads) <= 1
+        assert 1 <= concurrent_batches(threads) <= MAX_CONCURRENT_BATCHES
+        assert threads - threads // concurrent_batches(threads) * concurrent_batches(threads) <= 1

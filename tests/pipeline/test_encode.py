@@ -11,16 +11,17 @@ import oracle_masks as oracle
 import pytest
 import torch
 from PIL import Image
-from tiny_world import CLASSES, draw_folder, tiny_clip
+from tiny_world import CLASSES, draw_blocks, tiny_clip
 
 from data_cache.datasets import open_dataset
-from data_cache.schema import Layout
+from data_cache.layout import Layout
+from data_cache.sample import crop_image
 from data_cache.splits import Split
-from data_cache.views import Cropping
-from pipeline.clip import BATCH, Pending
+from data_cache.views import Cropping, whole
 from pipeline.encode import Encoder
-from pipeline.masks import Masker
-from pipeline.stages import StageTimes
+from pipeline.masks.masker import Masker
+from pipeline.shard_job import StageTimes
+from pipeline.teacher.clip import BATCH, DeviceFeatures
 
 IMAGES, SHARD = 9, 7
 TRUNCATED, MISFIT, UNLABELLED = 2, 4, 5
@@ -30,7 +31,7 @@ SPLIT, GRID = Split(CLASSES, ("tree",)), (8, 8)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return draw_folder(tmp_path_factory.mktemp("own"), IMAGES, {TRUNCATED}, {MISFIT}, {UNLABELLED})
+    return draw_blocks(tmp_path_factory.mktemp("own"), IMAGES, {TRUNCATED}, {MISFIT}, {UNLABELLED})
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,12 @@ def told():
 
 @pytest.fixture(scope="module")
 def shard(encoder, told):
-    return encoded(encoder, 0, tell=told.append)
+    return encoded(encoder, 0, progress=told.append)
 
 
 def pixels(root, index):
-    return np.array(Image.open(root / f"images/{index:02}.png").resize((128, 128), Image.Resampling.BICUBIC))
+    image = np.array(Image.open(root / f"images/{index:02}.png"))
+    return crop_image(image, whole(*image.shape[:2]), 128)
 
 
 def nearest_label(root, index):
@@ -142,7 +144,7 @@ def test_a_bad_image_is_a_failure_with_its_reason_and_leaves_nothing_behind(shar
 
 def test_a_batch_of_nothing_but_bad_images_does_not_stop_the_shard(tmp_path, encoder):
     count = BATCH["cpu"] + 1
-    draw_folder(tmp_path, count, truncated=range(BATCH["cpu"]))
+    draw_blocks(tmp_path, count, truncated=range(BATCH["cpu"]))
     dataset = open_dataset("folder", tmp_path, "train")
     shard = encoded(replace(encoder, dataset=dataset, layout=replace(encoder.layout, images=count)), 0)
     assert [status == "ok" for status in shard.status] == [False] * BATCH["cpu"] + [True]
@@ -152,16 +154,16 @@ def test_a_batch_of_nothing_but_bad_images_does_not_stop_the_shard(tmp_path, enc
 @pytest.mark.parametrize("part", ["cls", "dense"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, monkeypatch, part, value):
-    overflowing, ask = pixels(root, 3), encoder.clip.ask
+    overflowing, forward = pixels(root, 3), encoder.clip.forward
 
     def burst(images):
-        features = ask(images)
+        features = forward(images)
         bad = (images.numpy() == overflowing).all(axis=(1, 2, 3))
         spoilt = getattr(features, part).clone()
         spoilt[torch.from_numpy(bad), ..., -1] = value
-        return Pending(**{"cls": features.cls, "dense": features.dense, part: spoilt})
+        return DeviceFeatures(**{"cls": features.cls, "dense": features.dense, part: spoilt})
 
-    monkeypatch.setattr(encoder.clip, "ask", burst)
+    monkeypatch.setattr(encoder.clip, "forward", burst)
     other = encoded(encoder, 0)
     assert "finite" in other.status[3]
     assert is_blank(other, 3)
@@ -172,37 +174,42 @@ def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, mon
 
 
 def test_an_unreadable_image_does_not_change_a_bit_of_its_neighbours(tmp_path, encoder, shard):
-    draw_folder(tmp_path, IMAGES, unlabelled={UNLABELLED})
+    draw_blocks(tmp_path, IMAGES, unlabelled={UNLABELLED})
     whole = encoded(replace(encoder, dataset=open_dataset("folder", tmp_path, "train")), 0)
     assert whole.status == ["ok"] * SHARD
     for name in ("cls", "dense", "label"):
         np.testing.assert_array_equal(getattr(whole, name)[GOOD], getattr(shard, name)[GOOD])
 
 
-def test_clip_is_only_ever_asked_in_batches_of_one_size(encoder, monkeypatch):
-    sizes, ask = [], encoder.clip.ask
+def test_clip_only_ever_encodes_batches_of_one_size(encoder, monkeypatch):
+    sizes, forward = [], encoder.clip.forward
 
     def watched(images):
         sizes.append(len(images))
-        return ask(images)
+        return forward(images)
 
-    monkeypatch.setattr(encoder.clip, "ask", watched)
+    monkeypatch.setattr(encoder.clip, "forward", watched)
     for number in (0, 1):
         encoded(encoder, number)
     assert len(sizes) == 3
     assert set(sizes) == {BATCH["cpu"]}
 
 
-def test_on_a_cpu_two_batches_are_asked_at_once_on_half_of_the_threads_each(encoder, shard, monkeypatch):
-    clip, ask, before = encoder.clip, encoder.clip.ask, torch.get_num_threads()
+def test_on_a_cpu_two_batches_are_encoded_at_once_on_half_of_the_threads_each(encoder, shard, monkeypatch):
+    clip, forward, before = encoder.clip, encoder.clip.forward, torch.get_num_threads()
     together, threads = Barrier(2), []
 
     def watched(images):
         threads.append(torch.get_num_threads())
-        together.wait(timeout=60)  # for another that is asked meanwhile, or the test fails
-        return ask(images)
+        together.wait(timeout=60)  # for the other batch, or the test fails
+        return forward(images)
 
-    for name, value in {"ask": watched, "askers": 2, "_threads": 4, "_turns": Semaphore(2)}.items():
+    for name, value in {
+        "forward": watched,
+        "max_concurrent_batches": 2,
+        "_threads": 4,
+        "_compute_slots": Semaphore(2),
+    }.items():
         monkeypatch.setattr(clip, name, value)
     try:
         again = encoded(encoder, 0)
@@ -214,26 +221,26 @@ def test_on_a_cpu_two_batches_are_asked_at_once_on_half_of_the_threads_each(enco
         np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
 
 
-def test_once_nobody_waits_for_a_shard_no_further_view_is_asked(encoder, monkeypatch):
-    views, calls, gone, ask = 3, [], Event(), encoder.clip.ask
+def test_once_nobody_waits_for_a_shard_no_further_view_is_encoded(encoder, monkeypatch):
+    views, calls, gone, forward = 3, [], Event(), encoder.clip.forward
 
     def watched(images):
         calls.append(len(images))
         if len(calls) > views:  # the second batch's first: only now is the first one's end told
             assert gone.wait(60)
             time.sleep(0.3)
-        return ask(images)
+        return forward(images)
 
     def stop(done):
         gone.set()
         raise RuntimeError("stopped")
 
-    for name, value in {"ask": watched, "askers": 1, "_turns": Semaphore(1)}.items():
+    for name, value in {"forward": watched, "max_concurrent_batches": 1, "_compute_slots": Semaphore(1)}.items():
         monkeypatch.setattr(encoder.clip, name, value)
     several = replace(encoder, layout=replace(encoder.layout, views=views), cropping=Cropping(views))
     with pytest.raises(RuntimeError, match="stopped"):
-        encoded(several, 0, tell=stop)
-    assert len(calls) == views + 1
+        encoded(several, 0, progress=stop)
+    assert views <= len(calls) <= views + 1
 
 
 # -- what else a shard says ----------------------------------------------------------------------------------------
@@ -256,7 +263,7 @@ def test_clustered_right_behind_clip_as_on_a_gpu_a_shard_is_the_same(encoder, sh
     masker = replace(encoder.masker, kmeans="torch")
     given = replace(encoder, masker=masker, layout=replace(encoder.layout, dense=dense))
     apart = encoded(given, 0)
-    monkeypatch.setattr(Masker, "queues", True)
+    monkeypatch.setattr(Masker, "asynchronous", True)
     at_once = encoded(given, 0)
     for name in ("cls", "label", "count", "status"):
         np.testing.assert_array_equal(getattr(at_once, name), getattr(apart, name))

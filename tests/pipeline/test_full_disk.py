@@ -1,4 +1,4 @@
-"""A disk that fills up, or cannot be written: one line, a valid cache, and the same command goes on."""
+"""A full or read-only disk: one line, a valid cache, and rerunning the same command resumes."""
 
 import errno
 import subprocess
@@ -11,16 +11,18 @@ import zarr.storage._local as local
 from refusals import refused
 from test_precompute import same_arrays
 from test_reopen import settings_of
-from tiny_world import draw_folder
+from tiny_world import draw_blocks
 
-from data_cache.damage import check_files
-from data_cache.store import MASKS, Cache
-from pipeline.precompute import execute, plan
+from data_cache.integrity import verify_files
+from data_cache.layout import DEFAULT_MASKS
+from data_cache.reader import Cache
+from pipeline.plan import plan
+from pipeline.precompute import execute
 
 
 @pytest.fixture
 def root(tmp_path):
-    return draw_folder(tmp_path / "own", 7)
+    return draw_blocks(tmp_path / "own", 7)
 
 
 @pytest.fixture
@@ -38,13 +40,13 @@ def disk(tmp_path):
 
 def kept_and_finished(settings, reference):
     cache = Cache(settings.cache)
-    left = cache.pending(MASKS)
+    left = cache.pending_shards(DEFAULT_MASKS)
     assert 0 < len(left) < cache.layout.shards
-    assert all("not done" in line or "not recorded" in line for line in check_files(cache)[1])
+    assert all("not done" in line or "not recorded" in line for line in verify_files(cache)[1])
     execute(plan(settings))
     execute(plan(reference))
     same_arrays(settings.cache, reference.cache)
-    assert check_files(Cache(settings.cache))[1] == []
+    assert verify_files(Cache(settings.cache))[1] == []
     assert not list(settings.cache.rglob("*.partial"))
 
 
@@ -54,7 +56,7 @@ def test_a_file_system_that_fills_up_ends_the_run_in_one_line_and_loses_no_finis
     def fill(images):
         told.append(images)
         if len(told) == 2:  # the second shard is being encoded, and the first written
-            while len(Cache(settings.cache).pending(MASKS)) == 3:
+            while len(Cache(settings.cache).pending_shards(DEFAULT_MASKS)) == 3:
                 time.sleep(0.01)
             with (disk / "filler").open("wb") as file, suppress(OSError):
                 while True:
@@ -62,7 +64,7 @@ def test_a_file_system_that_fills_up_ends_the_run_in_one_line_and_loses_no_finis
                     file.flush()
 
     work = plan(settings)
-    refused(lambda: execute(work, fill), f"{settings.cache}: the disk is full", "the same command goes on")
+    refused(lambda: execute(work, fill), f"{settings.cache}: the disk is full", "rerun the same command")
     (disk / "filler").unlink()
     kept_and_finished(settings, settings_of(root, tmp_path / "whole.zarr"))
 
@@ -81,7 +83,7 @@ def test_no_space_at_any_write_is_told_in_one_line_and_loses_no_finished_shard(r
 
     with monkeypatch.context() as patch:
         patch.setattr(local, "_put", full)
-        refused(lambda: execute(plan(settings)), "the disk is full", "the same command goes on")
+        refused(lambda: execute(plan(settings)), "the disk is full", "rerun the same command")
     kept_and_finished(settings, settings_of(root, tmp_path / "whole.zarr"))
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import random_dense
 
-from pipeline.fusion import NOT_IGNORED, fuse, group_centres
-from pipeline.kmeans import Clusters
+from pipeline.masks.fusion import NOT_IGNORED, fuse, group_centres
+from pipeline.masks.kmeans import Clusters
 
 
 def directions(*degrees):

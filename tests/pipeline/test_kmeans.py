@@ -11,7 +11,7 @@ from refusals import refused
 from tiny_world import random_dense
 
 from data_cache.errors import UsageError
-from pipeline.kmeans import (
+from pipeline.masks.kmeans import (
     assign_faiss,
     backend_name,
     cluster,

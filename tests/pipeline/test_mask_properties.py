@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import random_dense
 
-from pipeline.fusion import NOT_IGNORED, fuse, group_centres
-from pipeline.kmeans import assign_faiss, cluster, max_centres
+from pipeline.masks.fusion import NOT_IGNORED, fuse, group_centres
+from pipeline.masks.kmeans import assign_faiss, cluster, max_centres
 
 GRID = (7, 9)
 TOKENS = GRID[0] * GRID[1]

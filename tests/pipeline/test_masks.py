@@ -10,7 +10,7 @@ from tiny_world import random_dense
 
 from data_cache.errors import UsageError
 from data_cache.splits import Split
-from pipeline.masks import Masker, ignored_tokens
+from pipeline.masks.masker import Masker, ignored_tokens
 
 SPLIT = Split(("sky", "road", "tree", "gnome"), ("tree",))
 VOID, SEEN, UNSEEN = 255, 1, 2

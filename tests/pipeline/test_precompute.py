@@ -8,42 +8,35 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from folders import precompute_config
 from refusals import refused
-from tiny_world import CLASSES, CONFIG, draw_folder, tiny_clip
+from tiny_world import CLASSES, draw_blocks, tiny_clip
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError
 from data_cache.journal import Journal
-from data_cache.schema import Layout
+from data_cache.layout import DEFAULT_MASKS, Layout
+from data_cache.reader import Cache
 from data_cache.splits import Split
-from data_cache.store import MASKS, Cache
-from pipeline import precompute
+from pipeline import plan as module
 from pipeline.encode import Encoder
-from pipeline.masks import Masker
-from pipeline.precompute import Job, Settings, execute, plan
-from pipeline.prompts import Prompts
-from pipeline.weights import CLIPSource
+from pipeline.encode_job import EncodeJob
+from pipeline.masks.masker import Masker
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from pipeline.teacher.prompts import Prompts
 
 IMAGES, SHARD, SHARDS, TRUNCATED = 10, 3, 4, 4
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return draw_folder(tmp_path_factory.mktemp("own"), IMAGES, truncated={TRUNCATED})
+    return draw_blocks(tmp_path_factory.mktemp("own"), IMAGES, truncated={TRUNCATED})
 
 
 @pytest.fixture
 def settings(root, tmp_path):
-    return Settings(
-        "folder",
-        tmp_path / "out/new.zarr",
-        root,
-        clip=CLIPSource(CONFIG, "random"),
-        device="cpu",
-        precision="fp32",
-        shard=SHARD,
-        unseen="tree",
-    )
+    return precompute_config(root, tmp_path / "out/new.zarr", shard=SHARD, unseen="tree")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +48,7 @@ def told():
 def done(root, tmp_path_factory, told):
     """Settings and summary of a run that nothing disturbed."""
     cache = tmp_path_factory.mktemp("done") / "own.zarr"
-    clip = CLIPSource(CONFIG, "random")
-    settings = Settings("folder", cache, root, clip=clip, device="cpu", precision="fp32", shard=SHARD, unseen="tree")
+    settings = precompute_config(root, cache, shard=SHARD, unseen="tree")
     return settings, execute(plan(settings), told.append)
 
 
@@ -78,13 +70,13 @@ def same_arrays(one, other):
 
 def shards_run(monkeypatch):
     """Keeps count of the shards that are worked on."""
-    numbers, run = [], Job.run
+    numbers, run = [], EncodeJob.run
 
     def counted(job, shard, tell):
         numbers.append(shard)
         return run(job, shard, tell)
 
-    monkeypatch.setattr(Job, "run", counted)
+    monkeypatch.setattr(EncodeJob, "run", counted)
     return numbers
 
 
@@ -111,7 +103,7 @@ def test_the_cache_holds_what_an_encoder_gives_shard_by_shard(done, root):
         span = slice(number * SHARD, (number + 1) * SHARD)
         names = {"image/size": "size", "view/box": "box", "view/flip": "flip", "cls": "cls", "dense": "dense"}
         names |= {f"image/{name}": name for name in ("status", "content_hash", "label_hash")}
-        names |= {f"masks/{MASKS}/{name}": name for name in ("label", "count")}
+        names |= {f"masks/{DEFAULT_MASKS}/{name}": name for name in ("label", "count")}
         for array, field in names.items():
             np.testing.assert_array_equal(stored[array][span], getattr(expected, field), err_msg=array)
     assert stored["image/id"].tolist() == [f"images/{index:02}.png" for index in range(IMAGES)]
@@ -151,7 +143,7 @@ def test_a_second_run_finds_nothing_to_do_and_changes_nothing(done, monkeypatch)
 
 
 def test_an_interrupted_run_is_finished_by_the_next_and_ends_the_same(done, settings, monkeypatch):
-    ran, run = shards_run(monkeypatch), Job.run
+    ran, run = shards_run(monkeypatch), EncodeJob.run
     broken = {2: RuntimeError("power cut"), 3: RuntimeError("power cut")}
 
     def dying(job, shard, tell):
@@ -160,7 +152,7 @@ def test_an_interrupted_run_is_finished_by_the_next_and_ends_the_same(done, sett
         return run(job, shard, tell)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "run", dying)
+        patch.setattr(EncodeJob, "run", dying)
         with pytest.raises(RuntimeError, match="power cut"):
             execute(plan(settings))
     assert sorted(ran) == [0, 1]
@@ -189,7 +181,7 @@ def test_a_shard_written_but_not_declared_done_is_done_again(done, settings, mon
         with pytest.raises(RuntimeError, match="power cut"):
             execute(plan(settings))
     ran = shards_run(monkeypatch)
-    pending = Cache(settings.cache).pending(MASKS)
+    pending = Cache(settings.cache).pending_shards(DEFAULT_MASKS)
     assert 1 in pending
     assert 0 not in pending
     execute(plan(settings))
@@ -216,7 +208,7 @@ def test_without_dense_tokens_no_dense_array_is_stored_and_the_rest_is_the_same(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"clip": CLIPSource(CONFIG, "random", 64)}, ["clip.image_size: 128 there, 64 here"]),
+        ({"image_size": 64}, ["clip.image_size: 128 there, 64 here"]),
         ({"precision": "bf16"}, ["clip.precision: fp32 there, bf16 here"]),
         ({"dense": "none"}, ["dense: float16 there, none here"]),
         ({"shard": 5}, ["shard: 3 there, 5 here"]),
@@ -236,7 +228,7 @@ def test_other_weights_of_the_same_name_are_refused(done, tmp_path):
     state = tiny_clip().model.state_dict()
     state["visual.proj"][0, 0] += 1
     torch.save(state, tmp_path / "w.pt")
-    other = replace(done[0], clip=CLIPSource(CONFIG, str(tmp_path / "w.pt")))
+    other = replace(done[0], clip_weights=str(tmp_path / "w.pt"))
     refused(lambda: plan(other), "clip.weights_sha256")
 
 
@@ -250,7 +242,7 @@ def test_other_weights_of_the_same_name_are_refused(done, tmp_path):
         ({"device": "abacus"}, ["--device abacus"]),
         ({"unseen": "unicorn"}, ["--unseen", "unicorn"]),
         ({"unseen": None}, ["--unseen"]),
-        ({"clip": CLIPSource(CONFIG, "random", 100)}, ["--image-size 100"]),
+        ({"image_size": 100}, ["--image-size 100"]),
     ],
 )
 def test_an_impossible_option_is_refused_before_anything_is_written(settings, tmp_path, change, words):
@@ -271,7 +263,7 @@ def test_a_job_travels_without_the_model_it_has_built(done):
 
 def full_disk(monkeypatch, free):
     usage = namedtuple("Usage", "total used free")
-    monkeypatch.setattr(precompute.shutil, "disk_usage", lambda _: usage(10**12, 10**12 - free, free))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**12, 10**12 - free, free))
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written_naming_dense_none(settings, tmp_path, monkeypatch):
@@ -290,7 +282,7 @@ def test_a_full_disk_does_not_matter_when_nothing_is_left_to_write(done, monkeyp
 
 
 def test_a_dataset_of_nothing_but_bad_images_is_refused_before_anything_is_written(settings, tmp_path):
-    bad = draw_folder(tmp_path / "bad", 6, truncated=range(6))
+    bad = draw_blocks(tmp_path / "bad", 6, truncated=range(6))
     before = tree(tmp_path)
     refused(lambda: plan(replace(settings, root=bad)), "00.png")
     assert tree(tmp_path) == before
@@ -304,12 +296,12 @@ def test_something_else_at_the_cache_s_place_is_refused_and_left_alone(settings)
 
 
 def test_a_plan_overtaken_by_another_run_writes_no_finished_shard_again(tmp_path, monkeypatch):
-    root = draw_folder(tmp_path / "data", 4)
-    settings = Settings("folder", tmp_path / "c.zarr", root, clip=CLIPSource(CONFIG, "random"), shard=2, unseen="tree")
+    root = draw_blocks(tmp_path / "data", 4)
+    settings = precompute_config(root, tmp_path / "c.zarr", shard=2, unseen="tree")
     execute(plan(settings))
     (tmp_path / "c.zarr/journal/c/1").unlink()
     first, second = plan(settings), plan(settings)
     assert first.shards == second.shards == 1
     execute(first)
-    monkeypatch.setattr(Job, "run", lambda *_: pytest.fail("a finished shard was written again"))
+    monkeypatch.setattr(EncodeJob, "run", lambda *_: pytest.fail("a finished shard was written again"))
     execute(second)

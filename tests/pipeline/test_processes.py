@@ -14,9 +14,9 @@ from clusters import until
 from dask.distributed import LocalCluster
 
 from data_cache.errors import UsageError
-from pipeline import processes
-from pipeline.processes import local_client
-from pipeline.workers import Workers
+from pipeline.dask import local as processes
+from pipeline.dask.local import local_client
+from pipeline.dask.run import Workers
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ def seen(client):
     return sorted(client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")).values(), key=str)
 
 
+@pytest.mark.slow
 def test_each_worker_process_sees_a_gpu_of_its_own_of_those_the_user_left_visible(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-8f1c")
@@ -80,7 +81,7 @@ def test_dask_cuda_starts_the_workers_where_it_is_installed(monkeypatch):
     module = types.ModuleType("dask_cuda")
     module.LocalCUDACluster, module.__spec__ = LocalCUDACluster, importlib.machinery.ModuleSpec("dask_cuda", None)
     monkeypatch.setitem(sys.modules, "dask_cuda", module)
-    monkeypatch.setattr(processes.LeaveInterrupts, "setup", lambda *_, **__: None)  # this is the test's own process
+    monkeypatch.setattr(processes.IgnoreInterrupts, "setup", lambda *_, **__: None)  # this is the test's own process
     with local_client(2, True, ("2", "3")) as client:
         assert len(client.nthreads()) == 2
     assert asked["devices"] == ["2", "3"]
@@ -102,7 +103,7 @@ def listening():
 def test_worker_processes_listen_on_this_machine_alone_and_a_dashboard_is_there_if_bokeh_is():
     with local_client(1, True) as client:
         assert listening() <= {"127.0.0.1", "::1"}
-        link = processes.dashboard(client)
+        link = processes.dashboard_link(client)
         assert bool(link) == bool(find_spec("bokeh"))
         if link:
             assert link.startswith("http://127.0.0.1:")
@@ -111,7 +112,7 @@ def test_worker_processes_listen_on_this_machine_alone_and_a_dashboard_is_there_
 
 def test_this_process_alone_serves_no_dashboard():
     with local_client(1, False) as client:
-        assert processes.dashboard(client) is None
+        assert processes.dashboard_link(client) is None
         assert listening() <= {"127.0.0.1", "::1"}
 
 

@@ -3,45 +3,33 @@
 import numpy as np
 import pytest
 from command_line import in_a_process
+from folders import make_cache, precompute_config
 from refusals import refused
-from tiny_world import CLASSES, CONFIG, draw_folder
+from tiny_world import CLASSES, draw_blocks
 
+from commands.options import parsed
 from data_cache.content import quantised
-from data_cache.damage import check_files
 from data_cache.errors import UsageError
-from data_cache.store import Cache
-from data_cache.views import Cropping
+from data_cache.integrity import verify_files
+from data_cache.reader import Cache
+from data_cache.source_dataset import open_source_dataset
 from pipeline import recluster as module
-from pipeline import workers
-from pipeline.live import photographs
-from pipeline.precompute import Settings, execute, plan
-from pipeline.recluster import Clustering, recluster, window_sizes
-from pipeline.weights import CLIPSource
+from pipeline.config import ClusterConfig
+from pipeline.dask import run as workers
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from pipeline.recluster import recluster
 
 IMAGES, VIEWS, SCENES = 9, 2, 100
 
 
 @pytest.fixture
 def root(tmp_path):
-    return draw_folder(tmp_path / "own", IMAGES, {2}, set(), {5})
+    return draw_blocks(tmp_path / "own", IMAGES, {2}, set(), {5})
 
 
-def precomputed(root, dense="float16", name="c.zarr", source=None):
-    source = source or CLIPSource(str(CONFIG), "random")
-    settings = Settings(
-        "folder",
-        root.parent / name,
-        root,
-        clip=source,
-        device="cpu",
-        precision="fp32",
-        shard=4,
-        dense=dense,
-        unseen="tree",
-        cropping=Cropping(VIEWS),
-    )
-    execute(plan(settings))
-    return settings.cache
+def precomputed(root, dense="float16", name="c.zarr"):
+    return make_cache(root, root.parent / name, shard=4, dense=dense, unseen="tree", views=VIEWS)
 
 
 def labels(cache, name):
@@ -51,7 +39,7 @@ def labels(cache, name):
 
 def test_the_original_settings_give_the_original_masks_bit_for_bit(root):
     cache = precomputed(root)
-    assert recluster(Clustering(cache, "again")) == IMAGES
+    assert recluster(ClusterConfig(cache, "again")) == IMAGES
     for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
         np.testing.assert_array_equal(one, other)
     assert Cache(cache).mask_attributes("again") == Cache(cache).mask_attributes("default")
@@ -60,8 +48,8 @@ def test_the_original_settings_give_the_original_masks_bit_for_bit(root):
 def test_other_settings_and_splits_live_side_by_side_and_leave_the_first_alone(root):
     cache = precomputed(root)
     before = labels(cache, "default")
-    recluster(Clustering(cache, "coarse", threshold=0.2))
-    recluster(Clustering(cache, "other", unseen=CLASSES[0], windows=(2, 4)))
+    recluster(ClusterConfig(cache, "coarse", threshold=0.2))
+    recluster(ClusterConfig(cache, "other", unseen=CLASSES[0], windows=(2, 4)))
     opened = Cache(cache)
     assert opened.masks == ["coarse", "default", "other"]
     assert labels(cache, "coarse")[1].sum() < before[1].sum()
@@ -77,27 +65,30 @@ def test_other_settings_and_splits_live_side_by_side_and_leave_the_first_alone(r
 
 def test_a_name_that_is_taken_by_other_settings_is_refused_and_by_the_same_ones_done(root):
     cache = precomputed(root)
-    recluster(Clustering(cache, "coarse", threshold=0.2))
-    assert recluster(Clustering(cache, "coarse", threshold=0.2)) == 0
-    refused(lambda: recluster(Clustering(cache, "coarse", threshold=0.3)), "threshold: 0.2 there, 0.3", kind=UsageError)
-    refused(lambda: recluster(Clustering(cache, "../x")), "--name", kind=UsageError)
+    recluster(ClusterConfig(cache, "coarse", threshold=0.2))
+    assert recluster(ClusterConfig(cache, "coarse", threshold=0.2)) == 0
+    refused(
+        lambda: recluster(ClusterConfig(cache, "coarse", threshold=0.3)), "threshold: 0.2 there, 0.3", kind=UsageError
+    )
+    refused(lambda: recluster(ClusterConfig(cache, "../x")), "--name", kind=UsageError)
 
 
 def test_without_dense_tokens_there_is_nothing_to_cluster(root):
-    refused(lambda: recluster(Clustering(precomputed(root, "none"), "again")), "--dense float16")
+    refused(lambda: recluster(ClusterConfig(precomputed(root, "none"), "again")), "--dense float16")
 
 
 def test_a_label_map_that_changed_is_told(root):
     cache = precomputed(root)
     file = root / "labels/00.png"
     file.write_bytes((root / "labels/01.png").read_bytes())
-    refused(lambda: recluster(Clustering(cache, "again")), "00", "changed since it was cached")
+    refused(lambda: recluster(ClusterConfig(cache, "again")), "00", "changed since the cache was made")
 
 
 KILL = """
 import os, signal
-from data_cache.store import Cache
-from data_cache import schema, store
+from data_cache.reader import Cache
+from data_cache import metadata, writer
+from data_cache.writer import CacheWriter
 def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -105,14 +96,18 @@ def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize(
     "instant",
     [
-        pytest.param(KILL + "store.seal = die\n", marks=pytest.mark.slow),
+        pytest.param(KILL + "writer.finalize_metadata = die\n", marks=pytest.mark.slow),
         pytest.param(
-            KILL + "shutil = schema.shutil; copy = shutil.copyfile; schema.metadata_hash = die\n",
+            KILL + "shutil = metadata.shutil; copy = shutil.copyfile; metadata.metadata_hash = die\n",
             marks=pytest.mark.slow,
         ),
-        KILL + "write = Cache.write_masks\nCache.write_masks = lambda s, n, *a: die() if n == 1 else write(s, n, *a)\n",
+        pytest.param(
+            KILL + "write = CacheWriter.write_masks\n"
+            "CacheWriter.write_masks = lambda s, n, *a: die() if n == 1 else write(s, n, *a)\n",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["arrays-before-seal", "within-seal", "second-shard"],
+    ids=["arrays-before-finalization", "within-finalization", "second-shard"],
 )
 def test_killed_at_any_instant_the_cache_stays_whole_and_the_same_command_finishes(root, instant):
     cache = precomputed(root)
@@ -123,7 +118,7 @@ def test_killed_at_any_instant_the_cache_stays_whole_and_the_same_command_finish
     assert told.returncode == 0, told.stderr
     for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert check_files(Cache(cache))[1] == []
+    assert verify_files(Cache(cache))[1] == []
 
 
 ARRAYS = """
@@ -137,16 +132,21 @@ Group.create_array = dying
 
 
 @pytest.mark.parametrize(
-    "instant", [ARRAYS.format(name=name) for name in ("label", "journal")] + ["store.seal = die\n"]
+    "instant",
+    [
+        pytest.param(ARRAYS.format(name="masks/a/label"), marks=pytest.mark.slow),
+        pytest.param(ARRAYS.format(name="masks/a/journal"), marks=pytest.mark.slow),
+        "writer.finalize_metadata = die\n",
+    ],
 )
 def test_what_a_killed_call_left_does_not_touch_a_set_of_another_name(root, instant):
     cache = precomputed(root)
     assert in_a_process("cluster", cache, "--name", "a", prelude=KILL + instant).returncode == -9
     assert (cache / "masks/a").is_dir()
-    recluster(Clustering(cache, "b", threshold=0.3))
+    recluster(ClusterConfig(cache, "b", threshold=0.3))
     assert Cache(cache).masks == ["b", "default"]
-    recluster(Clustering(cache, "a", threshold=0.2))
-    assert check_files(Cache(cache))[1] == []
+    recluster(ClusterConfig(cache, "a", threshold=0.2))
+    assert verify_files(Cache(cache))[1] == []
     assert Cache(cache).load("a").ok.sum() == IMAGES - 1
 
 
@@ -155,18 +155,18 @@ def test_a_call_that_waited_finds_the_set_another_one_made(root, monkeypatch):
 
     def meanwhile(*arguments):
         monkeypatch.undo()
-        recluster(Clustering(cache, "same"))
-        return photographs(*arguments)
+        recluster(ClusterConfig(cache, "same"))
+        return open_source_dataset(*arguments)
 
-    monkeypatch.setattr(module, "photographs", meanwhile)
-    assert recluster(Clustering(cache, "same")) == 0
+    monkeypatch.setattr(module, "open_source_dataset", meanwhile)
+    assert recluster(ClusterConfig(cache, "same")) == 0
 
 
 def test_where_there_are_several_gpus_each_clusters(root, monkeypatch):
     cache, asked = precomputed(root), []
     monkeypatch.setattr(workers, "visible_gpus", lambda: ("0", "1"))
     monkeypatch.setattr(module, "run_shards", lambda job, shards, tell, given, note: asked.append(given) or ())
-    recluster(Clustering(cache, "new"))
+    recluster(ClusterConfig(cache, "new"))
     assert asked[0].gpus == ("0", "1")
 
 
@@ -181,7 +181,7 @@ def test_where_there_are_several_gpus_each_clusters(root, monkeypatch):
 )
 def test_impossible_settings_are_usage_errors_and_leave_nothing(root, given, word):
     cache = precomputed(root)
-    refused(lambda: recluster(Clustering(cache, "new", **given)), word, kind=UsageError)
+    refused(lambda: recluster(ClusterConfig(cache, "new", **given)), word, kind=UsageError)
     assert Cache(cache).masks == ["default"]
 
 
@@ -190,7 +190,7 @@ def test_training_goes_on_with_stage_1_s_own_masks_when_others_were_added(root, 
     run = ("--cache", cache, "--out", tmp_path / "run", "--iterations", 2, "--batch-size", 2, "--size", 64)
     student = ("--arch", "fpn", "--encoder", "resnet18", "--encoder-weights", "none", "--workers", 0, "--device", "cpu")
     clipteacher.good("train", *run, *student)
-    recluster(Clustering(cache, "fine", threshold=0.9))
+    recluster(ClusterConfig(cache, "fine", threshold=0.9))
     clipteacher.good("train", "--out", tmp_path / "run", "--resume")
     clipteacher.good("train", "--out", tmp_path / "run", "--resume", "--masks", "default")
     assert "masks differs" in clipteacher("train", "--out", tmp_path / "run", "--resume", "--masks", "fine").error
@@ -199,7 +199,7 @@ def test_training_goes_on_with_stage_1_s_own_masks_when_others_were_added(root, 
 
 @pytest.mark.parametrize("windows", ["3,x", "0", "", "3;7", "-1"])
 def test_windows_that_are_no_numbers_are_usage_errors(windows):
-    refused(lambda: window_sizes(windows), "--windows", kind=UsageError)
+    refused(lambda: parsed(ClusterConfig, "windows", windows), "--windows", kind=UsageError)
 
 
 # -- int8 -------------------------------------------------------------------------------------------------------
@@ -234,17 +234,11 @@ def rand_index(a, b):
 def test_int8_tokens_of_the_tiny_clip_keep_directions_and_masks_in_half_the_bytes(tmp_path):
     caches = {}
     for dense in ("float16", "int8"):
-        settings = Settings(
-            "scenes",
-            tmp_path / f"{dense}.zarr",
-            clip=CLIPSource("tiny"),
-            limit=SCENES,
-            dense=dense,
-            device="cpu",
-            precision="fp32",
-        )
+        clip = {"clip": "tiny", "clip_weights": None}
+        cache = tmp_path / f"{dense}.zarr"
+        settings = precompute_config(None, cache, dataset="scenes", **clip, limit=SCENES, dense=dense)
         execute(plan(settings)).check(0)
-        recluster(Clustering(settings.cache, "again"))
+        recluster(ClusterConfig(settings.cache, "again"))
         caches[dense] = Cache(settings.cache)
     exact, rough = caches["float16"], caches["int8"]
     np.testing.assert_array_equal(exact.group["masks/default/label"][:], rough.group["masks/default/label"][:])

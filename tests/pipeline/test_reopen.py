@@ -5,30 +5,33 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from folders import precompute_config
 from PIL import Image
 from refusals import refused
 from test_precompute import arrays, same_arrays
-from tiny_world import CONFIG, draw_folder, label_map, picture
+from tiny_world import draw_blocks, label_map, picture
 
-from data_cache.damage import check_files
 from data_cache.errors import UsageError
-from data_cache.source import photographs
-from data_cache.store import MASKS, Cache
-from data_cache.views import Cropping
+from data_cache.integrity import verify_files
+from data_cache.layout import DEFAULT_MASKS
+from data_cache.reader import Cache
+from data_cache.source_dataset import open_source_dataset
+from data_cache.writer import CacheWriter
+from pipeline.config import ClusterConfig
 from pipeline.encode import Encoder
-from pipeline.precompute import Settings, execute, plan
-from pipeline.recluster import Clustering, recluster
-from pipeline.weights import CLIPSource
+from pipeline.feeder import Feeder
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from pipeline.recluster import recluster
 
 
 @pytest.fixture
 def root(tmp_path):
-    return draw_folder(tmp_path / "own", 7, truncated={2})
+    return draw_blocks(tmp_path / "own", 7, truncated={2})
 
 
 def settings_of(root, cache, **given):
-    common = {"clip": CLIPSource(CONFIG, "random"), "device": "cpu", "precision": "fp32", "shard": 3, "unseen": "tree"}
-    return Settings("folder", cache, root, **(common | given))
+    return precompute_config(root, cache, **({"shard": 3, "unseen": "tree"} | given))
 
 
 @pytest.fixture
@@ -41,10 +44,8 @@ def settings(root, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """The names of the images that are encoded."""
-    names, read = [], Encoder._read
-    monkeypatch.setattr(
-        Encoder, "_read", lambda self, index: names.append(self.dataset.ids[index]) or read(self, index)
-    )
+    names, prepare = [], Feeder._prepare
+    monkeypatch.setattr(Feeder, "_prepare", lambda self, *a: names.append(self.dataset.ids[a[-1]]) or prepare(self, *a))
     return names
 
 
@@ -92,7 +93,7 @@ def test_extend_encodes_new_images_only_and_leaves_the_others_as_they_were(root,
         np.testing.assert_array_equal(after[name][kept], before[name], err_msg=name)
     assert list(after["image/id"][7:]) == ["images/00a.png", "images/99.png"]
     assert list(after["image/status"][7:]) == ["ok", "ok"]
-    assert check_files(Cache(settings.cache))[1] == []
+    assert verify_files(Cache(settings.cache))[1] == []
 
 
 def test_an_extended_cache_holds_what_a_new_one_would(settings, root, tmp_path):
@@ -109,21 +110,21 @@ def test_an_extended_cache_is_reopened_without_extend_trained_from_and_clustered
     execute(plan(replace(settings, extend=True)))
     assert plan(settings).images == 0
     cache = Cache(settings.cache)
-    dataset = photographs(cache, None)
+    dataset = open_source_dataset(cache, None)
     assert dataset.ids[-1] == "images/00a.png"
     stored = cache.digests()
     assert all(dataset.digest(i) == stored[i] for i in range(len(dataset)) if stored[i][0])
-    recluster(Clustering(settings.cache, "again"))
+    recluster(ClusterConfig(settings.cache, "again"))
     np.testing.assert_array_equal(cache.load("default").label, Cache(settings.cache).load("again").label)
 
 
 def test_other_mask_sets_of_an_extended_cache_are_finished_by_cluster(settings, root):
-    recluster(Clustering(settings.cache, "fine", threshold=0.9))
+    recluster(ClusterConfig(settings.cache, "fine", threshold=0.9))
     before = Cache(settings.cache).load("fine").label
     add(root, "99", 91)
     execute(plan(replace(settings, extend=True)))
     refused(lambda: Cache(settings.cache).load("fine"), "run `cluster` with --name fine again")
-    assert recluster(Clustering(settings.cache, "fine", threshold=0.9)) == 2  # those of the shard that has grown
+    assert recluster(ClusterConfig(settings.cache, "fine", threshold=0.9)) == 2  # those of the shard that has grown
     after = Cache(settings.cache).load("fine").label
     np.testing.assert_array_equal(after[:7], before)
     assert (after[7] != 255).any()
@@ -133,18 +134,18 @@ def test_other_mask_sets_of_an_extended_cache_are_finished_by_cluster(settings, 
 def test_an_extension_killed_at_any_instant_has_happened_or_not(settings, root, monkeypatch, instant):
     from pathlib import Path
 
-    from data_cache import redo, store
+    from data_cache import transaction, writer
 
     before = arrays(settings.cache)
     add(root, "99", 91)
     with monkeypatch.context() as patch:
         if instant == "before the renaming":
-            patch.setattr(store, "build", lambda path, fill, about: 1 / 0)
+            patch.setattr(writer, "_build", lambda path, fill, about: 1 / 0)
         elif instant == "while it is carried out":
             moved, replace_file = [], Path.replace
 
             def dying(self, place):
-                if redo.REDO in self.parts:
+                if transaction.REDO in self.parts:
                     moved.append(1 / (4 - len(moved)))
                 return replace_file(self, place)
 
@@ -157,11 +158,11 @@ def test_an_extension_killed_at_any_instant_has_happened_or_not(settings, root, 
         assert arrays(settings.cache).keys() == before.keys()
         assert plan_refused(settings)
     elif instant == "while it is carried out":
-        assert (settings.cache / redo.REDO).is_dir()
+        assert (settings.cache / transaction.REDO).is_dir()
         refused(lambda: Cache(settings.cache), "cut short", "precompute")
     execute(plan(replace(settings, extend=True)))
-    assert not list(settings.cache.rglob("*.partial")) + list(settings.cache.glob(redo.REDO))
-    assert check_files(Cache(settings.cache))[1] == []
+    assert not list(settings.cache.rglob("*.partial")) + list(settings.cache.glob(transaction.REDO))
+    assert verify_files(Cache(settings.cache))[1] == []
     np.testing.assert_array_equal(arrays(settings.cache)["cls"][:7], before["cls"])
     assert Cache(settings.cache).statuses()[7] == ("images/99.png", "ok")
 
@@ -172,15 +173,7 @@ def plan_refused(settings):
 
 
 def test_scenes_grow_by_a_greater_limit(tmp_path):
-    few = Settings(
-        "scenes",
-        tmp_path / "s.zarr",
-        clip=CLIPSource(CONFIG, "random"),
-        device="cpu",
-        precision="fp32",
-        limit=3,
-        shard=2,
-    )
+    few = precompute_config(None, tmp_path / "s.zarr", dataset="scenes", limit=3, shard=2)
     execute(plan(few))
     more = replace(few, limit=5)
     refused(lambda: plan(more), "2 new (train/000003, train/000004)")
@@ -207,7 +200,7 @@ def test_retry_failed_encodes_failed_images_only_and_the_cache_is_as_if_they_had
     whole = replace(settings, cache=tmp_path / "whole.zarr")
     execute(plan(whole))
     alike(settings.cache, whole.cache)
-    assert check_files(Cache(settings.cache))[1] == []
+    assert verify_files(Cache(settings.cache))[1] == []
 
 
 def test_an_image_that_fails_again_stays_failed_with_its_new_reason(settings, root):
@@ -219,12 +212,12 @@ def test_an_image_that_fails_again_stays_failed_with_its_new_reason(settings, ro
 def test_a_retry_killed_in_mid_shard_is_finished_by_the_same_command_without_the_flag(settings, root, monkeypatch):
     mend(root)
     with monkeypatch.context() as patch:
-        patch.setattr(Cache, "write_masks", lambda *a, **k: 1 / 0)
+        patch.setattr(CacheWriter, "write_masks", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             execute(plan(replace(settings, retry_failed=True)))
-    assert Cache(settings.cache).pending(MASKS) == [0]
+    assert Cache(settings.cache).pending_shards(DEFAULT_MASKS) == [0]
     assert execute(plan(settings)).failures == []
-    assert check_files(Cache(settings.cache))[1] == []
+    assert verify_files(Cache(settings.cache))[1] == []
 
 
 # -- overwrite ------------------------------------------------------------------------------------------------------
@@ -261,7 +254,7 @@ def test_overwrite_goes_with_no_other_wish(settings, other):
 @pytest.mark.parametrize("kind", ["images", "labels"])
 def test_a_changed_image_or_label_map_is_refused_by_name(settings, root, kind):
     shutil.copy(root / kind / "04.png", root / kind / "05.png")
-    refused(lambda: plan(settings), "1 images or their label maps changed", "images/05.png", "--overwrite")
+    refused(lambda: plan(settings), "images/05.png: the image or its label map changed", "--overwrite")
     assert execute(plan(replace(settings, overwrite=True))).encoded == 7
 
 
@@ -293,18 +286,19 @@ def test_a_shard_that_no_cache_can_have_is_refused_before_anything_is_written(se
 
 
 @pytest.mark.parametrize(
-    ("change", "word"), [({"seed": 1}, "views.seed: 0 there, 1 here"), ({"count": 3}, "views.count: 2 there, 3 here")]
+    ("change", "word"),
+    [({"view_seed": 1}, "views.seed: 0 there, 1 here"), ({"views": 3}, "views.count: 2 there, 3 here")],
 )
 def test_other_crops_are_refused_with_the_difference(root, tmp_path, change, word):
-    made = settings_of(root, tmp_path / "views.zarr", cropping=Cropping(2))
+    made = settings_of(root, tmp_path / "views.zarr", views=2)
     execute(plan(made))
     for extend in (False, True):
-        asked = replace(made, cropping=replace(Cropping(2), **change), extend=extend)
+        asked = replace(made, **change, extend=extend)
         refused(lambda asked=asked: plan(asked), word)
 
 
 def test_a_newer_library_alone_is_not_refused(settings, monkeypatch):
-    from pipeline import precompute
+    from pipeline import plan as module
 
-    monkeypatch.setattr(precompute, "version", lambda name: "999.0")
+    monkeypatch.setattr(module, "version", lambda name: "999.0")
     assert plan(settings).images == 0

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from data_cache.datasets.scenes import Scenes
 from data_cache.errors import UsageError
-from data_cache.views import replay_image, whole
-from pipeline.clip import FrozenCLIP
+from data_cache.sample import crop_image
+from data_cache.views import whole
+from pipeline.teacher.clip import FrozenCLIP
+from pipeline.teacher.weights import TINY_CONFIG, TINY_WEIGHTS, CLIPSource
 from pipeline.tiny import train
 from pipeline.tiny.retrieval import average_precision, mean_of, retrieval
-from pipeline.weights import TINY_CONFIG, TINY_WEIGHTS, CLIPSource
 
 CPU = torch.device("cpu")
 FRESH = Scenes("fresh", 150, seed=1)
@@ -40,7 +41,7 @@ def test_it_is_chosen_by_name_and_sees_256_pixels_unless_told():
 
 def test_its_cls_tokens_are_as_long_as_glm_wants_them():
     clip = FrozenCLIP(CLIPSource("tiny"), "fp32", CPU)
-    images = np.stack([replay_image(FRESH.image(i), whole(128, 128), 256) for i in range(30)])
+    images = np.stack([crop_image(FRESH.image(i), whole(128, 128), 256) for i in range(30)])
     norms = np.linalg.norm(clip.encode(images).cls.astype(np.float64), axis=1)
     assert 4 < norms.mean() < 6
 
@@ -50,7 +51,7 @@ def test_its_weights_have_one_tag_and_can_be_random():
     refused(CLIPSource("tiny", "openai").load, "its tags are scenes", kind=UsageError)
 
 
-@pytest.mark.parametrize(("size", "least"), [(128, 0.85), (192, 0.9), (256, 0.9)])
+@pytest.mark.parametrize(("size", "least"), [(128, 0.85), (192, 0.9), pytest.param(256, 0.9, marks=pytest.mark.slow)])
 def test_it_finds_fresh_scenes_by_the_names_of_seen_and_unseen_classes(size, least):
     clip = FrozenCLIP(CLIPSource("tiny", image_size=size), "fp32", CPU)
     found = retrieval(clip, FRESH)

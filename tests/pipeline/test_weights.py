@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from tiny_world import CONFIG, CPU, picture, tiny_clip
 
 from data_cache.errors import UsageError
-from pipeline.clip import FrozenCLIP, resolve_precision
-from pipeline.weights import CLIPSource
+from pipeline.teacher.clip import FrozenCLIP, resolve_precision
+from pipeline.teacher.weights import CLIPSource
 
 IMAGES = picture(0, 128, 128)[None]
 

@@ -1,21 +1,13 @@
 """A dataset and a cache of it, made once by the real pipeline with a tiny untrained CLIP."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
-from scenery import draw_folder, make_cache
+from folders import World
+from training_scenes import cache_scenes, draw_scenes
 
 from trainer.config import TrainConfig
-
-
-class World(NamedTuple):
-    """Where the drawn dataset and its cache are."""
-
-    root: Path
-    cache: Path
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,9 +22,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
-    root, cache = draw_folder(folder / "photographs"), folder / "folder.zarr"
-    make_cache(root, cache)
-    return World(root, cache)
+    root = draw_scenes(folder / "photographs")
+    return World(root, cache_scenes(root, folder / "folder.zarr"))
 
 
 @pytest.fixture(scope="session")

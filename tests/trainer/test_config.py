@@ -1,13 +1,15 @@
 """Settings: the round trip through JSON, and refusals of one line."""
 
 import json
+import math
 from dataclasses import asdict, fields
 
 import pytest
 from refusals import refused
 
 from data_cache.errors import UsageError
-from trainer.config import TrainConfig, default_of, help_of, read_config
+from data_cache.options import default_of, help_of
+from trainer.config import TrainConfig, read_config
 
 
 def test_a_config_survives_the_round_trip(tmp_path):
@@ -36,6 +38,22 @@ def test_given_values_override_the_file_and_none_does_not(tmp_path):
         ({"batch_size": 0}, ["--batch-size 0", "at least 1"]),
         ({"lr": -1.0}, ["--lr", "at least 0"]),
         ({"size": 16}, ["--size 16", "at least 32"]),
+        ({"size": 32_000_000}, ["--size 32000000", "at most 32768"]),
+        ({"batch_size": 1e8}, ["--batch-size 100000000.0", "int"]),
+        ({"batch_size": 10**8}, ["--batch-size 100000000", "at most"]),
+        ({"bank": 10**9}, ["--bank 1000000000", "at most"]),
+        ({"iterations": 10**400}, ["--iterations of many digits", "at most 99999999"]),
+        ({"iterations": 10**8}, ["--iterations 100000000", "at most 99999999"]),
+        ({"workers": 10**6}, ["--workers", "at most"]),
+        ({"devices": 10**6}, ["--devices", "at most"]),
+        ({"log_every": 10**30}, ["--log-every of many digits", "at most"]),
+        ({"checkpoint_every": 10**9}, ["--checkpoint-every", "at most"]),
+        ({"warmup": 10**9}, ["--warmup", "at most"]),
+        ({"loss_stride": 10**9}, ["--loss-stride", "at most"]),
+        ({"seed": 2**63}, ["--seed", "at most"]),
+        ({"lr": math.inf}, ["--lr inf", "finite"]),
+        ({"lr": math.nan}, ["--lr nan", "finite"]),
+        ({"lr": 10**400}, ["--lr of many digits", "finite"]),
         ({"glm": "median"}, ["--glm median", "attention", "off"]),
         ({"glm": "off", "ce": False, "nel": False, "generate": False}, ["--glm off"]),
     ],
@@ -44,6 +62,14 @@ def test_given_values_override_the_file_and_none_does_not(tmp_path):
 def test_a_bad_setting_in_a_file_is_told_in_one_line(tmp_path, stored, words):
     (tmp_path / "config.json").write_text(json.dumps(stored))
     refused(lambda: read_config(tmp_path / "config.json"), *words, kind=UsageError)
+
+
+def test_no_number_is_endless(tmp_path):
+    for name, value in asdict(TrainConfig()).items():
+        if type(value) in (int, float):
+            for bad in (math.inf, -math.inf, math.nan, 10**400, -(10**400)):
+                (tmp_path / "config.json").write_text(json.dumps({name: bad}))
+                refused(lambda: read_config(tmp_path / "config.json"), f"--{name.replace('_', '-')} ", kind=UsageError)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
@@ -61,10 +87,10 @@ def test_defaults_are_the_papers():
     expected |= {"poly_power": 1.0, "batch_size": 16, "weight_focal": 100.0, "weight_dice": 1.0, "loss_stride": 1}
     expected |= {"weight_global": 1.0, "max_grad_norm": 0.0}
     expected |= {"glm": "attention", "vla": "transformer", "logits": "cosine", "nel_ignore": "negative"}
-    assert {name: default_of(name) for name in expected} == expected
+    assert {name: default_of(TrainConfig, name) for name in expected} == expected
 
 
 def test_every_setting_has_a_help_that_is_a_sentence():
     assert asdict(TrainConfig()).keys() == {entry.name for entry in fields(TrainConfig)}
     for entry in fields(TrainConfig):
-        assert help_of(entry.name).endswith(".")
+        assert help_of(TrainConfig, entry.name).endswith(".")

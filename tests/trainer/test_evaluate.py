@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import torch
 from oracles import bilinear
-from scenery import CLASSES, UNSEEN, draw_folder
+from PIL import Image
+from refusals import refused
 from torch import nn
+from training_scenes import CLASSES, UNSEEN, draw_scenes
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
 from data_cache.splits import make_split
 from trainer.checkpoint import Checkpoint
-from trainer.config import TrainConfig
-from trainer.evaluate import GAMMA, Predictor, evaluate, window_starts
-from trainer.segmenter import Segmenter
+from trainer.config import GAMMA, TrainConfig
+from trainer.evaluate import evaluate
+from trainer.predictor import Predictor, window_starts
+from trainer.students.network import StudentNetwork
 
 CHANNELS, SIDE = 16, 64
 SPLIT = make_split("folder", CLASSES, UNSEEN)
@@ -34,7 +37,7 @@ class Paletted(nn.Module):
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     torch.manual_seed(0)
-    segmenter = Segmenter("fpn", "resnet18", "none", CHANNELS).eval()
+    segmenter = StudentNetwork("fpn", "resnet18", "none", CHANNELS).eval()
     text = torch.nn.functional.normalize(torch.randn(len(CLASSES), CHANNELS), dim=1)
     return Checkpoint(TrainConfig(), segmenter, SPLIT, text, SIDE, 1, {})
 
@@ -42,7 +45,7 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def perfect(checkpoint) -> Checkpoint:
     config = TrainConfig(logits="dot")
-    return replace(checkpoint, config=config, segmenter=Paletted(), text=torch.eye(len(CLASSES), CHANNELS))
+    return replace(checkpoint, config=config, network=Paletted(), text=torch.eye(len(CLASSES), CHANNELS))
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -65,7 +68,7 @@ def test_the_short_side_becomes_the_training_size_and_the_ratio_is_kept(checkpoi
 def test_logits_are_the_students_features_against_all_text_features(checkpoint):
     image = noise(SIDE, SIDE)
     with torch.no_grad():
-        features = checkpoint.segmenter(torch.tensor(image).permute(2, 0, 1)[None])[0].double().numpy()
+        features = checkpoint.network(torch.tensor(image).permute(2, 0, 1)[None])[0].double().numpy()
     cells = features / np.linalg.norm(features, axis=0)
     expected = np.einsum("kc,cyx->kyx", checkpoint.text.double().numpy(), cells) / 0.07
     found = Predictor(checkpoint).logits(image).numpy()
@@ -159,6 +162,12 @@ class Drawn:
 
     def __init__(self, labels: list[np.ndarray | None]) -> None:
         self.labels = labels
+        self.broken: set[int] = set()
+        self.read: list[int] = []
+        self.ids = [f"{i}.png" for i in range(len(labels))]
+
+    def has_label(self, i: int) -> bool:
+        return self.labels[i] is not None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -167,6 +176,9 @@ class Drawn:
         return f"memory/{i}.png"
 
     def load(self, i: int):
+        self.read.append(i)
+        if i in self.broken:
+            raise UserError(f"cannot read the image memory/{i}.png: truncated")
         label = self.labels[i]
         ids = np.zeros((SIDE, SIDE), int) if label is None else np.where(label == 255, 0, label.astype(int))
         return np.repeat((10 * (1 + ids))[..., None], 3, axis=2).astype(np.uint8), label
@@ -193,14 +205,54 @@ def test_a_student_that_takes_everything_for_unseen_scores_0_on_seen(perfect):
 
 
 def test_other_classes_are_refused(checkpoint, tmp_path):
-    root = draw_folder(tmp_path / "photographs")
+    root = draw_scenes(tmp_path / "photographs")
     (root / "classes.txt").write_text("\n".join([*CLASSES[:-1], "barn"]) + "\n")
     with pytest.raises(UserError, match="classes") as error:
         evaluate(Predictor(checkpoint), open_dataset("folder", root, "train"))
     assert "\n" not in str(error.value)
 
 
-def test_an_image_without_labels_is_refused_by_name(perfect):
-    with pytest.raises(UserError, match=r"memory/1\.png.*label") as error:
-        evaluate(Predictor(perfect), Drawn([striped(0), None]))
+def test_an_image_without_labels_is_refused_by_name_before_any_is_read(perfect):
+    dataset = Drawn([striped(0), None])
+    with pytest.raises(UserError, match=r"label map.*memory/1\.png") as error:
+        evaluate(Predictor(perfect), dataset)
     assert "\n" not in str(error.value)
+    assert "1 of 2 images" in str(error.value)
+    assert not dataset.read
+
+
+def test_broken_images_are_named_and_the_others_counted(perfect):
+    dataset, done = Drawn([striped(0, 3), striped(1, 4), striped(2)]), []
+    dataset.broken = {1}
+    found = evaluate(Predictor(perfect), dataset, [0.0, 1.5], done.append)
+    assert found.failures == {"1.png": "cannot read the image memory/1.png: truncated"}
+    assert found.as_json()["failures"] == found.failures
+    assert found.images == 2
+    assert sum(done) == 3
+    alone = evaluate(Predictor(perfect), Drawn([striped(0, 3), striped(2)]), [0.0, 1.5])
+    for gamma in (0.0, 1.5):
+        np.testing.assert_array_equal(found.counts[gamma], alone.counts[gamma])
+    refused(found.check, "1 of 3 images could not be evaluated")
+    alone.check()
+
+
+def test_nothing_is_evaluated_of_images_that_are_all_broken(perfect):
+    dataset = Drawn([striped(0), striped(1)])
+    dataset.broken = {0, 1}
+    refused(lambda: evaluate(Predictor(perfect), dataset), "none of the 2 images", "truncated")
+
+
+def test_a_strip_is_one_failure_and_takes_no_memory(checkpoint, tmp_path):
+    root = draw_scenes(tmp_path / "photographs")
+    Image.fromarray(noise(1, 6000)).save(root / "images/0.png")
+    Image.fromarray(np.zeros((1, 6000), np.uint8)).save(root / "labels/0.png")
+    found = evaluate(Predictor(checkpoint), open_dataset("folder", root, "train"))
+    assert list(found.failures) == ["images/0.png"]
+    assert "6000 x 1 pixels are too long a strip" in found.failures["images/0.png"]
+    refused(lambda: Predictor(checkpoint)(noise(6000, 1)), "too long a strip", "16:1")
+
+
+def test_classes_that_no_label_map_has_are_told(perfect):
+    (warning,) = evaluate(Predictor(perfect), Drawn([striped(0, 1), striped(2)])).warnings
+    assert "2 of 5 classes have no pixel in the 2 label maps read: cow, house" in warning
+    assert evaluate(Predictor(perfect), Drawn([striped(0, 1, 2, 3), striped(4)])).warnings == []

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from oracles import numpy_attention, numpy_info_nce
 
 from trainer.config import TrainConfig
-from trainer.glm import EMPTY, CLSBank, attention_weights, info_nce, pool
-from trainer.losses import Taught, TeacherLoss
+from trainer.losses.glm import EMPTY, CLSBank, attention_weights, info_nce, pool
+from trainer.losses.total import TeacherLoss, TeacherTargets
 
 TAU = 0.07
 
@@ -166,7 +166,7 @@ def test_a_batch_enters_the_bank_after_its_own_loss():
         cls, features = draw(10 + step, batch=2)
         # images of their own each step: whatever is in the bank counts
         image = [2 * step, 2 * step + 1]
-        terms = loss(torch.tensor(features), Taught(torch.tensor(cls), target, torch.tensor(image)))
+        terms = loss(torch.tensor(features), TeacherTargets(torch.tensor(cls), target, torch.tensor(image)))
         pooled = [f.reshape(5, -1) @ w for f, w in zip(features, numpy_attention(cls, features), strict=True)]
         bank_cls = np.concatenate([c for c, _ in seen]) if seen else np.zeros((0, 5))
         bank_image = [i for _, images in seen for i in images]

@@ -12,7 +12,7 @@ from oracles import DICE_WEIGHT, EMPTY, FOCAL_WEIGHT, draw_targets, numpy_attent
 from oracles import unit as unit_rows
 
 from trainer.config import TrainConfig
-from trainer.losses import Taught, TeacherLoss
+from trainer.losses.total import TeacherLoss, TeacherTargets
 
 SEEN, CHANNELS = 3, 8
 STEP = 1e-6
@@ -115,7 +115,7 @@ class Golden:
         loss = TeacherLoss(self.config, torch.tensor(self.text)).double()
         loss.bank.cls, loss.bank.image = torch.tensor(self.bank_cls), torch.tensor(self.bank_image)
         features = torch.tensor(self.features if moved is None else moved, requires_grad=True)
-        return loss(features, Taught(*map(torch.tensor, (self.cls, self.target, self.image)))), features
+        return loss(features, TeacherTargets(*map(torch.tensor, (self.cls, self.target, self.image)))), features
 
     def along(self, term: torch.Tensor, features: torch.Tensor) -> list[float]:
         """What autograd says of each direction; a term without a graph is constant."""

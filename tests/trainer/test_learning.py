@@ -11,7 +11,7 @@ STEPS = 200
 def losses(config, out) -> dict[str, np.ndarray]:
     """Each logged column over the run's updates."""
     lines: list[dict[str, float]] = []
-    train(config, out, tell=lines.append)
+    train(config, out, on_update=lines.append)
     return {name: np.array([line[name] for line in lines]) for name in lines[0]}
 
 

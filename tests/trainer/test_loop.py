@@ -10,18 +10,19 @@ import pytest
 import torch
 from refusals import refused
 from safetensors.torch import load_file
-from scenery import draw_folder, make_cache
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from training_scenes import cache_scenes, draw_scenes
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError
-from data_cache.store import Cache
+from data_cache.reader import Cache
 from trainer import checkpoint, loop
-from trainer.config import TrainConfig
-from trainer.data import Stream
-from trainer.evaluate import GAMMA, Predictor, evaluate
+from trainer.config import GAMMA, TrainConfig
+from trainer.evaluate import evaluate
 from trainer.loop import schedule, train
-from trainer.losses import TeacherLoss
+from trainer.losses.total import TeacherLoss
+from trainer.predictor import Predictor
+from trainer.sampler import Stream
 
 STEPS = 20
 
@@ -63,7 +64,7 @@ def stopped(config, tmp_path_factory):
     """A run that died at update 13, three after its checkpoint."""
     out = tmp_path_factory.mktemp("stopped")
     with pytest.raises(KilledError):
-        train(config, out, tell=kill_after(13))
+        train(config, out, on_update=kill_after(13))
     return out
 
 
@@ -111,9 +112,9 @@ def test_a_resumed_log_has_each_update_once_and_the_same_losses(whole, stopped, 
 def test_the_same_seed_gives_the_same_first_losses_and_another_seed_others(config, stopped, tmp_path, tiny_config):
     other = tiny_config(iterations=STEPS, lr=1e-3, bank=3, warmup=2, seed=1)
     with pytest.raises(KilledError):
-        train(config, tmp_path / "same", tell=kill_after(2))
+        train(config, tmp_path / "same", on_update=kill_after(2))
     with pytest.raises(KilledError):
-        train(other, tmp_path / "other", tell=kill_after(2))
+        train(other, tmp_path / "other", on_update=kill_after(2))
     first = [without_time(logged(out))[0] for out in (stopped, tmp_path / "same", tmp_path / "other")]
     assert first[0] == first[1] != first[2]
 
@@ -121,9 +122,9 @@ def test_the_same_seed_gives_the_same_first_losses_and_another_seed_others(confi
 def test_in_mixed_precision_the_teacher_s_tokens_come_to_the_losses_unrounded(tiny_config, tmp_path, monkeypatch):
     told, forward = [], TeacherLoss.forward
 
-    def watched(self, features, taught):
-        told.append((features.dtype, taught.cls))
-        return forward(self, features, taught)
+    def watched(self, features, targets):
+        told.append((features.dtype, targets.cls))
+        return forward(self, features, targets)
 
     monkeypatch.setattr(TeacherLoss, "forward", watched)
     config = tiny_config(iterations=2, precision="bf16-mixed")
@@ -160,10 +161,10 @@ def test_a_checkpoint_that_fails_in_writing_leaves_the_older_one(stopped, tmp_pa
 
     monkeypatch.setattr(checkpoint.json, "dumps", full_disk)
     with pytest.raises(OSError, match="no space"):
-        checkpoint.save(out, 20, before.segmenter, before.text, {}, {})
+        checkpoint.save(out, 20, before.network, before.text, {}, {})
     monkeypatch.undo()
     assert checkpoint.load(out, torch.device("cpu")).step == 10
-    checkpoint.save(out, 20, before.segmenter, before.text, before.card, {})
+    checkpoint.save(out, 20, before.network, before.text, before.card, {})
     assert [p.name for p in out.glob("step_*")] == ["step_00000020"]
 
 
@@ -180,7 +181,7 @@ def test_a_folder_with_a_run_is_refused_without_resume(config, whole):
 
 
 def test_resuming_nothing_is_refused(config, tmp_path):
-    refused(lambda: train(config, tmp_path, resume=True), "no checkpoint")
+    refused(lambda: train(config, tmp_path, resume=True), "nothing was saved", "leave --resume out")
 
 
 def test_a_size_the_encoder_cannot_halve_is_refused(tiny_config, tmp_path):
@@ -188,7 +189,7 @@ def test_a_size_the_encoder_cannot_halve_is_refused(tiny_config, tmp_path):
 
 
 def test_photographs_of_another_dataset_are_refused(tiny_config, tmp_path):
-    root = draw_folder(tmp_path / "photographs")
+    root = draw_scenes(tmp_path / "photographs")
     for folder in ("images", "labels"):
         (root / folder / "7.png").rename(root / folder / "9.png")
     refused(lambda: train(tiny_config(root=str(root)), tmp_path / "run"), str(root), "--root")
@@ -204,9 +205,9 @@ def test_a_loss_that_is_not_finite_leaves_weights_batch_and_the_last_good_checkp
 ):
     config, forward, updates = tiny_config(iterations=6, checkpoint_every=2), TeacherLoss.forward, []
 
-    def poisoned(self, features, taught):
-        updates.append(taught.image.tolist())
-        terms = forward(self, features, taught)
+    def poisoned(self, features, targets):
+        updates.append(targets.image.tolist())
+        terms = forward(self, features, targets)
         if len(updates) == 4:
             terms["dice"] = terms["dice"] * torch.nan
             terms["pixel"] = terms["total"] = terms["total"] + terms["dice"]
@@ -227,7 +228,7 @@ def test_a_loss_that_is_not_finite_leaves_weights_batch_and_the_last_good_checkp
     train(config, tmp_path / "run", resume=True)
     train(config, tmp_path / "whole")
     one, other = (
-        checkpoint.load(tmp_path / name, torch.device("cpu")).segmenter.state_dict() for name in ("run", "whole")
+        checkpoint.load(tmp_path / name, torch.device("cpu")).network.state_dict() for name in ("run", "whole")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -276,8 +277,8 @@ def test_the_logged_rate_is_the_schedules(whole, config):
 
 
 def test_a_checkpoint_is_evaluated_without_cache_or_config(config, tmp_path):
-    root, cache, out = draw_folder(tmp_path / "photographs"), tmp_path / "gone.zarr", tmp_path / "run"
-    make_cache(root, cache)
+    root, cache, out = draw_scenes(tmp_path / "photographs"), tmp_path / "gone.zarr", tmp_path / "run"
+    cache_scenes(root, cache)
     short = TrainConfig(**(vars(config) | {"cache": str(cache), "iterations": 2}))
     train(short, out)
     shutil.rmtree(cache)
@@ -285,7 +286,7 @@ def test_a_checkpoint_is_evaluated_without_cache_or_config(config, tmp_path):
     loaded = checkpoint.load(out, torch.device("cpu"))
     assert (loaded.step, loaded.size, loaded.config) == (2, 64, short)
     assert loaded.split.unseen == ("cow", "house")
-    assert not loaded.segmenter.training
+    assert not loaded.network.training
     found = evaluate(Predictor(loaded), open_dataset("folder", root, "train")).at(GAMMA)
     assert 0 <= found.pixel_accuracy <= 1
 
@@ -300,16 +301,18 @@ def test_a_damaged_checkpoint_is_told_in_one_line(stopped, tmp_path, damage):
 
 
 def test_strict_compares_every_image_before_the_first_update_else_a_sample_is(tiny_config, tmp_path, monkeypatch):
-    root, cache = draw_folder(tmp_path / "photographs"), tmp_path / "c.zarr"
-    make_cache(root, cache)
+    root, cache = draw_scenes(tmp_path / "photographs"), tmp_path / "c.zarr"
+    cache_scenes(root, cache)
     monkeypatch.setattr(loop, "CHECKED", 1)
     config = tiny_config(cache=str(cache), iterations=1, batch_size=1)
     drawn = Stream(8, 1, 1, config.seed).batch(0)[0].item
     victim = next(item for item in (5, 6) if item != drawn)
     (root / f"images/{victim}.png").write_bytes((root / "images/1.png").read_bytes())
     train(config, tmp_path / "sampled")
-    refused(lambda: train(config, tmp_path / "strict", strict=True), f"{victim}.png", "changed since it was cached")
+    refused(
+        lambda: train(config, tmp_path / "strict", strict=True), f"{victim}.png", "changed since the cache was made"
+    )
     assert not (tmp_path / "strict").exists()
     (root / "images/0.png").write_bytes((root / "images/1.png").read_bytes())
-    refused(lambda: train(config, tmp_path / "again"), "0.png", "changed since it was cached")
+    refused(lambda: train(config, tmp_path / "again"), "0.png", "changed since the cache was made")
     assert not (tmp_path / "again").exists()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from oracles import DICE_WEIGHT, FOCAL_WEIGHT, draw_targets, numpy_pixel_terms, unit
 
-import trainer.losses
+import trainer.losses.pixel
 from trainer.config import TrainConfig
-from trainer.losses import Taught, TeacherLoss
+from trainer.losses.total import TeacherLoss, TeacherTargets
 
 SEEN, CHANNELS, TAU = 3, 8, 0.07
 TERMS = ("global", "ce", "focal", "dice", "generate")
@@ -36,8 +36,8 @@ def build(config: TrainConfig, text: np.ndarray, seed: int = 0) -> TeacherLoss:
 def run(config: TrainConfig, features, cls, text, target, grow: bool = False):
     """Loss terms of a first batch, and the features they came from."""
     tensor = torch.tensor(features, requires_grad=grow)
-    taught = Taught(torch.tensor(cls), torch.tensor(target), torch.arange(len(cls)))
-    return build(config, text)(tensor, taught), tensor
+    targets = TeacherTargets(torch.tensor(cls), torch.tensor(target), torch.arange(len(cls)))
+    return build(config, text)(tensor, targets), tensor
 
 
 def assert_terms(terms: dict[str, torch.Tensor], expected: dict[str, float]) -> None:
@@ -94,12 +94,12 @@ def test_recomputing_image_by_image_gives_the_gradients_of_direct_autograd(monke
 
     def gradients():
         loss, grown = build(config, text), torch.tensor(features, requires_grad=True)
-        terms = loss(grown, Taught(torch.tensor(cls), torch.tensor(target), torch.arange(3)))
+        terms = loss(grown, TeacherTargets(torch.tensor(cls), torch.tensor(target), torch.arange(3)))
         terms["total"].backward()
         return [grown.grad, *(p.grad for p in loss.adapter.parameters())]
 
     recomputed, calls = gradients(), []
-    monkeypatch.setattr(trainer.losses, "checkpoint", lambda f, *inputs, **_: calls.append(f) or f(*inputs))
+    monkeypatch.setattr(trainer.losses.pixel, "checkpoint", lambda f, *inputs, **_: calls.append(f) or f(*inputs))
     for one, other in zip(recomputed, gradients(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
     assert len(calls) == 3
@@ -194,10 +194,10 @@ def test_nothing_labelled_and_masked_leaves_no_pixel_loss_at_all():
 def test_gradient_of_the_whole_loss_is_that_of_finite_differences(logits):
     config = config_of(vla="mlp", logits=logits, tau=0.5)
     features, cls, text = draw_inputs(9, grid=(2, 2))
-    taught = Taught(torch.tensor(cls), torch.tensor(draw_targets(9, 2, (4, 4), SEEN, 2)), torch.arange(2))
+    targets = TeacherTargets(torch.tensor(cls), torch.tensor(draw_targets(9, 2, (4, 4), SEEN, 2)), torch.arange(2))
 
     def total(grown):
         # a bank of its own each time: the loss must be a function
-        return build(config, text)(grown, taught)["total"]
+        return build(config, text)(grown, targets)["total"]
 
     assert torch.autograd.gradcheck(total, torch.tensor(features, requires_grad=True), fast_mode=True)

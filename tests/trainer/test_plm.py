@@ -9,7 +9,8 @@ from oracles import cell_logits, draw_targets, pixel_prototypes, unit
 from torch.nn import functional as F
 
 from data_cache.errors import UsageError
-from trainer.plm import Adapter, Prototypes, classifiers, generate_loss, pixel_logits, prototypes
+from trainer.losses.pixel import pixel_logits
+from trainer.losses.plm import Adapter, Prototypes, classifiers, generate_loss, prototypes
 
 SEEN = 3
 

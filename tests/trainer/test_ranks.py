@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parted import gather_parts, train_each
 from safetensors.torch import load_file
+from split_batches import gather_parts, train_each
 
 from trainer import checkpoint
-from trainer.data import Stream
-from trainer.launch import together
+from trainer.distributed.launch import launch_ranks
+from trainer.sampler import Stream
 
 CPU = torch.device("cpu")
 BATCH, IMAGES, UPDATES = 4, 8, 6
@@ -38,7 +38,7 @@ def runs(tiny_config, tmp_path_factory):
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     train_each(configs, one, hidden)
     configs = {name: replace(config, devices=2) for name, config in configs.items()}
-    together(CPU, 2, train_each, (configs, two, hidden), lambda _: None)
+    launch_ranks(CPU, 2, train_each, (configs, two, hidden), lambda _: None)
     return one, two
 
 
@@ -47,6 +47,7 @@ def logged(run) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.slow
 def test_two_processes_have_the_loss_terms_of_one_at_every_update(runs, name):
     one, two = (logged(out / name) for out in runs)
     assert len(one) == len(two) == UPDATES
@@ -57,6 +58,7 @@ def test_two_processes_have_the_loss_terms_of_one_at_every_update(runs, name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.slow
 def test_two_processes_have_the_weights_of_one_after_some_updates(runs, name):
     for file in (checkpoint.MODEL, checkpoint.RESUME):
         one, two = (load_file(checkpoint.latest(out / name) / file) for out in runs)
@@ -67,6 +69,7 @@ def test_two_processes_have_the_weights_of_one_after_some_updates(runs, name):
                 assert gap < 1e-5, key
 
 
+@pytest.mark.slow
 def test_the_bank_is_that_of_one_process_in_each(runs):
     expected = load_file(runs[0] / "default.bank0")
     assert (expected["image"] >= 0).all()
@@ -75,9 +78,10 @@ def test_the_bank_is_that_of_one_process_in_each(runs):
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_rows_of_all_are_gathered_by_rank_and_their_gradients_add_up_where_they_came_from():
     cases = ([[5.0, 7.0], [3.0]], [[], [4.0, 2.0, 9.0]], [[6.0], []], [[], []])
-    found = together(CPU, 2, gather_parts, (cases,), lambda _: None)
+    found = launch_ranks(CPU, 2, gather_parts, (cases,), lambda _: None)
     for case, (first, second) in enumerate(cases):
         assert found[f"rows {case}"] == first + second
         assert found[f"gradients {case}"] == [2.0, 6.0, 12.0][: len(first + second)]

@@ -1,11 +1,14 @@
-import json
+from dataclasses import replace
 
 import pytest
+from cards import change_card
+from refusals import refused
 
 from data_cache.errors import UsageError, UserError
 from trainer.checkpoint import CARD, RESUME, latest
+from trainer.config import CONFIG
 from trainer.loop import train
-from trainer.resume import reopen_log
+from trainer.run import run_config
 
 
 @pytest.fixture
@@ -15,10 +18,7 @@ def run(tiny_config, tmp_path):
 
 
 def test_a_cache_of_other_content_under_the_same_name_is_refused(run, tiny_config):
-    file = latest(run) / CARD
-    card = json.loads(file.read_text())
-    card["clip"]["weights_sha256"] = "another"
-    file.write_text(json.dumps(card))
+    change_card(run, lambda card: card["clip"].update(weights_sha256="another"))
     with pytest.raises(UsageError, match="the cache's clip differs"):
         train(tiny_config(iterations=2), run, resume=True)
 
@@ -38,19 +38,32 @@ def test_resuming_a_finished_run_changes_nothing(run, tiny_config):
     assert before == {f.relative_to(run): f.read_bytes() for f in run.rglob("*") if f.is_file()}
 
 
-def test_a_line_cut_off_in_writing_is_dropped(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    with reopen_log(path, 2) as log:
-        log.write('{"step": 3}\n')
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
-
-
 def test_a_setting_younger_than_the_run_had_its_default(run, tiny_config):
-    file = latest(run) / CARD
-    card = json.loads(file.read_text())
-    del card["config"]["max_grad_norm"]
-    file.write_text(json.dumps(card))
+    change_card(run, lambda card: card["config"].pop("max_grad_norm"))
     train(tiny_config(iterations=2), run, resume=True)
     with pytest.raises(UsageError, match="--max-grad-norm differs"):
         train(tiny_config(iterations=2, max_grad_norm=1.0), run, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", None])
+def test_a_run_with_a_damaged_or_no_config_takes_its_settings_from_the_newest_checkpoint(run, content):
+    whole, said = run_config(run, print), []
+    if content is None:
+        (run / CONFIG).unlink()
+    else:
+        (run / CONFIG).write_bytes(content)
+    assert run_config(run, said.append) == whole
+    assert run_config(run, said.append, seed=7) == replace(whole, seed=7)
+    assert len(said) == 2
+    assert "step_00000002" in said[0]
+    assert "\n" not in said[0]
+
+
+def test_a_setting_that_cannot_be_had_is_told_and_not_passed_over(run):
+    (run / CONFIG).write_text('{"batch_size": 0}')
+    refused(lambda: run_config(run, print), "--batch-size 0", kind=UsageError)
+
+
+def test_a_damaged_config_without_a_checkpoint_is_told(tmp_path):
+    (tmp_path / CONFIG).write_bytes(b"")
+    refused(lambda: run_config(tmp_path, print), CONFIG, "cannot be read")

@@ -1,131 +1,112 @@
-"""The student: strides, channels, normalisation, parameter groups, weights, and refusals in one line."""
+"""Names of another dataset: who gets gamma, how S and U are told; and a gamma picked without unseen labels."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
+from refusals import refused
+from test_evaluate import CHANNELS, CLASSES, SIDE, SPLIT, Drawn, Paletted, striped
 
-from data_cache.errors import UsageError, UserError
-from trainer.segmenter import Segmenter, parameter_groups
+from data_cache.splits import Split
+from trainer.checkpoint import Checkpoint
+from trainer.config import TrainConfig
+from trainer.evaluate import GRID, evaluate, pick_gamma
+from trainer.metrics import metrics
+from trainer.predictor import Predictor
+from trainer.segmenter import TopSeenUnseen, Vocabulary, top_seen_unseen
 
-CHANNELS = 24
-
-
-def refusal(kind: type[UserError], *arguments, match: str) -> None:
-    with pytest.raises(kind, match=match) as error:
-        Segmenter(*arguments, CHANNELS)
-    assert type(error.value) is kind
-    assert "\n" not in str(error.value)
+PERFECT = Checkpoint(TrainConfig(logits="dot"), Paletted(), SPLIT, torch.eye(len(CLASSES), CHANNELS), SIDE, 1, {})
 
 
-@pytest.mark.parametrize(
-    ("arch", "encoder", "stride"),
-    [
-        ("unet", "resnet18", 4),
-        ("linknet", "resnet18", 4),
-        ("fpn", "resnet18", 4),
-        ("segformer", "mit_b0", 4),
-        ("deeplabv3plus", "resnet18", 4),
-        ("pspnet", "resnet18", 8),
-        ("deeplabv3", "resnet18", 8),
-        ("unet", "tu-resnet18", 4),
-    ],
-)
-def test_features_have_the_joint_width_at_the_decoders_stride_but_never_below_4(arch, encoder, stride):
-    student = Segmenter(arch, encoder, "none", CHANNELS).eval()
-    shapes = []
-    for module in student.modules():
-        module.register_forward_hook(lambda _, __, output: shapes.append(getattr(output, "shape", ())))
-    with torch.no_grad():
-        features = student(torch.zeros(1, 3, 64, 128, dtype=torch.uint8))
-    assert student.stride == stride
-    assert features.shape == (1, CHANNELS, 64 // stride, 128 // stride)
-    # nothing of the joint width is ever larger: at 512 channels it would fill the memory
-    assert max(s[2] for s in shapes if len(s) == 4 and s[1] == CHANNELS) == 64 // stride
+def test_gamma_goes_to_what_is_new_to_the_student_and_s_and_u_go_by_the_target_s_split():
+    target = Split(("beach", "cow", "sky", "road", "house"), ("cow", "sky"))
+    labelled = np.array([False, False, True, True, True])
+    vocabulary = Vocabulary(target, PERFECT.text, labelled)
+    dataset = Drawn([striped(0, 1, 2, 3, 4, 2, 3, 4)])
+    dataset.classes = target.classes
+    found = evaluate(Predictor(PERFECT, vocabulary=vocabulary), dataset, [1e4, -1e4])
+    assert set(np.flatnonzero(found.counts[1e4].sum(axis=0))) <= {0, 1}
+    assert set(np.flatnonzero(found.counts[-1e4].sum(axis=0))) <= {2, 3, 4}
+    by_target, by_training = metrics(found.counts[1e4], np.array([1, 2])), metrics(found.counts[1e4], np.array([0, 1]))
+    assert found.at(1e4).summary == by_target.summary
+    assert found.by_training_labels(1e4).summary == by_training.summary
+    assert found.as_json()["by_training_vocabulary"]["mIoU_U"] == by_training.miou_unseen != by_target.miou_unseen
 
 
-def test_train_mode_survives_the_probe_and_statistics_are_untouched():
-    student = Segmenter("fpn", "resnet18", "none", CHANNELS)
-    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert student.network.training
-    assert all(m.training and m.num_batches_tracked == 0 for m in norms)
+def test_on_the_dataset_of_its_training_nothing_is_told_twice():
+    assert "by_training_vocabulary" not in evaluate(Predictor(PERFECT), Drawn([striped(0, 3)])).as_json()
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
-def test_images_are_normalised_by_the_encoders_statistics(encoder):
-    student = Segmenter("fpn", encoder, "none", CHANNELS).eval()
-    seen = []
-    student.network.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    with torch.no_grad():
-        student(image)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = [(image[0, c].double() / 255 - mean[c]) / std[c] for c in range(3)]
-    torch.testing.assert_close(seen[0][0].double(), torch.stack(expected), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("kind", [True, False])
+def test_with_one_kind_of_class_alone_no_gamma_changes_anything(kind):
+    logits = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0))
+    found = top_seen_unseen(logits, np.full(4, kind), (3, 3))
+    for gamma in (-5.0, 0.0, 5.0):
+        np.testing.assert_array_equal(found.at(gamma), logits.argmax(dim=0).numpy())
 
 
-@pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
-def test_every_parameter_is_in_exactly_one_group(arch, encoder):
-    student = Segmenter(arch, encoder, "none", CHANNELS)
-    grouped = [
-        id(p)
-        for group in parameter_groups(student, 1e-3, 10, 0.01, slow=student.network.encoder)
-        for p in group["params"]
-    ]
-    assert sorted(grouped) == sorted(id(p) for p in student.parameters())
+class Leading:
+    """Says class 0 (labelled) or 2 (unlabelled) by the leads it is given."""
+
+    vocabulary = Vocabulary(
+        Split(("seen", "other", "hidden"), ("hidden",)), torch.eye(3), np.array([True, True, False])
+    )
+
+    def __init__(self, leads):
+        self.leads = iter(leads)
+
+    def __call__(self, image):
+        lead = next(self.leads)
+        return TopSeenUnseen(np.zeros(lead.shape, int), np.full(lead.shape, 2), lead)
 
 
-@pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
-def test_norms_do_not_decay_and_all_but_the_encoder_learns_faster(arch, encoder):
-    student = Segmenter(arch, encoder, "none", CHANNELS)
-    groups = parameter_groups(student, 1e-3, 10, 0.01, slow=student.network.encoder)
-    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    norms = 0
-    for name, module in student.named_modules():
-        is_norm = "Norm" in type(module).__name__
-        for parameter in module.parameters(recurse=False):
-            lr, decay = settings[id(parameter)]
-            assert lr == pytest.approx(1e-3 if name.startswith("network.encoder") else 1e-2)
-            assert decay == (0 if is_norm else 0.01)
-            norms += is_norm
-    assert norms > 10
+def seen_miou(leads, labels, gamma):
+    """mIoU of the seen classes over pixels that have a seen label."""
+    lead, label = np.concatenate([one.ravel() for one in leads]), np.concatenate([one.ravel() for one in labels])
+    said, known = np.where(lead + gamma > 0, 2, 0), label < 2
+    ious = []
+    for name in (0, 1):
+        if (label == name).any():
+            hit = (known & (label == name) & (said == name)).sum()
+            ious.append(hit / (known & ((label == name) | (said == name))).sum())
+    return np.mean(ious)
 
 
-@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_encoder_weights_come_from_a_local_file(tmp_path, ending):
-    torch.manual_seed(1)
-    source = Segmenter("unet", "resnet18", "none", CHANNELS)
-    state = nn.Module.state_dict(source.network.encoder)
-    path = tmp_path / f"resnet18{ending}"
-    # classifiers of a whole network are no part of the encoder and must not disturb
-    extra = state | {"fc.weight": torch.zeros(2, 2)}
-    save_file(extra, path) if ending == ".safetensors" else torch.save(extra, path)
-    torch.manual_seed(2)
-    student = Segmenter("fpn", "resnet18", str(path), CHANNELS)
-    for name, value in nn.Module.state_dict(student.network.encoder).items():
-        assert torch.equal(value, state[name]), name
+def test_the_picked_gamma_is_the_greatest_that_keeps_98_per_cent_of_seen_miou_by_a_count_pixel_by_pixel():
+    rng = np.random.default_rng(0)
+    labels = [rng.choice(np.array([0, 0, 0, 0, 0, 1, 2, 255], np.uint8), (32, 32)) for _ in range(3)]
+    leads = [np.where(label < 2, rng.normal(-3, 0.7, label.shape), rng.normal(-1, 1, label.shape)) for label in labels]
+    scores = np.array([seen_miou(leads, labels, gamma) for gamma in GRID])
+    wanted = GRID[np.flatnonzero(scores >= 0.98 * scores.max())[-1]]
+    assert 0 < wanted < 5
+    assert pick_gamma(Leading(leads), Drawn(labels)) == wanted
 
 
-def test_weights_of_another_encoder_are_refused(tmp_path):
-    other = Segmenter("unet", "mobilenet_v2", "none", CHANNELS)
-    torch.save(nn.Module.state_dict(other.network.encoder), tmp_path / "other.pt")
-    refusal(UserError, "unet", "resnet18", str(tmp_path / "other.pt"), match=r"other\.pt")
+def test_hidden_labels_and_what_is_said_of_their_pixels_do_not_change_the_picked_gamma():
+    rng = np.random.default_rng(1)
+    labels = [rng.choice(np.array([0, 1, 2, 255], np.uint8), (32, 32))]
+    leads = [rng.normal(-2, 1, (32, 32))]
+    picked = pick_gamma(Leading(leads), Drawn(labels))
+    void = [np.where(label == 2, 255, label).astype(np.uint8) for label in labels]
+    assert pick_gamma(Leading(leads), Drawn(void)) == picked
+    elsewhere = [np.where(label < 2, lead, 9.0) for label, lead in zip(labels, leads, strict=True)]
+    assert pick_gamma(Leading(elsewhere), Drawn(labels)) == picked
 
 
-def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
-    (tmp_path / "weights.pt").write_text("hello")
-    refusal(UserError, "unet", "resnet18", str(tmp_path / "weights.pt"), match=r"weights\.pt")
+@pytest.mark.parametrize("label", [[[2, 255]], [[1, 1]]])
+def test_images_that_teach_nothing_are_refused_in_one_line(label):
+    labels = np.array(label, np.uint8)
+    refused(lambda: pick_gamma(Leading([np.array([[-1.0, -1.0]])]), Drawn([labels])), "--pick-gamma")
 
 
-def test_an_unknown_architecture_is_refused_with_a_choice():
-    refusal(UsageError, "unett", "resnet18", "none", match=r"--arch unett.*unet")
+def test_images_without_a_label_map_are_left_out_of_the_choice():
+    label, lead = np.array([[0, 255]], np.uint8), np.array([[-2.1, 1.0]])
+    assert pick_gamma(Leading([lead]), Drawn([None, label])) == pick_gamma(Leading([lead]), Drawn([label])) == 2.0
 
 
-def test_an_unknown_encoder_is_refused():
-    refusal(UsageError, "unet", "resnet1800", "none", match="--encoder resnet1800")
-
-
-def test_an_unknown_timm_encoder_is_refused():
-    with pytest.raises(UserError, match="tu-nosuchnet") as error:
-        Segmenter("unet", "tu-nosuchnet", "none", CHANNELS)
-    assert "\n" not in str(error.value)
+def test_text_features_need_not_be_normalised():
+    vocabulary = replace(PERFECT.vocabulary, text=3 * PERFECT.text)
+    image = Drawn([striped(0, 1, 2, 3)]).load(0)[0]
+    plain, scaled = (Predictor(PERFECT, vocabulary=w).logits(image) for w in (None, vocabulary))
+    torch.testing.assert_close(plain, scaled)

@@ -11,9 +11,9 @@ from torch import nn
 from data_cache.errors import UsageError, UserError
 from trainer.config import TrainConfig
 from trainer.memory import ADAM_BYTES, estimated_memory
-from trainer.mscan import ENCODERS, MSCAN, MultiScaleAttention
-from trainer.segmenter import Segmenter, parameter_groups
-from trainer.segnext import LowRank
+from trainer.students.mscan import ENCODERS, MSCAN, MultiScaleAttention
+from trainer.students.network import StudentNetwork, parameter_groups
+from trainer.students.segnext import LowRank
 
 SWIN = "tu-swin_tiny_patch4_window7_224"
 
@@ -82,7 +82,7 @@ def test_low_rank_approximation_is_found_by_multiplicative_updates_from_the_same
 )
 def test_a_student_gives_features_at_its_stride_for_any_size_and_gradients_everywhere(arch, encoder, stride):
     torch.manual_seed(0)
-    student = Segmenter(arch, encoder, "none", 24)
+    student = StudentNetwork(arch, encoder, "none", 24)
     assert (student.stride, student.multiple) == (stride, 32)
     for height, width in ((64, 96), (96, 64)):
         features = student(torch.rand(2, 3, height, width) * 255)
@@ -94,13 +94,13 @@ def test_a_student_gives_features_at_its_stride_for_any_size_and_gradients_every
 
 
 def test_swin_shifts_its_windows_at_every_stage_whatever_size_it_was_published_for():
-    student = Segmenter("upernet", SWIN, "none", 8)
+    student = StudentNetwork("upernet", SWIN, "none", 8)
     shifts = [m.shift_size for m in student.modules() if hasattr(m, "shift_size")]
     assert [tuple(shift) for shift in shifts[-2:]] == [(0, 0), (3, 3)]
 
 
 def test_position_tables_of_swin_do_not_decay():
-    student = Segmenter("upernet", SWIN, "none", 8)
+    student = StudentNetwork("upernet", SWIN, "none", 8)
     still = {
         id(p)
         for group in parameter_groups(student, 1.0, 1.0, 0.1)
@@ -126,14 +126,14 @@ def test_encoder_weights_load_from_a_local_file_as_published_or_plain(tmp_path, 
     else:
         file = tmp_path / "mscan_t.safetensors"
         save_file(state, file)
-    found = Segmenter("segnext", "mscan_t", str(file), 8).network.encoder.state_dict()
+    found = StudentNetwork("segnext", "mscan_t", str(file), 8).network.encoder.state_dict()
     assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 def test_swin_s_weights_load_from_a_file_that_timm_wrote(tmp_path):
     state = timm.create_model(SWIN.removeprefix("tu-"), pretrained=False).state_dict()
     torch.save({"model": state}, tmp_path / "swin.pth")
-    found = Segmenter("upernet", SWIN, str(tmp_path / "swin.pth"), 8).network.encoder.model.state_dict()
+    found = StudentNetwork("upernet", SWIN, str(tmp_path / "swin.pth"), 8).network.encoder.model.state_dict()
     assert torch.equal(found["layers_2.blocks.3.mlp.fc1.weight"], state["layers.2.blocks.3.mlp.fc1.weight"])
 
 
@@ -147,7 +147,7 @@ def test_swin_s_weights_load_from_a_file_that_timm_wrote(tmp_path):
 )
 def test_weights_that_can_only_be_a_mistake_are_not_taken_for_a_default(encoder, weights, words):
     with pytest.raises(UserError, match=words):
-        Segmenter("upernet", encoder, weights, 8)
+        StudentNetwork("upernet", encoder, weights, 8)
 
 
 @pytest.mark.parametrize(
@@ -155,19 +155,19 @@ def test_weights_that_can_only_be_a_mistake_are_not_taken_for_a_default(encoder,
 )
 def test_the_decoder_is_as_wide_as_published_for_each_size(encoder, width):
     with torch.device("cpu"):
-        assert Segmenter("segnext", encoder, "none", 8).network.decoder.ham.bases.shape == (width, 16)
+        assert StudentNetwork("segnext", encoder, "none", 8).network.decoder.ham.bases.shape == (width, 16)
 
 
 def test_mscan_has_no_downloadable_weights_and_says_so():
-    refused(lambda: Segmenter("segnext", "mscan_t", "imagenet", 8), "mscan_t", "imagenet", kind=UsageError)
+    refused(lambda: StudentNetwork("segnext", "mscan_t", "imagenet", 8), "mscan_t", "imagenet", kind=UsageError)
 
 
 def test_estimated_memory_counts_parameters_and_grows_with_the_batch_as_activations_do():
     def estimate(batch, stride=4, scope="batch"):
         config = TrainConfig(batch_size=batch, loss_stride=stride, pseudo_scope=scope)
-        return estimated_memory(config, Segmenter("segformer", "mit_b0", "none", 32), 64, 10, mixed=False)
+        return estimated_memory(config, StudentNetwork("segformer", "mit_b0", "none", 32), 64, 10, mixed=False)
 
-    parameters = sum(p.numel() for p in Segmenter("segformer", "mit_b0", "none", 32).parameters())
+    parameters = sum(p.numel() for p in StudentNetwork("segformer", "mit_b0", "none", 32).parameters())
     one, two, four = (estimate(n) for n in (1, 2, 4))
     assert one > parameters * ADAM_BYTES
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)
@@ -177,7 +177,7 @@ def test_estimated_memory_counts_parameters_and_grows_with_the_batch_as_activati
 
 def test_estimated_activations_are_what_autograd_keeps_in_a_real_forward_pass():
     torch.manual_seed(0)
-    student = Segmenter("segformer", "mit_b0", "none", 32).train()
+    student = StudentNetwork("segformer", "mit_b0", "none", 32).train()
     own = {p.untyped_storage().data_ptr() for p in (*student.parameters(), *student.buffers())}
     kept = {}
 

@@ -1,0 +1,205 @@
+"""How fast images get to CLIP: the feeder alone, and all of `precompute` with a device that takes time but no cores.
+
+The feeder decodes, cuts and resizes 640 x 480 JPEGs with label maps to 512 px. Its peer, in the same run, is its
+predecessor: Pillow's decoder and `box=` resizing, hashes from files read a second time, ignored tokens pixel by pixel.
+The stand-in device finishes each batch a fixed time after the last, as a GPU does, at a speed just below the feeder's
+on all cores; it clusters in no time. The ratio is precompute's images/s, without dense tokens, over the device's.
+
+    python benchmarks/feed.py [--json]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.photographs import UNSEEN, link_photographs
+from data_cache.datasets import open_dataset
+from data_cache.datasets.paired_files import PairedFiles
+from data_cache.splits import make_split
+from data_cache.views import Cropping
+from pipeline.config import PrecomputeConfig
+from pipeline.encode_job import load_clip
+from pipeline.feeder import Feeder
+from pipeline.masks.fusion import NOT_IGNORED
+from pipeline.masks.masker import Masker
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from pipeline.shard_job import StageTimes
+from pipeline.teacher.clip import DeviceFeatures
+
+SIZE, GRID, CHANNELS, BATCH = 512, (32, 32), 512, 32
+SLOWER = 0.9
+"""The device's speed as a share of the feeder's."""
+
+
+def main() -> None:
+    """Measure one after the other and print each at once, the ratio last."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2048, help="Images for precompute.")
+    parser.add_argument("--fed", type=int, default=384, help="Images for the feeder alone.")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result: dict[str, float] = {}
+
+    def note(name: str, value: float) -> None:
+        result[name] = round(value, 4)
+        print(f"{name}: {value:.3f}", file=sys.stderr, flush=True)
+
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        root = link_photographs(Path(folder) / "photographs", max(arguments.images, arguments.fed))
+        dataset = open_dataset("folder", root, "train", arguments.fed)
+        masker = Masker(make_split("folder", dataset.classes, UNSEEN), GRID)
+        with on_cores(cores[:1]):
+            note("pillow_per_core", as_before(dataset, masker))
+            note("feeder_per_core", fed(dataset, masker, 1))
+        note("feeder", fed(dataset, masker, len(cores)))
+        note("scaling", result["feeder"] / result["feeder_per_core"])
+        note("speedup", result["feeder_per_core"] / result["pillow_per_core"])
+        note("device", SLOWER * result["feeder"])
+        for dense in ("none", "float16"):
+            cache = Path(folder) / f"{dense}.zarr"
+            note(f"precompute_{dense}", precomputed(root, cache, arguments.images, dense, result["device"]))
+        note("disk", written(Path(folder) / "disk"))
+    result["ratio"] = round(result["precompute_none"] / result["device"], 4)
+    result["ratio_float16"] = round(result["precompute_float16"] / result["device"], 4)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print(f"precompute over the device: without dense tokens {result['ratio']}, with {result['ratio_float16']}")
+        print(f"ratio {result['ratio']}")
+
+
+@contextmanager
+def on_cores(cores: list[int]) -> Iterator[None]:
+    """Restrict this process to some cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def fed(dataset: PairedFiles, masker: Masker, threads: int) -> float:
+    """Images per second of the feeder alone."""
+    feeder = Feeder(dataset, Cropping(), masker.ignored, SIZE, BATCH)
+    with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+        for count in (2 * BATCH, len(dataset)):
+            start = time.perf_counter()
+            for batch in feeder.batches(pool, range(count), 0, 4, StageTimes()):
+                assert len(batch.good) == len(batch.rows)
+            seconds = time.perf_counter() - start
+    return len(dataset) / seconds
+
+
+def as_before(dataset: PairedFiles, masker: Masker) -> float:
+    """Images per second of one thread of the feeder's predecessor."""
+    hidden, half = masker.split.seen_rank() == 255, SIZE // GRID[0]
+    count = len(dataset) // 2
+    start = time.perf_counter()
+    for index in range(count):
+        with Image.open(dataset.path(index)) as picture:
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+            image = np.array(picture.convert("RGB"))
+        height, width = image.shape[:2]
+        box = (0, 0, width, height)
+        np.ascontiguousarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
+        label = dataset.table[np.array(Image.open(dataset.label_path(index)))]
+        label = np.array(Image.fromarray(label).resize((SIZE, SIZE), Image.Resampling.NEAREST, box=box))
+        share = hidden[label].reshape(GRID[0], half, GRID[1], half).mean(axis=(1, 3))
+        assert share.shape == GRID
+        for file in (dataset.path(index), dataset.label_path(index)):
+            hashlib.sha256(file.read_bytes()).hexdigest()
+    return count / (time.perf_counter() - start)
+
+
+class StandIn:
+    """A teacher whose features are ready a fixed time after they were requested, and cost no core."""
+
+    def __init__(self, images_per_second: float) -> None:
+        self.device, self.batch, self.max_concurrent_batches = torch.device("cpu"), BATCH, 2
+        self.image_size, self.patch, self.grid, self.channels = SIZE, SIZE // GRID[0], GRID, CHANNELS
+        self.weights_hash = "0" * 64
+        self._seconds, self._free, self._lock = BATCH / images_per_second, 0.0, threading.Lock()
+        generator = torch.Generator().manual_seed(0)
+        self._answer = DeviceFeatures(
+            torch.randn(BATCH, CHANNELS, generator=generator).half(),
+            torch.randn(BATCH, *GRID, CHANNELS, generator=generator).half(),
+        )
+
+    def compute_slot(self) -> Any:
+        """No thread waits for a core."""
+        return nullcontext()
+
+    def forward(self, images: torch.Tensor) -> DeviceFeatures:
+        """The same features each time, once the device has reached the batch."""
+        assert len(images) == BATCH
+        with self._lock:
+            self._free = max(self._free, time.perf_counter()) + self._seconds
+            ready = self._free
+        time.sleep(max(0.0, ready - time.perf_counter()))
+        return self._answer
+
+    def encode_text(self, classes: tuple[str, ...], _templates: tuple[str, ...]) -> np.ndarray:
+        """Features that differ."""
+        return np.eye(len(classes), CHANNELS, dtype=np.float32)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """As a teacher's."""
+        return {"model": "stand-in", "image_size": SIZE, "precision": "fp32", "weights_sha256": self.weights_hash}
+
+
+def precomputed(root: Path, cache: Path, images: int, dense: Any, speed: float) -> float:
+    """Images per second of all of `precompute` with a stand-in of the given speed."""
+    device = StandIn(speed)
+    clip = {"clip": str(Path(__file__).parents[1] / "tests/helpers/tiny-vit.json"), "image_size": SIZE}
+    options = {"clip_weights": "random", "unseen": UNSEEN, "dense": dense, "device": "cpu", "precision": "fp32"}
+    settings = PrecomputeConfig("folder", cache, root, **clip, **options)
+    load_clip.cache_clear()
+    free = {
+        "asynchronous": property(lambda _: True),
+        "fuse_on_device": lambda *given: torch.full(given[2].shape, NOT_IGNORED),
+    }
+    with patch("pipeline.encode_job.FrozenCLIP", lambda *_: device), patch.multiple(Masker, **free):
+        done = execute(plan(replace(settings, limit=images)))
+    load_clip.cache_clear()
+    assert not done.failures
+    print(f"  {dense}: {', '.join(f'{k} {v:.1f} s' for k, v in done.stages.items())}", file=sys.stderr, flush=True)
+    return done.encoded / done.seconds
+
+
+def written(file: Path, mebibytes: int = 256) -> float:
+    """Views of float16 tokens (1 MiB each) written per second by one thread, flushed every 64."""
+    block = np.random.default_rng(0).bytes(2**20)
+    start = time.perf_counter()
+    with file.open("wb") as opened:
+        for number in range(mebibytes):
+            opened.write(block)
+            if number % 64 == 63:
+                opened.flush()
+                os.fsync(opened.fileno())
+    return mebibytes / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The commands that run whole experiments: demo, reproduce and ablate."""
+
+import json
+from dataclasses import fields, replace
+from typing import Annotated
+
+import typer
+
+from commands.console import bar, say, say_failures, say_note, say_warnings, show
+from commands.options import Given, Json, Some, options
+from experiments.ablate_config import AblateConfig
+from experiments.demo_config import ALL_VARIANTS, STUDENT, DemoConfig
+from experiments.reproduce_config import ReproduceConfig
+from pipeline.config import PrecomputeConfig
+from trainer.config import TrainConfig, read_config
+
+PRECOMPUTE = ("clip", "clip_weights", "image_size", "views", "view_seed", "dense", "cache", "device")
+TRAIN = ("encoder_weights", "size", "iterations", "batch_size", "loss_stride", "checkpoint_every", "seed", "workers")
+RESUMED = "rerun the same command to resume"
+
+
+@options(Some(DemoConfig, ("out", "limit")), Some(TrainConfig, ("iterations", "seed"), STUDENT))
+def demo(
+    given: Given,
+    compare: Annotated[bool, typer.Option("--compare", help="Also without GLM, without PLM, and CLIP alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole method on drawn scenes, offline, in minutes: precompute, train, evaluate."""
+    student = replace(STUDENT, **{name: given.pop(name) for name in ("iterations", "seed") if name in given})
+    config = DemoConfig(**given, student=student, variants=ALL_VARIANTS if compare else ())
+    from experiments.demo import run
+
+    report = run(config, bar(RESUMED))
+    show(report.as_json() if as_json else report.lines)
+
+
+@options(ReproduceConfig, Some(PrecomputeConfig, PRECOMPUTE, "the preset's"), Some(TrainConfig, TRAIN, "the preset's"))
+def reproduce(
+    given: Given,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Precompute, train and evaluate a row of the paper's tables, and print the paper's row beside it."""
+    own = {entry.name for entry in fields(ReproduceConfig)}
+    changed = {name: value for name, value in given.items() if name not in own}
+    config = ReproduceConfig(**{name: given[name] for name in given.keys() & own}, changed=changed)
+    from experiments import reproduce as rows
+
+    if dry_run:
+        plan = rows.dry_run(config, say_note)
+        show(plan if as_json else [f"{name}: {json.dumps(value)}" for name, value in plan.items()])
+        return
+    row = rows.reproduce(config, bar(RESUMED), say_note)
+    say_warnings(row.found.warnings)
+    show(row.as_json() if as_json else row.lines)
+    say_failures(row.found.failures)
+    row.found.check()
+
+
+@options(AblateConfig, Some(TrainConfig, ("iterations",), "the full method's"))
+def ablate(given: Given, as_json: Json = False) -> None:
+    """Train and evaluate the rows of the paper's ablation tables, and our own switches, over several seeds."""
+    iterations = given.pop("iterations", None)
+    config = AblateConfig(**given)
+    from experiments import ablate as ablations
+    from experiments.stages import Clock, cached
+
+    cache = config.cache
+    if cache is None:
+        demo_config = DemoConfig(config.out)
+        cache = cached(demo_config.precompute("train", demo_config.limit), bar(RESUMED), Clock())
+    if config.cache or config.config:
+        full = read_config(config.config, cache=cache)
+    else:
+        full = replace(STUDENT, cache=str(cache))
+    full = replace(full, iterations=full.iterations if iterations is None else iterations)
+    results = ablations.ablate(config, full, say)
+    show(results if as_json else ablations.markdown(results).split("\n"))

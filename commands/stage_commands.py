@@ -1,0 +1,121 @@
+"""The commands of the two stages: precompute, train and evaluate."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from commands.console import bar, progress, say, say_failures, say_note, say_plan, say_warnings, show
+from commands.options import Failures, Given, Json, Preset, Some, Student, options
+from data_cache.paths import only_cache, run_folder
+from experiments.config import EvaluateConfig
+from experiments.presets import PRESETS, cache_of, train_options
+from pipeline.config import PrecomputeConfig
+from trainer.config import TrainConfig, read_config
+
+TRAINING = (
+    *("cache", "root", "masks", "arch", "encoder", "encoder_weights", "size", "iterations", "batch_size", "lr"),
+    *("seed", "device", "devices", "workers", "glm", "vla", "ce", "nel", "generate", "loss_stride"),
+)
+"""The settings of training that are options; config.json holds the others too."""
+
+
+@options(PrecomputeConfig)
+def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.01, as_json: Json = False) -> None:
+    """Run CLIP once per image and cache its features. Rerun the same command to resume unfinished shards."""
+    config = PrecomputeConfig(**(PRESETS[preset].precompute(given) if preset else given))
+    from pipeline.plan import plan
+    from pipeline.precompute import execute
+    from pipeline.teacher.weights import RANDOM
+
+    if preset:
+        say(f"preset {preset}: {config}")
+    if config.clip_weights == RANDOM:
+        say_warnings(["random CLIP weights: masks and all that is trained on them are meaningless"])
+    work = plan(config, say)
+    say_plan(work)
+    with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
+        summary = execute(work, advance, say)
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+    stages = f"; summed over threads: {stages}" if stages else ""
+    rate = summary.encoded / summary.seconds
+    say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
+    found = summary.survey.warnings(work.texts.classes)
+    say_warnings(found)
+    report = {
+        "cache": str(summary.cache),
+        "images": summary.images,
+        "done": summary.images - len(summary.failures),
+        "labelled": work.labelled,
+        "failed": len(summary.failures),
+        "failures": dict(summary.failures),
+        "encoded": summary.encoded,
+        "seconds": summary.seconds,
+        "stages": summary.stages,
+        "warnings": [*work.texts.warnings, *found],
+    }
+    show(report if as_json else f"{summary.cache}: {report['done']} of {summary.images} images cached")
+    say_failures(dict(summary.failures))
+    summary.check(max_failures)
+
+
+@options(Some(TrainConfig, TRAINING))
+def train(
+    given: Given,
+    preset: Preset = None,
+    student: Student = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json to start from; options override it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<cache name> by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint in --out.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Run CLIP and cluster for each batch, live.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Compare all images with the cache before training.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student from a cache. All settings are printed and saved in config.json, which --config reads."""
+    settings = _training(train_options(preset, student) | given, preset, config, out, resume)
+    from data_cache.reader import Cache
+    from experiments.stages import live_for, updates
+    from trainer.loop import train as run
+
+    out = run_folder(out, Path(settings.cache or ""))
+    say_warnings(Cache(Path(settings.cache or "")).texts().warnings)
+    say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
+    say(f"run {out}, warm-up {settings.warmup_updates} updates")
+    with progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
+        last = run(settings, out, resume, strict, updates(advance), live_for(settings) if online else None, say)
+    peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at peak"
+    show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
+
+
+def _training(
+    given: dict[str, Any], preset: str | None, config: Path | None, out: Path | None, resume: bool
+) -> TrainConfig:
+    """The settings of a training, with the cache it reads."""
+    cache = Path(given["cache"]) if "cache" in given else None
+    if resume and config is None:
+        from trainer.run import run_config
+
+        settings = run_config(run_folder(out, cache), say, **given)
+    else:
+        settings = read_config(config, **given)
+    if settings.cache is None:
+        return replace(settings, cache=str(cache_of(preset) if preset else only_cache()))
+    return settings
+
+
+@options(EvaluateConfig)
+def evaluate(given: Given, preset: Preset = None, as_json: Json = False) -> None:
+    """Measure pAcc, mIoU(S), mIoU(U) and hIoU of a trained student on any dataset."""
+    config = EvaluateConfig(**((PRESETS[preset].evaluate if preset else {}) | given))
+    if preset:
+        say(f"preset {preset}: {config}")
+    from experiments.evaluation import measure
+
+    result = measure(config, bar("nothing was written"), say_note)
+    say_warnings(result.warnings)
+    show(result.as_json() if as_json else result.lines)
+    say_failures(result.evaluation.failures)
+    result.evaluation.check()

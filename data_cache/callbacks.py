@@ -1,0 +1,30 @@
+"""Callbacks by which a long operation reports to its caller, defined once."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_cache.datasets.base import Dataset
+
+Progress = Callable[[int], None]
+"""Called with the number of items (images, files, views) finished since the last call."""
+
+Log = Callable[[str], None]
+"""Called with one line of text for the user."""
+
+OnUpdate = Callable[[dict[str, float]], None]
+"""Called after every parameter update with what the log holds of it: step, learning rate, losses, seconds."""
+
+OnDataset = Callable[["Dataset"], None]
+"""Called with a dataset once it is open, so that its notes can be printed."""
+
+ProgressBar = Callable[[str, int | None, str], AbstractContextManager[Callable[..., None]]]
+"""Opens a progress bar from a verb, the total (None if unknown) and a unit; yields its `Progress`."""
+
+
+def ignore(_: Any) -> None:
+    """Drop what a callback is given: the default of every callback above but `ProgressBar`."""
+
+
+__all__ = ["Log", "OnDataset", "OnUpdate", "Progress", "ProgressBar", "ignore"]

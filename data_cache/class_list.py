@@ -1,0 +1,109 @@
+"""Class lists: those published with the datasets, and those that a user writes."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from data_cache.errors import UserError
+from data_cache.system.files import unreadable_error
+
+NUMBER_FIRST = re.compile(r"[(#\[]?(?P<number>\d{1,6})(?P<mark>[\s:;,.)\]=-]+)(?P<name>[^\W\d].*)")
+NUMBER_LAST = re.compile(r"(?P<name>.*?\w)(?P<mark>[\s:;,(=]+)(?P<number>\d{1,6})\)?")
+
+
+class ClassList(NamedTuple):
+    """The published class names of a dataset, and those of them that zero-shot papers hide in training.
+
+    `raw_ids` are the classes' values in label maps that do not count from 0, `missing_raw_ids` the values that such
+    maps skip; `clean` has names that a person would write otherwise in a sentence.
+    """
+
+    classes: tuple[str, ...]
+    unseen: tuple[str, ...]
+    missing_raw_ids: frozenset[int]
+    raw_ids: tuple[int, ...]
+    clean: Mapping[str, str]
+
+
+@cache
+def class_lists() -> dict[str, ClassList]:
+    """The published class lists (`class_lists.json`) by dataset name."""
+    entries = json.loads(Path(__file__).with_name("class_lists.json").read_text(encoding="utf-8"))
+    return {
+        name: ClassList(
+            tuple(entry["classes"]),
+            tuple(entry["unseen"]),
+            frozenset(entry.get("missing_raw_ids", ())),
+            tuple(entry.get("raw_ids", ())),
+            entry.get("clean", {}),
+        )
+        for name, entry in entries.items()
+    }
+
+
+def read_names(file: Path) -> list[str]:
+    """The lines of a file of class names, without blank ones at its end.
+
+    Raises FileNotFoundError if it is missing, UserError if it is not UTF-8 text, UnreadableError if it cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").rstrip().splitlines()  # Windows editors write a byte order mark
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable_error(error, file) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {file}: save it as UTF-8 text ({type(error).__name__})") from None
+
+
+def check_names(
+    names: Sequence[str],
+    where: str,
+    unit: str = "line",
+    same: Callable[[str], str] = str,
+    error: type[UserError] = UserError,
+) -> None:
+    """Raise `error` for class names with numbers before them, for a blank name, and for a name given twice.
+
+    Args:
+        names: The names.
+        where: What the message begins with, such as their file.
+        unit: What the position of a name counts.
+        same: Names with equal values of this function are the same name.
+        error: The class of the error.
+
+    """
+    if mistake := _numbered(names):
+        raise error(f"{where}: {mistake}")
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise error(f"{where}: {unit} {number} is blank: each {unit} is a class; delete it")
+        if (before := first.setdefault(same(name), number)) != number:
+            raise error(f"{where}: '{name}' is {unit} {before} and again {unit} {number}; delete one")
+
+
+def _numbered(lines: Sequence[str]) -> str:
+    """What is wrong with class names written with their numbers, such as "0: sky"; "" if they were not.
+
+    They were if every line has a number, with a mark between it and the name, and the numbers rise; or, with only a
+    space between, if they count on from 0, or from 1 over at least three lines. "7 up" is a name, and so are "1 euro"
+    and "2 euro": without their numbers they would be equal.
+    """
+    for pattern in (NUMBER_FIRST, NUMBER_LAST):
+        found = [pattern.fullmatch(line.strip()) for line in lines]
+        if len(found) < 2 or None in found:
+            continue
+        parts = [(int(one["number"]), one["name"], one["mark"].strip(" \t-")) for one in found if one]
+        numbers, names, marks = zip(*parts, strict=True)
+        steps = {b - a for a, b in pairwise(numbers)}
+        counted = steps == {1} and (numbers[0] == 0 or (numbers[0] == 1 and len(lines) > 2))
+        if len(set(names)) == len(names) and (counted or (all(marks) and min(steps) > 0)):
+            return (
+                f"'{lines[0].strip()}' holds its number: write names alone, as '{names[0]}'; places in the list count"
+            )
+    return ""

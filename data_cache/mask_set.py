@@ -1,0 +1,91 @@
+"""A mask set of a cache: what its images have in common, and its shards as they are read one by one."""
+
+from functools import cached_property, lru_cache
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Int
+
+from data_cache.content import OK, Loaded, Texts
+from data_cache.layout import DEFAULT_MASKS
+from data_cache.reader import Cache
+from data_cache.source_dataset import SourceDataset
+from data_cache.splits import Split
+
+SHARDS_IN_MEMORY = 4
+"""Neighbouring images are in one shard, and a shard of COCO with four views takes some 0.5 MiB."""
+
+
+class MaskSet:
+    """One mask set of a cache and the dataset the cache was made from.
+
+    Files are read on first use and kept: open the cache again to see what was written since.
+    """
+
+    def __init__(self, cache: Cache, masks: str, source: SourceDataset) -> None:
+        self.cache, self.masks, self.source = cache, masks, source
+        self._load = lru_cache(SHARDS_IN_MEMORY)(cache.load)
+
+    def using(self, masks: str) -> Self:
+        """Another mask set of the same cache. Raises UsageError if no mask set has this name."""
+        return type(self)(self.cache, self.cache.mask_name(masks), self.source)
+
+    def __len__(self) -> int:
+        return self.cache.layout.images
+
+    @cached_property
+    def statuses(self) -> list[tuple[str, str]]:
+        """Id and status of every image: `ok`, the reason of its failure, or "" while it is not done."""
+        pending, shard = set(self.cache.pending_shards(DEFAULT_MASKS)), self.cache.layout.shard
+        # an unfinished shard may already have chunks that look done
+        return [
+            (name, "" if i // shard in pending else status) for i, (name, status) in enumerate(self.cache.statuses())
+        ]
+
+    @property
+    def ids(self) -> list[str]:
+        """Id of every image: its path below the dataset's root."""
+        return [name for name, _ in self.statuses]
+
+    def first_ok(self, count: int) -> list[int]:
+        """Indices of the first `count` images that did not fail."""
+        return [index for index, (_, status) in enumerate(self.statuses) if status == OK][:count]
+
+    def loaded(self, index: int, masks: str | None = None) -> Loaded:
+        """The shard of an image, of this mask set or another. Raises UserError if it is not done, or damaged."""
+        return self._load(masks or self.masks, index // self.cache.layout.shard)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """Text features of the classes, and the prompts they were made from."""
+        return self.cache.texts()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the position is the class id."""
+        return self.texts.classes
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """How the masks were clustered: unseen classes, threshold (lambda), windows, updates, backend, dtype."""
+        return self.cache.mask_attributes(self.masks)
+
+    @cached_property
+    def split(self) -> Split:
+        """The classes with labels in training, and those without."""
+        return Split(self.classes, tuple(self.about["unseen"]))
+
+    @property
+    def views(self) -> int:
+        """Views per image."""
+        return self.cache.layout.views
+
+    @property
+    def clip_size(self) -> int:
+        """Side of CLIP's input in pixels."""
+        return self.cache.fingerprint["clip"]["image_size"]
+
+    @property
+    def counts(self) -> Int[np.ndarray, "image view"]:
+        """How many pseudo labels each view has; 0 where the image failed or is not done."""
+        return self.cache.label_counts(self.masks)

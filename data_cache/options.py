@@ -1,0 +1,130 @@
+"""Options: dataclass fields that carry the help, choices and limits of the command line, and the check of values."""
+
+import math
+import sys
+from collections.abc import Collection
+from dataclasses import MISSING, Field, field, fields
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from data_cache.errors import UsageError
+from data_cache.messages import did_you_mean
+
+LONGEST = 10**20
+"""Greatest number that a message writes out: Python refuses to print thousands of digits."""
+
+
+def option(
+    default: Any,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Collection[str] = (),
+    metavar: str | None = None,
+    flags: str | None = None,
+) -> Any:
+    """A dataclass field that is an option of a command.
+
+    Args:
+        default: its value; `dataclasses.MISSING` for a required option.
+        help: one sentence or two.
+        minimum: the least number, or element of a tuple of numbers.
+        maximum: the greatest.
+        choices: the names it takes. A `Literal` type needs none.
+        metavar: what stands for the value in the help, if not its type.
+        flags: how it is written on the command line, if not `--name`.
+
+    """
+    about = {"help": help, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
+    return field(default=default, metadata=about | {"metavar": metavar, "flags": flags})
+
+
+def argument(help: str, choices: Collection[str] = ()) -> Any:
+    """A dataclass field that is a positional argument of a command."""
+    return field(metadata={"help": help, "minimum": None, "maximum": None, "choices": choices, "argument": True})
+
+
+def same_option(config: type, name: str, default: Any = None, help: str | None = None) -> Any:
+    """An option of another dataclass under the same name, with a default and perhaps a help of its own."""
+    about = field_of(config, name).metadata
+    return field(default=default, metadata={**about, "help": help or about["help"]})
+
+
+def field_of(config: type, name: str) -> Field:
+    """The field of one option."""
+    return next(entry for entry in fields(config) if entry.name == name)
+
+
+def choices_of(config: type, name: str) -> tuple[str, ...]:
+    """The names one option takes; none if it takes any value."""
+    hint = get_type_hints(config)[name]
+    return get_args(hint) if get_origin(hint) is Literal else field_of(config, name).metadata["choices"]
+
+
+def help_of(config: type, name: str) -> str:
+    """The help of one option, with its choices."""
+    choices = choices_of(config, name)
+    return field_of(config, name).metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+
+
+def default_of(config: type, name: str) -> Any:
+    """The default of one option; None for a required one."""
+    default = field_of(config, name).default
+    return None if default is MISSING else default
+
+
+def flag_of(entry: Field) -> str:
+    """How messages name an option: `--name`; without dashes if it is a positional argument."""
+    return ("" if entry.metadata.get("argument") else "--") + entry.name.replace("_", "-")
+
+
+def parts_of(hint: Any) -> tuple[Any, ...]:
+    """The types a union is made of; a type itself otherwise."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+
+
+def check_choice(flag: str, value: object, choices: Collection[str]) -> None:
+    """Raise UsageError, one line, for a value that is not among the choices."""
+    if value not in choices:
+        raise UsageError(f"{flag} {value}: choose {', '.join(choices)}{did_you_mean(str(value), choices)}")
+
+
+def check_options(config: Any) -> None:
+    """Raise UsageError, one line, for a value of the wrong type, not among the choices, or out of range."""
+    for entry in (one for one in fields(config) if one.metadata):
+        check_option(type(config), entry.name, getattr(config, entry.name))
+
+
+def check_option(config: type, name: str, value: Any) -> None:
+    """Raise UsageError, one line, for a value that this option does not take."""
+    entry = field_of(config, name)
+    flag = flag_of(entry)
+    _check_type(flag, value, get_type_hints(config)[name])
+    choices = choices_of(config, name)
+    if choices and value is not None:
+        check_choice(flag, value, choices)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float):
+            _check_range(flag, number, entry.metadata["minimum"], entry.metadata["maximum"])
+
+
+def _check_range(flag: str, value: float, minimum: float | None, maximum: float | None) -> None:
+    shown = "of many digits" if isinstance(value, int) and abs(value) > LONGEST else value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{flag} {shown}: must be a finite number")
+    if minimum is not None and value < minimum:
+        raise UsageError(f"{flag} {shown}: must be at least {minimum}")
+    if maximum is not None and value > maximum:
+        raise UsageError(f"{flag} {shown}: must be at most {maximum}")
+    if abs(value) > sys.float_info.max:
+        raise UsageError(f"{flag} {shown}: must be a finite number")
+
+
+def _check_type(flag: str, value: Any, hint: Any) -> None:
+    if value is None and not isinstance(hint, UnionType):
+        raise UsageError(f"{flag}: a value is missing")
+    kinds = tuple(str if get_origin(kind) is Literal else get_origin(kind) or kind for kind in parts_of(hint))
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        name = next(kind for kind in kinds if kind is not NoneType).__name__
+        raise UsageError(f"{flag} {value!r}: must be {name}")

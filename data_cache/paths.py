@@ -1,0 +1,26 @@
+"""Where caches and runs are unless a path is given."""
+
+import os
+from pathlib import Path
+
+from data_cache.errors import UsageError
+
+
+def cache_folder() -> Path:
+    """`$CLIPTEACHER_CACHE`, else `data_cache` below the working directory."""
+    return Path(os.environ.get("CLIPTEACHER_CACHE", "data_cache"))
+
+
+def only_cache() -> Path:
+    """The only cache in the folder of caches. Raises UsageError if none exists, or several do."""
+    found = sorted(cache_folder().glob("*.zarr"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(f"no cache in {cache_folder()}: run `precompute` first, or pass --cache PATH")
+    raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, found))}")
+
+
+def run_folder(out: Path | None, cache: Path | None) -> Path:
+    """`out`, else runs/<name of the cache>."""
+    return out or Path("runs") / (cache or only_cache()).name.removesuffix(".zarr")

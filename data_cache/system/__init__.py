@@ -1,0 +1,1 @@
+"""What any room needs of the machine: files, locks, signals, devices."""

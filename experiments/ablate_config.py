@@ -1,0 +1,76 @@
+"""The settings of `ablate`: the rows of the paper's ablation tables, and our own switches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_cache.options import check_choice, check_options, option, same_option
+from pipeline.config import PrecomputeConfig
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: what of the full method is changed.
+
+    Args:
+        table: where the paper has it, or `ours`.
+        train: settings of training.
+        cluster: settings of clustering; masks are then made anew from the cached dense tokens.
+
+    """
+
+    table: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+
+
+VARIANTS: Mapping[str, Variant] = {
+    FULL: Variant("full method"),
+    "no-nel": Variant("Table 3", {"nel": False}),
+    "no-ce": Variant("Table 3", {"ce": False}),
+    "no-glm": Variant("Table 3", {"glm": "off"}),
+    "no-generate": Variant("Table 3", {"generate": False}),
+    "glm-max": Variant("Table 4", {"glm": "max"}),
+    "glm-mean": Variant("Table 4", {"glm": "mean"}),
+    "vla-mlp": Variant("Table 5", {"vla": "mlp"}),
+    "vla-identity": Variant("Table 5", {"vla": "identity"}),
+    "pseudo-scope-image": Variant("ours", {"pseudo_scope": "image"}),
+    "logits-dot": Variant("ours", {"logits": "dot"}),
+    "nel-masked": Variant("ours", {"nel_ignore": "masked"}),
+    "loss-stride-1": Variant("ours", {"loss_stride": 1}),
+    "loss-stride-4": Variant("ours", {"loss_stride": 4}),
+    "bank-0": Variant("ours", {"bank": 0}),
+    "bank-4": Variant("ours", {"bank": 4}),
+    "weight-global-1": Variant("ours", {"weight_global": 1.0}),
+    "lambda-0.7": Variant("ours", cluster={"threshold": 0.7}),
+    "lambda-0.9": Variant("ours", cluster={"threshold": 0.9}),
+    "windows-3": Variant("ours", cluster={"windows": (3,)}),
+    "windows-7": Variant("ours", cluster={"windows": (7,)}),
+}
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """Settings of `ablate`."""
+
+    cache: Path | None = option(None, "A cache with dense tokens; the demo's own by default.")
+    root: Path | None = same_option(PrecomputeConfig, "root")
+    config: Path | None = option(None, "The full method's config.json; the demo's, or the defaults, without one.")
+    rows: str | None = option(None, "Which rows; all by default.", metavar="ROW,...")
+    seeds: int = option(3, "Trainings of each row, with seeds 0, 1, ...", minimum=1)
+    tested: int | None = option(None, "Only the first N test images.")
+    jobs: int = option(1, "Trainings at a time, one thread each.", minimum=1)
+    out: Path = option(Path("runs/ablate"), "Folder of all runs.")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        for row in self.names:
+            check_choice("--rows", row, VARIANTS)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rows, as names of `VARIANTS`."""
+        return tuple(VARIANTS) if self.rows is None else tuple(row.strip() for row in self.rows.split(","))

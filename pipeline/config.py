@@ -1,0 +1,125 @@
+"""The settings of stage 1: what `precompute` and `cluster` take, and the source of the command line's help.
+
+Nothing heavy is imported here: the command line reads this file before it knows whether there is anything to do.
+"""
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from data_cache.datasets import DATASETS
+from data_cache.errors import UsageError
+from data_cache.layout import Dense
+from data_cache.limits import SHARD_IMAGES
+from data_cache.options import argument, check_options, option
+from data_cache.paths import cache_folder
+from data_cache.views import Cropping
+from pipeline.teacher.prompts import CLEAN, Prompts, sets
+
+if TYPE_CHECKING:
+    from pipeline.teacher.weights import CLIPSource
+
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+KMeansChoice = Literal["auto", "faiss", "faiss-gpu", "torch"]
+
+_UNSEEN = 'Classes without labels in training, as "cow,road"; the published split by default.'
+_ROOT = "Root of the dataset; else $CLIPTEACHER_DATA/<dataset>, else data/<dataset>. Not used by scenes."
+_KMEANS = "Implementation of the assignment step of k-means."
+_WORKERS = "Processes that share the cores; this one alone by default, one per GPU where there are several."
+_SCHEDULER = "Address of an existing Dask cluster that does the work, e.g. tcp://host:8786. See docs/clusters.md."
+
+
+@dataclass(frozen=True)
+class PrecomputeConfig:
+    """The settings of `precompute`: names, defaults and help of its options.
+
+    Raises UsageError, one line, for an invalid value.
+    """
+
+    dataset: str = option(None, "Name of the dataset.", choices=tuple(DATASETS))
+    cache: Path = option(None, "Where the cache is written; ./data_cache/<dataset>.zarr by default.")
+    root: Path | None = option(None, _ROOT)
+    split: str = option("train", "Split of the dataset: train, val, or another that it has.")
+    limit: int | None = option(None, "Only the first N images.")
+    unseen: str | None = option(None, _UNSEEN, metavar="NAMES")
+    views: int = option(1, "Views per image: the whole image and V - 1 crops.")
+    view_seed: int = option(0, "Seed of the crops.")
+    view_scale: tuple[float, float] = option(
+        (0.25, 1.0), "Range of a crop's share of the image's area.", metavar="LOW,HIGH"
+    )
+    view_ratio: tuple[float, float] = option((3 / 4, 4 / 3), "Range of a crop's width / height.", metavar="LOW,HIGH")
+    prompts: str | None = option(
+        None,
+        f"Prompt templates: {', '.join(sets())}, each also with {CLEAN} for cleaned class names; single for voc, else "
+        "zegclip15, by default.",
+    )
+    clip: str = option(
+        "ViT-B-16-quickgelu", "An open_clip ViT, the path of an open_clip JSON config, or tiny (for scenes)."
+    )
+    clip_weights: str | None = option(
+        None, "A pretrained tag, the path of a checkpoint, or random; openai by default, tiny's own for tiny."
+    )
+    image_size: int | None = option(
+        None, "CLIP's input side in pixels; 512, or a config file's own size, by default (256 for tiny)."
+    )
+    precision: PrecisionChoice = option("auto", "Number format of CLIP's vision tower.")
+    kmeans: KMeansChoice = option("auto", _KMEANS)
+    compile: bool = option(False, "Compile CLIP: the first batch takes a minute longer.")
+    dense: Dense = option("float16", "How dense tokens are stored.")
+    shard: int = option(64, "Images per shard, the unit of work and resume.", minimum=1, maximum=SHARD_IMAGES)
+    extend: bool = option(False, "Add images that are new in the dataset.")
+    overwrite: bool = option(False, "Delete an existing cache first.")
+    retry_failed: bool = option(False, "Encode failed images again.")
+    workers: int = option(0, _WORKERS, minimum=0)
+    scheduler: str | None = option(None, _SCHEDULER, metavar="ADDRESS")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+
+    def __post_init__(self) -> None:
+        if not self.dataset:
+            raise UsageError(f"--dataset: name one of {', '.join(DATASETS)}, or pass --preset")
+        if self.cache is None:
+            object.__setattr__(self, "cache", cache_folder() / f"{self.dataset}.zarr")
+        check_options(self)
+        _ = self.cropping, self.prompt_set  # each refuses its own settings
+        if self.overwrite and (self.extend or self.retry_failed):
+            other = "--extend" if self.extend else "--retry-failed"
+            raise UsageError(f"--overwrite: replaces the whole cache; leave {other} out")
+
+    @property
+    def clip_source(self) -> "CLIPSource":
+        """The CLIP these settings name."""
+        from pipeline.teacher.weights import CLIPSource  # open_clip takes seconds to import
+
+        return CLIPSource(self.clip, self.clip_weights or "", self.image_size)
+
+    @property
+    def cropping(self) -> Cropping:
+        """The views of an image."""
+        return Cropping(self.views, self.view_seed, self.view_scale, self.view_ratio)
+
+    @property
+    def prompt_set(self) -> Prompts:
+        """The prompts, or those of the dataset's protocol. Raises UsageError for an unknown set."""
+        return Prompts(self.prompts) if self.prompts else Prompts.of(self.dataset)
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The settings of `cluster`: names, defaults and help of its options; None means stage 1's own mask set's.
+
+    Raises UsageError, one line, for an invalid value.
+    """
+
+    cache: Path = argument("A finished cache with dense tokens.")
+    name: str = option(MISSING, "Name of the new mask set.")
+    root: Path | None = option(None, _ROOT)
+    unseen: str | None = option(None, _UNSEEN, metavar="NAMES")
+    windows: tuple[int, ...] | None = option(None, "Sides of k-means windows, in tokens.", minimum=1, metavar="N,N")
+    threshold: float | None = option(None, "Cosine similarity above which masks are fused (lambda).")
+    updates: int | None = option(None, "Lloyd updates.")
+    kmeans: KMeansChoice = option("auto", _KMEANS)
+    workers: int = option(0, _WORKERS, minimum=0)
+    scheduler: str | None = option(None, _SCHEDULER, metavar="ADDRESS")
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -1,0 +1,108 @@
+"""Dask on this machine: one worker inside this process, or several in processes of their own."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import dask
+import torch
+from dask.distributed import Client, LocalCluster, WorkerPlugin
+
+from data_cache.system.environment import MALLOC_SETTINGS, environment_defaults
+
+SHARDS_PER_WORKER = 2
+"""Shards that a worker runs at once: while CLIP encodes one, the other is decoded before it or written after it."""
+LOOPBACK = "127.0.0.1:0"
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+class IgnoreInterrupts(WorkerPlugin):
+    """Makes workers ignore Ctrl-C, which reaches every process of a terminal: the parent handles it and stops them.
+
+    SIGTERM still ends a worker, which loses no finished shard: otherwise one could outlive its parent.
+    """
+
+    name = "clipteacher-interrupts"
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask in the worker's process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class OneGPUPerWorker(LocalCluster):
+    """Worker processes that each see one GPU, also after a restart."""
+
+    def __init__(self, gpus: Sequence[str], **options: Any) -> None:
+        self._gpus = list(gpus)
+        super().__init__(n_workers=0, **options)
+        self.scale(len(gpus))
+        self.sync(self._correct_state)  # private: nothing public raises why a worker did not start
+
+    def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
+        """The next worker's name, and how to start it (SpecCluster's interface)."""
+        (number,) = super().new_worker_spec()
+        options = {**self.new_spec["options"], "env": {VISIBLE_GPUS: self._gpus[number]}}
+        return {number: {**self.new_spec, "options": options}}
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The name in CUDA_VISIBLE_DEVICES of each GPU visible to this process: its number, or what the user called it."""
+    count, named = torch.cuda.device_count(), os.environ.get(VISIBLE_GPUS, "")
+    names = [name.strip() for name in named.split(",")] if named.strip() else list(map(str, range(count)))
+    return tuple(names[:count])
+
+
+@contextmanager
+def local_client(
+    workers: int, processes: bool, gpus: Sequence[str] = (), tasks: int = SHARDS_PER_WORKER
+) -> Iterator[Client]:
+    """A client of new workers, in this process or in their own, which share the cores; one per GPU if GPUs are given.
+
+    They listen to this machine only, and the environment is restored afterwards. Processes have a dashboard if bokeh
+    is installed.
+    """
+    # Dask would serve HTTP to the whole network: serve this machine only, and nothing but the dashboard
+    sides = ("worker",) if processes and find_spec("bokeh") else ("scheduler", "worker")
+    quiet: dict[str, Any] = {f"distributed.{side}.http.routes": [] for side in sides}
+    quiet["distributed.worker.profile.enabled"] = False  # it grows with the run: 100 bytes per frame
+    threads = max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1)
+    worker_environment = "distributed.nanny.pre-spawn-environ"
+    quiet |= {f"{worker_environment}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}
+    if not gpus:
+        quiet |= {f"{worker_environment}.{name}": value for name, (_, value) in MALLOC_SETTINGS.items()}
+    with (
+        environment_defaults(),  # Dask would leave its workers' OMP_NUM_THREADS behind, for all later child processes
+        dask.config.set(quiet),
+        _cluster(workers, processes, gpus[:workers], tasks) as cluster,
+        Client(cluster) as client,
+    ):
+        if processes:
+            client.register_plugin(IgnoreInterrupts())
+        yield client
+
+
+def dashboard_link(client: Client) -> str | None:
+    """The address of the dashboard of local worker processes, if there is one."""
+    served = isinstance(client.cluster, LocalCluster) and client.cluster.processes and find_spec("bokeh")
+    return client.dashboard_link if served else None
+
+
+def _cluster(workers: int, processes: bool, gpus: Sequence[str], tasks: int) -> LocalCluster:
+    options: dict[str, Any] = {
+        "threads_per_worker": tasks,
+        "dashboard_address": LOOPBACK,
+        "worker_dashboard_address": LOOPBACK,
+        "memory_limit": 0,
+        "silence_logs": logging.CRITICAL,
+    }
+    if not gpus:
+        return LocalCluster(n_workers=workers, processes=processes, **options)
+    if not find_spec("dask_cuda"):
+        return OneGPUPerWorker(gpus, **options)
+    from dask_cuda import LocalCUDACluster  # also pins each worker to the cores near its GPU
+
+    return LocalCUDACluster(CUDA_VISIBLE_DEVICES=list(gpus), n_workers=len(gpus), **options)

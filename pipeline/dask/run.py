@@ -1,0 +1,242 @@
+"""Runs a job over shards by Dask: in this process, in several worker processes, or on an existing cluster."""
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from traceback import clear_frames
+from typing import Any
+
+from dask.distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker
+from distributed.client import FutureCancelledError
+
+from data_cache.callbacks import Log, Progress, ignore
+from data_cache.errors import UsageError, UserError
+from pipeline.dask.cluster import FIX_VERSIONS, WORKER_TIMEOUT, Expected, check_address, check_workers, connected
+from pipeline.dask.local import SHARDS_PER_WORKER, dashboard_link, local_client, visible_gpus
+from pipeline.shard_job import ShardJob, ShardReport
+
+RESUME_HINT = "finished shards are kept, and the same command resumes the others"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers there are, and where.
+
+    Args:
+        processes: number of processes on this machine, which share its cores; 0 is this process alone.
+        scheduler: address of an existing Dask cluster, whose workers are used instead.
+        gpus: the CUDA_VISIBLE_DEVICES of each of the processes; empty if each sees all GPUs.
+
+    Raises:
+        UsageError: a negative number, an invalid address, or both a number and an address.
+
+    """
+
+    processes: int = 0
+    scheduler: str | None = None
+    gpus: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.processes < 0:
+            raise UsageError(f"--workers {self.processes}: must not be negative")
+        if self.scheduler is not None:
+            check_address(self.scheduler)
+        if self.processes and self.scheduler:
+            raise UsageError(
+                f"--workers {self.processes}: --scheduler has workers of its own; leave out one of the two"
+            )
+
+    @classmethod
+    def of(cls, processes: int, scheduler: str | None, device: str) -> "Workers":
+        """As `--workers`, `--scheduler` and `--device` say: where several GPUs are visible, one process per GPU."""
+        requested = cls(processes, scheduler)
+        gpus = visible_gpus() if not scheduler and device in ("auto", "cuda") else ()
+        if len(gpus) < 2:
+            return requested
+        gpus = gpus[: processes or None]
+        return cls(len(gpus), None, gpus)
+
+    @property
+    def out_of_process(self) -> bool:
+        """Whether other processes do the work."""
+        return bool(self.processes or self.scheduler)
+
+
+class JobPlugin(WorkerPlugin):
+    """Brings the job to each worker once, so that tasks are only shard numbers.
+
+    The job builds its model in the first task, off the worker's event loop. A worker runs at most `SHARDS_PER_WORKER`
+    shards at once, however many threads it was started with. On an existing cluster (`expected`), each worker checks
+    its own environment at its first shard, so that workers that join later are checked too.
+    """
+
+    def __init__(self, job: ShardJob, name: str, expected: Expected | None = None) -> None:
+        self.job, self.name, self.expected = job, name, expected
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask in the worker's process."""
+        self.worker, self.checked = worker, self.expected is None
+        self.slots, self.running, self.stopped = threading.Semaphore(SHARDS_PER_WORKER), set(), threading.Event()
+
+    def run(self, shard: int) -> ShardReport:
+        """Do a shard, in a thread of the worker's."""
+        key, done = self.worker.get_current_task(), 0
+
+        def progress(images: int) -> None:
+            nonlocal done
+            task = self.worker.state.tasks.get(key)
+            # cancelled, by the client or because it is gone: another run may be about to write this shard
+            if self.stopped.is_set() or task is None or task.state == "cancelled":
+                raise RuntimeError("stopped")
+            done += images
+            self.worker.log_event(self.name, (shard, done))
+
+        with self.slots:
+            self.running.add(shard)
+            try:
+                progress(0)
+                if not self.checked:
+                    self.expected.check_here(self.worker.address)
+                    self.checked = True
+                return self.job.run(shard, progress)
+            except Exception as error:
+                # Dask keeps the error for a while, and with it the model in the variables of its frames
+                while self.expected and error:
+                    clear_frames(error.__traceback__)
+                    error = error.__context__
+                raise
+            finally:
+                self.running.discard(shard)
+
+    async def teardown(self, worker: Any) -> None:
+        """Called by Dask when the run ends, another replaces it, or the worker closes.
+
+        On an existing cluster it waits for running shards, which stop at their next batch: the next run may write
+        the same shards.
+        """
+        self.stopped.set()
+        if self.expected is None:
+            return
+        deadline = time.monotonic() + WORKER_TIMEOUT
+        while self.running and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        del self.job
+        gc.collect()
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+            sys.modules["torch"].cuda.empty_cache()
+
+
+def run_shards(
+    job: ShardJob, shards: Sequence[int], progress: Progress, workers: Workers = Workers(), log: Log = ignore
+) -> Iterator[ShardReport]:
+    """Run a job over shards; yields each shard's report as it finishes; `progress` counts images done.
+
+    The shard of a worker that dies is done again by another. The first exception of a task is raised here; shards
+    finished before it stay finished. `log` gets the address of the dashboard. An existing cluster is left unchanged,
+    except that the job's plugin is registered while this runs.
+
+    Raises:
+        UserError: the cluster cannot be reached or used, or was lost (one line each).
+
+    """
+    if not shards:
+        return
+    with _client(workers, len(shards), log) as client, _registered(job, client, workers, log) as name:
+        client.subscribe_topic(name, _progress_handler(progress))
+        # pure=False: a shard number must run again even if a scheduler remembers an equal task
+        futures = client.map(_run, shards, job=name, key="shard", pure=False, retries=0)
+        try:
+            for future in _completed(client, futures, log):
+                yield _result(future)
+        except BaseException:
+            client.cancel(futures)
+            raise
+
+
+@contextmanager
+def _client(workers: Workers, shards: int, log: Log) -> Iterator[Client]:
+    if workers.scheduler:
+        with connected(workers.scheduler, log) as client:
+            yield client
+    else:
+        with local_client(max(1, min(workers.processes, shards)), bool(workers.processes), workers.gpus) as client:
+            if link := dashboard_link(client):
+                log(f"dashboard {link}")
+            yield client
+
+
+@contextmanager
+def _registered(job: ShardJob, client: Client, workers: Workers, log: Log) -> Iterator[str]:
+    """The job's plugin on all workers, present and future; yields its name."""
+    if not workers.scheduler:
+        client.register_plugin(JobPlugin(job, "clipteacher"))
+        yield "clipteacher"
+        return
+    job = job.with_absolute_paths()
+    # named after the cache: the plugin of a killed run on the same cache is replaced, those of other caches are not
+    name, expected = f"clipteacher {job.cache}", Expected.of(job.cache, job.dataset)
+    check_workers(client, expected, log)
+    try:
+        client.register_plugin(JobPlugin(job, name, expected))
+        yield name
+    finally:
+        with suppress(Exception):  # the scheduler may be gone, which is reported elsewhere
+            client.unregister_worker_plugin(name)
+
+
+def _run(shard: int, job: str) -> ShardReport:
+    worker = get_worker()
+    plugin: Any = worker.plugins.get(job)
+    if plugin is None:
+        raise UserError(f"worker {worker.address} could not load the job; {FIX_VERSIONS}")
+    return plugin.run(shard)
+
+
+def _progress_handler(progress: Progress) -> Callable[[tuple[float, tuple[int, int]]], None]:
+    """Turns events (shard, images done of it) into progress; the images of a restarted shard count once."""
+    best: dict[int, int] = {}
+
+    def handle(event: tuple[float, tuple[int, int]]) -> None:
+        shard, done = event[1]
+        new = done - best.get(shard, 0)
+        if new > 0:
+            best[shard] = done
+            progress(new)
+
+    return handle
+
+
+def _completed(client: Client, futures: list[Future], log: Log) -> Iterator[Future]:
+    """Futures as they complete. Raises UserError if there has been no worker for a while."""
+    done, checked_at, alone_since = as_completed(futures), time.monotonic(), 0.0
+    while not done.is_empty():
+        if done.has_ready():
+            yield next(done)
+            continue
+        time.sleep(0.02)
+        now = time.monotonic()
+        if now - checked_at < 1 or client.status != "running":
+            continue
+        checked_at, was_alone = now, alone_since > 0
+        alone_since = 0.0 if client.nthreads() else alone_since or now
+        if alone_since and not was_alone:
+            log(f"no worker is left; waiting {WORKER_TIMEOUT:.0f} s for one to join")
+        if alone_since and now - alone_since > WORKER_TIMEOUT:
+            raise UserError(f"no worker is left; start some again: {RESUME_HINT}")
+
+
+def _result(future: Future) -> ShardReport:
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise UserError(
+            f"{error.allowed_failures + 1} workers died at one shard, the last at {error.last_worker.address}; see "
+            f"its log; most likely memory ran out: use fewer workers or another --precision; {RESUME_HINT}"
+        ) from None
+    except FutureCancelledError:
+        raise UserError(f"the Dask scheduler was lost, or cancelled the work; start it again: {RESUME_HINT}") from None

@@ -1,0 +1,1 @@
+"""Pseudo masks: k-means on the ignored tokens, then fusion."""

@@ -1,0 +1,195 @@
+"""Pseudo masks of views: which tokens are ignored, and the fused label of each of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_cache.errors import UsageError
+from data_cache.layout import label_dtype, reserved_label
+from data_cache.splits import Split
+from pipeline.masks.batched import BatchClusters, cluster_batch, fuse_batch
+from pipeline.masks.fusion import NOT_IGNORED, THRESHOLD, fuse
+from pipeline.masks.kmeans import (
+    TORCH,
+    UPDATES,
+    WINDOWS,
+    Assign,
+    Clusters,
+    assigner,
+    backend_name,
+    cluster,
+    max_centres,
+)
+from pipeline.teacher.clip import BATCH
+
+
+@dataclass(frozen=True)
+class Masker:
+    """Turns dense tokens and a label map into fused pseudo labels (k-means, then fusion).
+
+    Args:
+        split: which classes have labels in training; all else is the ignored area.
+        grid: tokens (down, across) of a view.
+        windows: sides of the k-means windows, in tokens.
+        threshold: lambda of Algorithm 1, a cosine similarity.
+        updates: Lloyd updates.
+        kmeans: the backend: auto, faiss, faiss-gpu or torch.
+        device: where the torch backend runs.
+
+    """
+
+    split: Split
+    grid: tuple[int, int]
+    windows: Sequence[int] = WINDOWS
+    threshold: float = THRESHOLD
+    updates: int = UPDATES
+    kmeans: str = "auto"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError, one line, for an invalid setting."""
+        if not -1 <= self.threshold <= 1:
+            raise UsageError(f"--threshold {self.threshold:g}: a cosine similarity is between -1 and 1")
+        if self.updates < 0:
+            raise UsageError(f"--updates {self.updates}: must not be negative")
+        if not self.windows or min(self.windows) < 1 or len(set(self.windows)) < len(self.windows):
+            raise UsageError(f"--windows {','.join(map(str, self.windows))}: must be different sizes of at least 1")
+
+    @classmethod
+    def from_attributes(
+        cls,
+        attributes: Mapping[str, Any],
+        classes: tuple[str, ...],
+        grid: tuple[int, int],
+        device: str = "cpu",
+        kmeans: str | None = None,
+    ) -> "Masker":
+        """The clustering that a mask set's attributes describe, with their backend or with `kmeans`."""
+        # FAISS on a GPU agrees with the others, and this machine may have no GPU
+        backend = "auto" if attributes["backend"] == "faiss-gpu" else attributes["backend"]
+        return cls(
+            split=Split(classes, tuple(attributes["unseen"])),
+            grid=grid,
+            windows=tuple(attributes["windows"]),
+            threshold=attributes["threshold"],
+            updates=attributes["updates"],
+            kmeans=kmeans or backend,
+            device=device,
+        )
+
+    @property
+    def dtype(self) -> str:
+        """Type of the stored labels."""
+        return label_dtype(max_centres(self.grid, self.windows))
+
+    def attributes(self) -> dict[str, Any]:
+        """The settings of these masks, as the mask set's attributes hold them."""
+        return {
+            "unseen": list(self.split.unseen),
+            "windows": list(self.windows),
+            "threshold": self.threshold,
+            "updates": self.updates,
+            "backend": self.backend,
+            "dtype": self.dtype,
+        }
+
+    @property
+    def backend(self) -> str:
+        """The resolved backend. Raises UsageError for one that is unknown or not available on this machine."""
+        return backend_name(self.kmeans, self.device)
+
+    def __call__(
+        self, dense: Tensor | np.ndarray, labels: Sequence[UInt8[np.ndarray, "height width"] | None]
+    ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
+        """Fused labels of the tokens of some views (the reserved value where not ignored) and how many each has.
+
+        `dense` is view x y x channel, on any device; the result of a view does not depend on the other views.
+        """
+        return self.masks(dense, np.stack([self.ignored(label) for label in labels]))
+
+    def ignored(self, label: UInt8[np.ndarray, "height width"] | None) -> Bool[np.ndarray, "y x"]:
+        """Which tokens of a view are ignored."""
+        return ignored_tokens(label, self.split, self.grid)
+
+    def masks(
+        self, dense: Tensor | np.ndarray, ignored: Bool[np.ndarray, "view y x"]
+    ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
+        """The same, given the ignored tokens."""
+        if self.backend == TORCH:
+            return self.to_stored(
+                self.fuse_on_device(torch.as_tensor(dense), torch.from_numpy(ignored)).numpy(force=True)
+            )
+        tokens = dense.numpy(force=True) if isinstance(dense, Tensor) else dense
+        clusters = (
+            cluster(*view, self._assign, self.windows, self.updates) for view in zip(tokens, ignored, strict=True)
+        )
+        return self.to_stored(np.stack([fuse(*one, self.threshold) for one in zip(clusters, tokens, strict=True)]))
+
+    def clusters(
+        self,
+        dense: Float[np.ndarray, "y x channel"],
+        label: UInt8[np.ndarray, "height width"] | None,
+    ) -> Clusters:
+        """The masks of single centres, before fusion."""
+        ignored = self.ignored(label)
+        if self.backend == TORCH:
+            return self._clusters(torch.as_tensor(dense)[None], torch.from_numpy(ignored)[None]).view(0, self.grid)
+        return cluster(dense, ignored, self._assign, self.windows, self.updates)
+
+    def to_stored(
+        self, fused: Int[np.ndarray, "view y x"]
+    ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
+        """Fused labels as they are stored, and how many each view has."""
+        label = np.where(fused == NOT_IGNORED, reserved_label(self.dtype), fused).astype(self.dtype)
+        return label, fused.max(axis=(1, 2), initial=NOT_IGNORED).astype(np.int32) + 1
+
+    @cached_property
+    def _assign(self) -> Assign:
+        return assigner(self.backend, self.device)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a GPU clusters, which is given the work without waiting for it."""
+        return self.backend == TORCH and torch.device(self.device).type == "cuda"
+
+    def fuse_on_device(
+        self, dense: Float[Tensor, "view y x channel"], ignored: Bool[Tensor, "view y x"]
+    ) -> Int[Tensor, "view y x"]:
+        """Fused labels by torch on the device, in batches of equal size; NOT_IGNORED where a token is not ignored."""
+        size = self.batch
+        parts = range(0, len(dense), size)
+        labels = [fuse_batch(self._clusters(dense[i : i + size], ignored[i : i + size]), self.threshold) for i in parts]
+        return torch.cat(labels)[: len(dense)].unflatten(1, self.grid)
+
+    def _clusters(self, dense: Float[Tensor, "view y x channel"], ignored: Bool[Tensor, "view y x"]) -> BatchClusters:
+        missing = self.batch - len(dense)
+        tokens = F.pad(dense.to(self.device), (0, 0, 0, 0, 0, 0, 0, missing))
+        padded = F.pad(ignored.to(self.device, non_blocking=True), (0, 0, 0, 0, 0, missing))
+        return cluster_batch(tokens, padded, self.windows, self.updates)
+
+    @property
+    def batch(self) -> int:
+        """Views that torch clusters at a time; fewer are padded to it, as rounding may depend on their number."""
+        return BATCH[torch.device(self.device).type]
+
+
+def ignored_tokens(
+    label: UInt8[np.ndarray, "height width"] | None, split: Split, grid: tuple[int, int]
+) -> Bool[np.ndarray, "y x"]:
+    """A token is ignored when at least half of its patch has no seen label (void or unseen).
+
+    Without a label map everything is ignored. Height and width are multiples of the grid's.
+    """
+    if label is None:
+        return np.ones(grid, bool)
+    down, across = label.shape[0] // grid[0], label.shape[1] // grid[1]
+    # rows first: sums along columns are what numpy is fast at
+    rows = split.is_hidden(label).view(np.uint8).reshape(grid[0], down, -1).sum(axis=1, dtype=np.uint16)
+    return 2 * rows.reshape(*grid, across).sum(axis=2, dtype=np.uint32) >= down * across

@@ -1,0 +1,187 @@
+"""The plan of a run: everything that can be checked before the first image is encoded, and what the run will cost."""
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_cache.arrays import bytes_per_image
+from data_cache.callbacks import Log, ignore
+from data_cache.content import Texts
+from data_cache.datasets import open_dataset
+from data_cache.datasets.base import Dataset
+from data_cache.errors import UserError
+from data_cache.fingerprint import Fingerprint, hash_names
+from data_cache.layout import DEFAULT_MASKS, Layout
+from data_cache.reader import Cache
+from data_cache.source_dataset import check_images_unchanged
+from data_cache.splits import make_split
+from pipeline.config import PrecomputeConfig
+from pipeline.dask.cluster import resolve_on_cluster
+from pipeline.dask.run import Workers
+from pipeline.encode_job import EncodeJob, load_clip
+from pipeline.masks.masker import Masker
+from pipeline.reopen import check_replaceable, match_images, open_existing
+from pipeline.teacher.clip import FrozenCLIP, device_and_precision
+
+RECORDED_LIBRARIES = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts: what will be done, and what it will cost on disk."""
+
+    job: EncodeJob
+    workers: Workers
+    cache: Cache | None
+    """The cache to be continued; None if it is to be created."""
+    attributes: dict[str, Any]
+    texts: Texts
+    """Text features of the classes: the cache's, or those it will have."""
+    added: tuple[str, ...]
+    """Names of images that `--extend` adds."""
+    images: int
+    """Images to encode, of all shards together."""
+    shards: int
+    """Shards that hold them."""
+    labelled: int
+    """How many of the dataset's images have a label map."""
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Bytes still to be written per payload, uncompressed."""
+        sizes = bytes_per_image(self.job.layout, self.job.masker.dtype)
+        return {part: size * self.images for part, size in sizes.items()}
+
+
+def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
+    """Check everything that can be checked before the first image is encoded; writes nothing.
+
+    `log` gets a line while the plan waits for a worker of a Dask cluster.
+
+    Raises:
+        UserError, UsageError: missing data, impossible options, a cache made with other settings, a full disk, a Dask
+            cluster that cannot be used.
+
+    """
+    if config.cache.is_symlink():  # --overwrite replaces what the link leads to, not the link
+        config = replace(config, cache=Path(os.path.realpath(config.cache)))
+    dataset = open_dataset(config.dataset, config.root, config.split, config.limit)
+    split = make_split(config.dataset, dataset.classes, config.unseen)
+    _check_readable(dataset)
+    workers = Workers.of(config.workers, config.scheduler, config.device)
+    device, precision = (
+        resolve_on_cluster(config.scheduler, config.device, config.precision, log)
+        if config.scheduler
+        else device_and_precision(config.device, config.precision)
+    )
+    # where other processes encode, CLIP only computes text features here, and a GPU is left to them
+    here = "cpu" if workers.out_of_process else device
+    clip = load_clip(config.clip_source, precision, here, config.compile)
+    masker = Masker(split, clip.grid, kmeans=config.kmeans, device=device)
+    masker.attributes()  # refuses a --kmeans that this machine cannot do
+    cache, dataset, added = _existing(config, dataset, clip, masker)
+    layout = Layout(len(dataset), config.views, clip.channels, clip.grid, config.shard, config.dense)
+    weights_hash = clip.weights_hash if workers.out_of_process else ""
+    job = EncodeJob(config, dataset.uncached(), precision, masker, layout, weights_hash)
+    images, shards = layout.images, layout.shards
+    if cache:
+        rows = {shard: cache.rows_to_encode(shard, config.retry_failed) for shard in job.pending_shards(cache)}
+        images, shards = sum(map(len, rows.values())) + len(added), len(rows) + layout.shards - cache.layout.shards
+    result = Plan(
+        job=job,
+        workers=workers,
+        cache=cache,
+        attributes=_attributes(config, dataset, clip),
+        texts=cache.texts() if cache else _texts(config, dataset, clip),
+        added=added,
+        images=images,
+        shards=shards,
+        labelled=sum(map(dataset.has_label, range(len(dataset)))),
+    )
+    _check_disk(result)
+    return result
+
+
+def _existing(
+    config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP, masker: Masker
+) -> tuple[Cache | None, Dataset, tuple[str, ...]]:
+    """The cache to be continued, if any; the dataset in its order, new images last; and the names of those."""
+    if config.overwrite:
+        check_replaceable(config.cache)
+        return None, dataset, ()
+    if (cache := open_existing(config.cache)) is None:
+        return None, dataset, ()
+    dataset, added = match_images(cache, dataset, config.extend)
+    known = dataset.subset(range(len(dataset) - len(added)))
+    cache.check_settings(_fingerprint(config, known, clip), DEFAULT_MASKS, masker.attributes(), config.shard)
+    check_images_unchanged(cache, dataset)
+    return cache, dataset, added
+
+
+def _attributes(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> dict[str, Any]:
+    """What a new cache's metadata says about its making."""
+    return {
+        "fingerprint": _fingerprint(config, dataset, clip),
+        "recorded": {
+            "root": str(dataset.root.resolve()) if dataset.root else None,
+            "clip": clip.source.origin,
+            "versions": {name: version(name) for name in RECORDED_LIBRARIES},
+        },
+    }
+
+
+def _fingerprint(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> Fingerprint:
+    return {
+        "clip": clip.fingerprint(),
+        "views": config.cropping.fingerprint(),
+        "dense": config.dense,
+        "prompts": config.prompt_set.name,
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "images": len(dataset),
+            "ids_sha256": hash_names(sorted(dataset.ids)),  # an extended cache has them in another order
+            "classes_sha256": hash_names(dataset.classes),
+            # what is drawn changes with the code that draws it, and its names do not
+            **({} if dataset.root else {"first_sha256": dataset.digest(0)[0]}),
+        },
+    }
+
+
+def _texts(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> Texts:
+    prompts = config.prompt_set
+    names = prompts.words(dataset.name, dataset.classes)
+    return Texts(prompts.name, dataset.classes, prompts.templates, clip.encode_text(names, prompts.templates))
+
+
+def _check_readable(dataset: Dataset, samples: int = 4) -> None:
+    # a dataset whose label maps are all of the wrong kind is refused now, not after a night
+    indices = sorted({round(i * (len(dataset) - 1) / max(samples - 1, 1)) for i in range(samples)})
+    errors = []
+    for index in indices:
+        try:
+            dataset.load(index)
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == len(indices):
+        raise errors[0]
+
+
+def _check_disk(plan: Plan) -> None:
+    path = plan.job.cache
+    folder = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: {folder} cannot be written; pass --cache PATH on another disk")
+    need, free = sum(plan.bytes.values()), shutil.disk_usage(folder).free
+    if plan.job.config.overwrite and path.is_dir():
+        free += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if need <= free:
+        return
+    smaller = "--dense int8, --dense none, or " if plan.bytes["dense"] else ""
+    raise UserError(
+        f"{path}: the cache needs about {need / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; pass {smaller}"
+        "--cache on a larger disk"
+    )

@@ -1,0 +1,1 @@
+"""The teacher: a frozen CLIP, its weights and its prompts."""

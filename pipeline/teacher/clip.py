@@ -1,0 +1,261 @@
+"""The teacher: a frozen CLIP that gives the CLS token and the dense tokens of an image."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import Lock, Semaphore
+from typing import Any, Literal
+
+import numpy as np
+import open_clip
+import torch
+from jaxtyping import Bool, Float, Float16, Int, UInt8
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+
+from data_cache.errors import UsageError, UserError, one_line
+from data_cache.system.devices import resolve_device
+from pipeline.teacher.weights import CLIPSource
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH = {"cpu": 4, "cuda": 32}
+"""Views per forward pass, by device. Fixed, because rounding may depend on the size of the batch."""
+MAX_CONCURRENT_BATCHES = 4
+"""Batches that a CPU encodes at once, at most: each takes memory, and a small shard holds no more."""
+DENSE_RECIPE = "output"
+"""Dense tokens are the last block's patch tokens after the final LayerNorm and the visual projection."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """CLIP's features of a batch, already rounded to float16: all later steps start from these numbers."""
+
+    cls: Float16[np.ndarray, "batch channel"]
+    dense: Float16[np.ndarray, "batch y x channel"]
+
+
+@dataclass(frozen=True)
+class DeviceFeatures:
+    """Features on CLIP's device. A GPU may still be computing them: reading them waits."""
+
+    cls: Float16[Tensor, "batch channel"]
+    dense: Float16[Tensor, "batch y x channel"]
+
+    def finite(self) -> Bool[Tensor, "batch"]:
+        """Whether all numbers of an image are finite in float16."""
+        # an exponent of all ones is infinity or nan; testing the bits is 14 times as fast as `isfinite`
+        largest = [(part.view(torch.int16) & 0x7FFF).flatten(1).amax(dim=1) for part in (self.cls, self.dense)]
+        return torch.maximum(*largest) < 0x7C00
+
+
+class FrozenCLIP:
+    """Any open_clip vision transformer with a CLS token.
+
+    Args:
+        source: architecture, weights and image size (`pipeline.teacher.weights`).
+        precision: number format of the vision tower's weights; the text tower stays in float32.
+        device: where it runs.
+        compiled: compile the vision tower: the first batch takes a minute, all others less than before.
+
+    Raises:
+        UsageError: the architecture or the weights do not exist or do not fit (one line each).
+
+    """
+
+    def __init__(self, source: CLIPSource, precision: Precision, device: torch.device, compiled: bool = False) -> None:
+        self.model, self.tokenizer = source.load()
+        self.source, self.precision, self.device = source, precision, device
+        if reason := _unfit(self.model.visual):
+            raise UsageError(f"--clip {source.name}: {reason}; choose a ViT such as ViT-B-16-quickgelu")
+        visual: VisionTransformer = self.model.visual
+        self.visual = visual
+        self.image_size, self.patch = int(visual.image_size[0]), int(visual.patch_size[0])
+        if self.image_size % self.patch:
+            raise UsageError(
+                f"--image-size {self.image_size}: not a multiple of the {self.patch} px patches of {source.name}"
+            )
+        self.grid: tuple[int, int] = (visual.grid_size[0], visual.grid_size[1])
+        self.channels = int(visual.output_dim)
+        self.weights_hash = _hash_weights(self.model)
+        preprocess = open_clip.get_model_preprocess_cfg(self.model)
+        self.mean, self.std = tuple(preprocess["mean"]), tuple(preprocess["std"])
+        visual.output_tokens = True
+        self.model.requires_grad_(False).eval().to(device)
+        visual.to(DTYPES[precision])
+        if device.type == "cuda":
+            visual.conv1.to(memory_format=torch.channels_last)  # the layout of the images
+        self._visual_forward = _compiled(visual) if compiled else visual
+        self._threads = torch.get_num_threads()
+        self.max_concurrent_batches = concurrent_batches(self._threads) if device.type == "cpu" else 1
+        """How many threads may hold a `compute_slot` at once."""
+        self._compute_slots = Semaphore(self.max_concurrent_batches)
+        self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
+
+    @contextmanager
+    def compute_slot(self) -> Iterator[None]:
+        """Call `forward` inside: at most `max_concurrent_batches` threads at once, which share the cores of a CPU.
+
+        Threads that compute one batch wait for the slowest at every layer, which on a CPU is the one whose core also
+        decodes or clusters. The fewer threads share a batch, the less they wait.
+        """
+        with self._compute_slots:
+            if self.max_concurrent_batches == 1:
+                yield
+                return
+            torch.set_num_threads(self._threads // self.max_concurrent_batches)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(self._threads)  # also the default of threads that start later
+
+    @property
+    def batch(self) -> int:
+        """Views per forward pass on its device; equal batches give equal features."""
+        return BATCH[self.device.type]
+
+    @torch.inference_mode()
+    def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Features:
+        """CLS tokens (un-normalised) and dense tokens of RGB images of the CLIP input size.
+
+        Features beyond float16 are infinite; the caller must check (`DeviceFeatures.finite`).
+        """
+        features = self.forward(images)
+        return Features(features.cls.numpy(force=True), features.dense.numpy(force=True))
+
+    @torch.inference_mode()
+    def forward(
+        self, images: UInt8[np.ndarray, "batch size size 3"] | UInt8[Tensor, "batch size size 3"]
+    ) -> DeviceFeatures:
+        """The same as tensors on the device; with pinned images this does not wait for a GPU."""
+        pixels = torch.as_tensor(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        pixels.div_(255).sub_(self._mean).div_(self._std)
+        cls, tokens = self._visual_forward(pixels.to(DTYPES[self.precision]))
+        dense = (tokens @ self.visual.proj).unflatten(1, self.grid)
+        return DeviceFeatures(cls.half(), dense.half())
+
+    @torch.inference_mode()
+    def encode_text(self, classes: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "class channel"]:
+        """One feature per class: each prompt's feature L2-normalised, their mean, L2-normalised again."""
+        rows = []
+        for name in classes:
+            prompts = self.tokenizer([template.format(name) for template in templates]).to(self.device)
+            features = _encode_prompts(self.model, prompts).mean(dim=0)
+            rows.append(torch.nn.functional.normalize(features, dim=-1))
+        return torch.stack(rows).cpu().numpy()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything about the teacher that changes its features."""
+        return {
+            "model": self.source.name,
+            "weights_sha256": self.weights_hash,
+            "quick_gelu": self.source.quick_gelu,
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "precision": self.precision,
+            "dense_recipe": DENSE_RECIPE,
+        }
+
+
+def concurrent_batches(threads: int) -> int:
+    """How many batches a CPU encodes at once, with equally many threads each, so that the fewest threads are idle."""
+    return max(
+        range(min(2, threads), min(MAX_CONCURRENT_BATCHES, threads) + 1),
+        key=lambda count: (threads // count * count, count),
+    )
+
+
+def load_matching_clip(
+    fingerprint: Mapping[str, Any],
+    origin: Mapping[str, str] | None,
+    clip: str | None,
+    weights: str | None,
+    device: torch.device,
+) -> FrozenCLIP:
+    """The CLIP of a cache's fingerprint, from where it was loaded then (`origin`) or as named by `clip` and `weights`.
+
+    Raises UserError if it has other weights.
+    """
+    origin = origin or {}
+    clip = clip or origin.get("clip") or fingerprint["model"]
+    weights = weights or origin.get("weights") or ""
+    loaded = FrozenCLIP(CLIPSource(clip, weights, fingerprint["image_size"]), fingerprint["precision"], device)
+    if loaded.weights_hash != fingerprint["weights_sha256"]:
+        raise UserError(
+            f"--clip {clip}{f' --clip-weights {weights}' if weights else ''}: not the CLIP of the cache "
+            f"({fingerprint['model']}, weights {fingerprint['weights_sha256'][:12]}); pass that one"
+        )
+    return loaded
+
+
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """`auto` is bf16 where the device has bf16 arithmetic, else fp32: emulated bf16 is slower."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of torch
+        return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
+    if precision not in DTYPES:
+        raise UsageError(f"--precision {precision}: choose auto, {', '.join(DTYPES)}")
+    return precision  # type: ignore[return-value]
+
+
+def device_and_precision(device: str, precision: str) -> tuple[str, Precision]:
+    """`--device` and `--precision` as this process resolves them."""
+    resolved = resolve_device(device)
+    return str(resolved), resolve_precision(precision, resolved)
+
+
+def _unfit(visual: torch.nn.Module) -> str | None:
+    if not isinstance(visual, VisionTransformer):
+        return "not one of open_clip's own vision transformers"
+    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
+        return "its image embedding is pooled, not a CLS token"
+    if visual.proj is None:
+        return "it has no visual projection"
+    if visual.image_size[0] != visual.image_size[1] or visual.patch_size[0] != visual.patch_size[1]:
+        return "its input or its patches are not square"
+    return None
+
+
+def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Tensor, "prompt channel"]:
+    """L2-normalised features of tokenised prompts."""
+    # CLIP's text tower is causal and its feature is that of the end token (the greatest id): what pads a prompt to 77
+    # tokens cannot change it. Without the padding it is 5 times as fast (benchmarks/prompts_vs_encode_text.py).
+    if not isinstance(model, open_clip.CLIP) or model.attn_mask is None or model.text_pool_type != "argmax":
+        return model.encode_text(tokens, normalize=True)
+    length = int(tokens.argmax(dim=1).max()) + 1
+    cut = {
+        "positional_embedding": model.positional_embedding[:length],
+        "attn_mask": model.attn_mask[:length, :length],
+    }
+    return torch.func.functional_call(model, cut, kwargs={"text": tokens[:, :length]})[1]
+
+
+def _compiled(visual: VisionTransformer) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    forward, first = torch.compile(visual), Lock()
+    ready = False
+
+    def call(pixels: Float[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
+        nonlocal ready
+        try:
+            with nullcontext() if ready else first:  # otherwise each of several threads would compile
+                features = forward(pixels)
+            ready = True
+            return features
+        except TorchDynamoException as error:
+            raise UserError(f"--compile: CLIP cannot be compiled here ({one_line(error)}); leave it out") from None
+
+    return call
+
+
+def _hash_weights(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""A misspelt name is answered at once, with what was meant; class names are not taken with their numbers."""
+
+import pytest
+from command_line import in_a_process
+from refusals import refused
+
+from commands.choices import CHECKS, check_clip, choice, clip_names
+from data_cache.datasets.folder import read_classes
+from data_cache.errors import UsageError
+from data_cache.messages import did_you_mean
+from data_cache.options import check_option, choices_of
+from experiments.image_choice import choose_images
+from experiments.presets import PRESETS, STUDENTS
+from experiments.vocabulary import names_of
+from pipeline.config import PrecomputeConfig
+from pipeline.teacher.prompts import sets
+
+MISSPELT = {
+    "--dataset": ("CamVid", "'camvid'"),
+    "--preset": ("contxt", "'context'"),
+    "--prompts": ("maskclip-85-clean", "'maskclip85'"),
+    "--dense": ("Float16", "'float16'"),
+    "--kmeans": ("fais", "'faiss'"),
+    "--precision": ("FP32", "'fp32'"),
+    "--clip": ("vit-b-16", "'ViT-B-16'"),
+}
+
+
+def test_a_misspelt_name_is_answered_before_anything_heavy_is_imported():
+    code = f"""
+import cli, sys
+for flag, (value, meant) in {MISSPELT!r}.items():
+    sys.argv = ["cli.py", "precompute", flag, value]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert end.code == 2, flag
+heavy = {{"torch", "open_clip", "zarr", "dask", "timm", "pandas", "scipy"}} & sys.modules.keys()
+assert not heavy, heavy
+sys.exit()
+"""
+    done = in_a_process(prelude=code)
+    assert done.returncode == 0, done.stderr
+    for line, (flag, (value, meant)) in zip(done.stderr.splitlines(), MISSPELT.items(), strict=True):
+        assert line.startswith(f"error: {flag}")
+        assert value in line
+        assert f"did you mean {meant}" in line
+
+
+def test_the_names_are_those_that_the_work_takes():
+    import open_clip
+
+    from data_cache.layout import DENSE
+    from pipeline.masks.kmeans import backend_name
+    from pipeline.teacher.clip import DTYPES
+
+    assert clip_names() == set(open_clip.list_models())
+    assert choices_of(PrecomputeConfig, "dense") == tuple(DENSE)
+    assert choices_of(PrecomputeConfig, "precision") == ("auto", *DTYPES)
+    message = refused(lambda: backend_name("none", "cpu"), kind=UsageError)
+    assert all(name in message for name in choices_of(PrecomputeConfig, "kmeans"))
+
+
+@pytest.mark.parametrize("option", ["dataset", "dense", "kmeans", "precision"])
+def test_every_name_there_is_passes(option):
+    assert choices_of(PrecomputeConfig, option)
+    for name in choices_of(PrecomputeConfig, option):
+        check_option(PrecomputeConfig, option, name)
+
+
+def test_every_set_of_prompts_passes():
+    for name in sets():
+        CHECKS["prompts"](name)
+        CHECKS["prompts"](f"{name}-clean")
+
+
+@pytest.mark.parametrize(("flag", "names"), [("--preset", PRESETS), ("--student", STUDENTS)])
+def test_every_preset_and_student_passes_and_no_other(flag, names):
+    check = choice(flag, names, "").callback
+    assert [check(name) for name in (*names, None)] == [*names, None]
+    refused(lambda: check("other"), flag, *names, kind=UsageError)
+
+
+@pytest.mark.parametrize("clip", ["ViT-B-16-quickgelu", "tiny", "own/config.json", "hf-hub:someone/model"])
+def test_every_clip_there_may_be_passes(clip):
+    check_clip(clip)
+
+
+def test_what_is_near_comes_first_whatever_its_case():
+    models = ["ViT-B-16-SigLIP-i18n-256", "ViT-B-16", "vit_medium_patch16", "ViT-B-16-plus", "RN50"]
+    assert did_you_mean("vit-b-16", models).startswith("; did you mean 'ViT-B-16' or 'ViT-B-16-plus' or")
+    assert did_you_mean("qqq", models) == did_you_mean("", models) == ""
+
+
+NUMBERED = (
+    "0: sky\n1: road",
+    "0 sky\n1 road",
+    "1,sky\n2,road\n3,tree",
+    "0\tsky\n1\tgarden gnome",
+    "1. sky\n2. road",
+    "0 = sky\n1 = road",
+    "(0) sky\n(1) road",
+    "sky: 0\nroad: 1",
+    "1: sky\n3: road\n7: tree",
+)
+HONEST = (
+    "7 up",
+    "7 up\nsky",
+    "1 person\n2 people",
+    "747-jet\n757-jet liner",
+    "route 66\narea 51",
+    "1 euro\n2 euro",
+    "1 cent\n2 cent\n5 cent",
+    "sky\n1: road",
+    "3d printer\n4x4",
+    "0\n1",
+)
+
+
+@pytest.mark.parametrize("text", NUMBERED)
+def test_a_class_list_with_numbers_is_refused_with_how_to_mend_it(tmp_path, text):
+    file = tmp_path / "classes.txt"
+    file.write_text(text)
+    refused(lambda: read_classes(file), file, "holds its number", "as 'sky'")
+    refused(lambda: names_of(str(file)), file, "holds its number", "as 'sky'", kind=UsageError)
+
+
+@pytest.mark.parametrize("text", HONEST)
+def test_names_that_begin_with_a_number_are_names(tmp_path, text):
+    (tmp_path / "classes.txt").write_text(text)
+    names = tuple(text.split("\n"))
+    assert read_classes(tmp_path / "classes.txt") == names == names_of(str(tmp_path / "classes.txt"))
+
+
+def test_an_image_whose_name_has_a_comma_is_found_by_all_its_names():
+    ids = ["images/a,b.jpg", "images/a.jpg", "images/b.jpg", "images/deep/c,d.png"]
+    assert (
+        choose_images(ids, ["a,b.jpg"]) == choose_images(ids, ["a,b"]) == choose_images(ids, ["images/a,b.jpg"]) == [0]
+    )
+    assert choose_images(ids, ["a,b.jpg", "c,d"]) == [0, 3]
+    assert choose_images(ids, ["a.jpg,b.jpg"]) == [1, 2]
+    assert choose_images(ids, ["0,2"]) == [0, 2]

@@ -1,0 +1,320 @@
+"""The command line as a contract: what is printed, what is written, and how a mistake is answered."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command_line import STUDENT, TINY, in_a_process, pictures
+from PIL import Image
+
+STAGES = ("precompute", "train", "evaluate", "cluster", "verify", "info")
+COMMANDS = (*STAGES, "demo", "reproduce", "ablate", "show", "report", "predict", "export")
+
+
+@pytest.fixture
+def cached(clipteacher, drawn, tmp_path):
+    cache = tmp_path / "folder.zarr"
+    data = ("--dataset", "folder", "--root", drawn)
+    clipteacher.good("precompute", *data, *TINY, "--unseen", "disc", "--cache", cache, "--shard", 4)
+    return cache
+
+
+def test_images_become_a_cache_a_student_and_metrics(clipteacher, cached, drawn, tmp_path):
+    told = clipteacher.good("info", cached, "--json").json
+    assert {"images": 6, "views": 1, "done": 6, "failed": 0, "masks": ["default"]}.items() <= told.items()
+    assert told["clip"].startswith("tiny-vit")
+    assert set(told["bytes"]) == {"cls", "dense", "masks"}
+    assert min(told["bytes"].values()) > 0
+
+    run = tmp_path / "run"
+    trained = clipteacher.good(
+        "train", "--cache", cached, "--out", run, "--iterations", 3, "--batch-size", 2, "--size", 64, *STUDENT, "--json"
+    )
+    assert trained.json["step"] == 3
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 3]
+
+    result = clipteacher.good("evaluate", run, "--dataset", "folder", "--root", drawn, "--gamma", 2, "--json").json
+    assert set(result) == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert result["gamma"] == 2
+    assert list(result["per_class"]) == ["sky", "grass", "sand", "disc", "square", "stripe"]
+    assert 0 <= result["pAcc"] <= 1
+    file = next(run.glob("step_*/model.safetensors"))
+    again = clipteacher.good("evaluate", file, "--dataset", "folder", "--root", drawn, "--gamma", 2, "--json")
+    assert again.json == result
+    sliding = clipteacher.good("evaluate", run, "--dataset", "folder", "--root", drawn, "--sliding", "--limit", 1)
+    assert "hIoU" in sliding.out
+
+
+def test_a_run_is_repeated_by_its_config(clipteacher, cached, tmp_path):
+    common = ("--iterations", 2, "--batch-size", 2, "--size", 64, "--arch", "fpn", "--encoder", "resnet18", *STUDENT)
+    first, second = tmp_path / "first", tmp_path / "second"
+    one = clipteacher.good("train", "--cache", cached, "--out", first, *common, "--glm", "mean", "--no-nel", "--json")
+    two = clipteacher.good("train", "--config", first / "config.json", "--out", second, "--json")
+    same = ("step", "lr", "total", "global", "ce", "generate")
+    assert [one.json[key] for key in same] == [two.json[key] for key in same]
+    assert (first / "config.json").read_text() == (second / "config.json").read_text()
+    assert two.json["focal"] == two.json["dice"] == 0
+
+
+def test_resume_needs_no_more_than_the_run(clipteacher, cached, tmp_path):
+    run = tmp_path / "run"
+    student = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size", 2, *STUDENT)
+    clipteacher.good("train", "--cache", cached, "--out", run, "--iterations", 2, *student)
+    before = (run / "config.json").read_text()
+    assert clipteacher.good("train", "--out", run, "--resume", "--json").json["out"] == str(run)
+    assert (run / "config.json").read_text() == before
+    assert "--iterations differs" in clipteacher("train", "--out", run, "--resume", "--iterations", 4).error
+    (run / "config.json").write_bytes(b"")
+    (run / "log.jsonl").write_bytes((run / "log.jsonl").read_bytes() + b"null")
+    told = clipteacher.good("train", "--out", run, "--resume").err
+    assert "using the settings of step_00000002" in told
+    assert "dropped 1 line that could not be read" in told
+    assert (run / "config.json").read_text() == before
+    assert "no run in" in clipteacher("train", "--out", tmp_path / "nothing", "--resume").error
+
+
+def test_progress_and_advice_go_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
+    told = clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c", "--json")
+    assert told.json["done"] == 6
+    for word in ("meaningless", "cpu in fp32", "MiB", "images/s"):
+        assert word in told.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(clipteacher, command):
+    assert "Usage" in clipteacher.good(command, "--help").out
+
+
+def test_help_does_not_import_torch():
+    check = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    assert in_a_process("train", "--help", prelude=check).stdout.strip().endswith("False")
+
+
+def test_a_second_precompute_finds_nothing_to_do(clipteacher, cached, drawn):
+    data = (*pictures(drawn), "--shard", 4)
+    told = clipteacher.good("precompute", *data, *TINY, "--cache", cached, "--json")
+    assert (told.json["done"], told.json["encoded"]) == (6, 0)
+
+
+def test_a_truncated_image_is_recorded_and_the_run_goes_on(clipteacher, drawn, tmp_path):
+    victim = drawn / "images/train/002.png"
+    victim.write_bytes(victim.read_bytes()[:300])
+    arguments = ("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c")
+    told = clipteacher(*arguments)
+    assert told.status == 1
+    assert "1 of 6 images failed" in told.error
+    assert "failed images/train/002.png" in told.err
+    about = clipteacher.good("info", tmp_path / "c", "--json").json
+    assert (about["done"], about["failed"]) == (5, 1)
+    assert list(about["failures"]) == ["images/train/002.png"]
+    clipteacher.good(*arguments, "--max-failures", 0.2)
+    run = ("--iterations", 2, "--batch-size", 5, "--size", 64, "--out", tmp_path / "run")
+    clipteacher.good("train", "--cache", tmp_path / "c", *run, *STUDENT)
+
+
+# -- mistakes: one line that names what is wrong and the cure, nothing half written ----------------------------
+
+
+@pytest.fixture
+def mistake(clipteacher, drawn, tmp_path):
+    """The error of a `precompute` that differs from a good one; nothing may have been written."""
+
+    def run(*arguments, status, root=drawn, unseen="disc"):
+        cache = tmp_path / "caches" / "folder.zarr"
+        given = ("--unseen", unseen) if unseen is not None else ()
+        told = clipteacher(
+            "precompute", "--dataset", "folder", "--root", root, "--cache", cache, *TINY, *given, *arguments
+        )
+        assert not cache.parent.exists(), "something was half written"
+        assert told.status == status
+        return told.error
+
+    return run
+
+
+def test_no_such_root(mistake, tmp_path):
+    assert "no such folder" in mistake(root=tmp_path / "nowhere", status=1)
+
+
+def test_an_empty_split(mistake, drawn):
+    shutil.rmtree(drawn / "images/train")
+    (drawn / "images/train").mkdir()
+    assert str(drawn / "images/train") in mistake(status=1)
+
+
+def test_label_and_image_sizes_differ(mistake, drawn):
+    for file in (drawn / "labels/train").iterdir():
+        Image.open(file).crop((0, 0, 100, 100)).save(file)
+    error = mistake(status=1)
+    assert "labels/train/000.png" in error
+    assert "100 x 100" in error
+    assert "128 x 128" in error
+
+
+def test_a_label_value_outside_the_class_list(mistake, drawn):
+    for file in (drawn / "labels/train").iterdir():
+        Image.fromarray(np.full((128, 128), 77, np.uint8)).save(file)
+    error = mistake(status=1)
+    assert "labels/train/000.png" in error
+    assert "77" in error
+
+
+def test_an_unknown_class_in_unseen(mistake):
+    assert "--unseen: no class named 'gras' in folder; did you mean 'grass'?" in mistake(unseen="gras", status=2)
+
+
+def test_a_folder_dataset_needs_unseen(mistake):
+    assert '--unseen "name,name"' in mistake(unseen=None, status=2)
+
+
+def test_an_unknown_clip(mistake):
+    assert "did you mean" in mistake("--clip", "ViT-B16-quickgelu", status=2)
+
+
+def test_openai_weights_in_the_wrong_architecture(mistake):
+    error = mistake("--clip", "ViT-B-16", "--clip-weights", "openai", status=2)
+    assert "ViT-B-16-quickgelu" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--clip-weights", "no-such-file.pt"),
+        ("--image-size", "100"),
+        ("--precision", "fp64"),
+        ("--dense", "int4"),
+        ("--kmeans", "sklearn"),
+        ("--shard", "0"),
+        ("--limit", "0"),
+        ("--device", "tpu"),
+        ("--dataset", "cityscapes"),
+    ],
+)
+def test_an_impossible_option_is_named(mistake, option, value):
+    error = mistake(option, value, status=2)
+    assert value in error
+
+
+def test_too_little_free_disk_names_the_cure(mistake, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1000))
+    error = mistake(status=1)
+    assert "--dense none" in error
+    assert "GiB" in error
+
+
+def test_a_cache_with_another_fingerprint(clipteacher, cached, drawn):
+    before = {f: f.read_bytes() for f in cached.rglob("*") if f.is_file()}
+    data = ("--dataset", "folder", "--root", drawn, "--cache", cached, "--shard", 4, *TINY)
+    error = clipteacher("precompute", *data, "--unseen", "disc", "--image-size", 256).error
+    assert "clip.image_size: 128 there, 256 here" in error
+    assert (
+        "masks.unseen: ['disc'] there, ['stripe'] here" in clipteacher("precompute", *data, "--unseen", "stripe").error
+    )
+    assert "3 gone (images/" in clipteacher("precompute", *data, "--unseen", "disc", "--limit", 3).error
+    assert before == {f: f.read_bytes() for f in cached.rglob("*") if f.is_file()}
+
+
+def test_train_on_an_unfinished_cache(clipteacher, cached, tmp_path):
+    (cached / "journal/c/1").unlink()
+    told = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT)
+    assert "1 of 2 shards are not done" in told.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_without_cache_takes_the_only_one_or_lists_them(clipteacher, cached, tmp_path, monkeypatch):
+    folder = tmp_path / "several"
+    folder.mkdir()
+    monkeypatch.setenv("CLIPTEACHER_CACHE", str(folder))
+    assert "run `precompute` first" in clipteacher("train", *STUDENT).error
+    shutil.copytree(cached, folder / "a.zarr")
+    run = ("--out", tmp_path / "run", "--iterations", 1, "--batch-size", 2, "--size", 64)
+    clipteacher.good("train", *run, *STUDENT)
+    shutil.copytree(cached, folder / "b.zarr")
+    error = clipteacher("train", *run, *STUDENT).error
+    assert "a.zarr" in error
+    assert "b.zarr" in error
+
+
+def test_train_on_other_photographs(clipteacher, cached, drawn, tmp_path):
+    (drawn / "images/train/000.png").rename(drawn / "images/train/other.png")
+    assert "not the images" in clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT).error
+
+
+def test_train_on_photographs_or_labels_that_changed_since(clipteacher, cached, drawn, tmp_path):
+    def error():
+        return clipteacher("train", "--cache", cached, "--out", tmp_path / "run", "--size", 64, *STUDENT).error
+
+    label = drawn / "labels/train/001.png"
+    content = label.read_bytes()
+    label.unlink()
+    assert "images/train/001.png: the image or its label map changed" in error()
+    label.write_bytes(content)
+    shutil.copy(drawn / "images/train/003.png", drawn / "images/train/001.png")
+    assert "images/train/001.png: the image or its label map changed" in error()
+
+
+@pytest.mark.parametrize("change", [list.reverse, lambda names: names.append("moon")])
+def test_train_on_other_class_names(clipteacher, cached, drawn, tmp_path, change):
+    names = (drawn / "classes.txt").read_text().split()
+    change(names)
+    (drawn / "classes.txt").write_text("\n".join(names))
+    error = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT).error
+    assert "class names or their order" in error
+
+
+def test_a_log_without_attention_is_plain_json(clipteacher, cached, tmp_path):
+    run = ("--iterations", 1, "--batch-size", 2, "--size", 64, "--out", tmp_path / "run", "--glm", "max")
+    told = clipteacher.good("train", "--cache", cached, *run, *STUDENT, "--json")
+    assert "NaN" not in told.out + (tmp_path / "run/log.jsonl").read_text()
+    assert "entropy" not in told.json
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+def test_a_file_where_a_folder_should_be(clipteacher, cached, drawn, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    if option == "--out":
+        run = ("--iterations", 1, "--batch-size", 2, "--size", 64)
+        told = clipteacher("train", "--cache", cached, *run, "--out", tmp_path / "file", *STUDENT)
+    else:
+        data = pictures(drawn)
+        told = clipteacher("precompute", *data, *TINY, "--cache", tmp_path / "file/c.zarr")
+    assert str(tmp_path / "file") in told.error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--size", 100),
+        ("--arch", "segnet"),
+        ("--encoder", "resnet7"),
+        ("--glm", "median"),
+        ("--masks", "fine"),
+        ("--loss-stride", 300),
+    ],
+)
+def test_an_impossible_training_option_is_named(clipteacher, cached, tmp_path, arguments):
+    told = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT, *arguments)
+    assert told.status == 2
+    assert str(arguments[1]) in told.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gamma_that_is_no_number_is_refused(clipteacher, drawn, tmp_path):
+    told = clipteacher("evaluate", tmp_path, "--dataset", "folder", "--root", drawn, "--gamma", "nan")
+    assert "--gamma nan" in told.error
+
+
+def test_evaluate_names_a_missing_checkpoint(clipteacher, drawn, tmp_path):
+    error = clipteacher("evaluate", tmp_path / "nothing", "--dataset", "folder", "--root", drawn).error
+    assert "no such checkpoint" in error
+
+
+def test_missing_data_tells_where_it_is_published(clipteacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
+    told = clipteacher("precompute", "--dataset", "coco")
+    assert told.status == 1
+    assert "Traceback" not in told.err
+    for word in ("cocodataset.org", "stuffthingmaps_trainval2017", "train2017,val2017}/*.jpg", "--root"):
+        assert word in told.err

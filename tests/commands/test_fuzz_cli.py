@@ -1,0 +1,120 @@
+"""Every option of every command, given rubbish: one line and an exit status, never a traceback."""
+
+import shutil
+
+import pytest
+import typer
+from command_line import STUDENT, TINY, pictures
+from pictures import draw_pictures
+
+import cli
+
+NUMBERS = ("-1", "0", "nan", "inf", "-inf", "x", "", "1e999", "3.7", "٣", "--")
+WORDS = ("", " ", "no-such-thing", "../..", "a,,b", "é<&>'\"%s{0}[red]", "-", "0", "1,x", "\u200b", "a" * 300)
+BEFORE_LONG_WORK = {
+    "demo": "experiments.demo.run",
+    "reproduce": "experiments.reproduce.reproduce",
+    "ablate": "experiments.ablate.ablate",
+    "export": "experiments.export._trace",
+}
+"""Where a command begins what takes minutes; rubbish that gets so far was a sensible value."""
+GROUP = typer.main.get_command(cli.app)
+
+
+def options():
+    """(command, option, values to try); flags take none."""
+    for command, entry in sorted(GROUP.commands.items()):
+        for parameter in entry.params:
+            if parameter.param_type_name == "option" and not parameter.is_flag and parameter.name != "help":
+                number = parameter.type_descriptor.annotation in (int, float)
+                yield command, parameter.opts[0], NUMBERS if number else WORDS
+
+
+OPTIONS = list(options())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Pictures, a cache of them and a student, to be copied before they are maltreated."""
+    folder = tmp_path_factory.mktemp("world")
+    draw_pictures(folder / "drawn", {"train": 3, "val": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        for command in (
+            ("precompute", *pictures(folder / "drawn"), *TINY, "--cache", folder / "c.zarr"),
+            ("train", "--cache", folder / "c.zarr", "--out", folder / "run", "--iterations", 1, *SMALL),
+        ):
+            patch.setattr("sys.argv", ["cli.py", *map(str, command)])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            assert not end.value.code
+    return folder
+
+
+SMALL = (*("--batch-size", 2, "--size", 64, "--arch", "fpn", "--encoder", "resnet18"), *STUDENT)
+
+
+@pytest.fixture
+def base(world, tmp_path, monkeypatch):
+    """What each command is given beside the rubbish."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "world"
+    shutil.copytree(world, place)
+    data = ("--dataset", "folder", "--root", place / "drawn")
+    cache, run = place / "c.zarr", place / "run"
+    return {
+        "precompute": (*pictures(place / "drawn"), *TINY, "--cache", tmp_path / "new.zarr"),
+        "train": ("--cache", cache, "--out", tmp_path / "out", "--iterations", 1, *SMALL),
+        "evaluate": (run, *data, "--device", "cpu"),
+        "cluster": (cache, "--name", "fine"),
+        "verify": (cache, "--live", 1, "--device", "cpu"),
+        "info": (cache,),
+        "reproduce": ("coco", "--root", place / "drawn"),
+        "ablate": ("--cache", cache),
+        "show": (cache,),
+        "report": (run,),
+        "demo": (),
+        "predict": (run, place / "drawn/images"),
+        "export": (run, "--onnx", tmp_path / "student.onnx", "--size", 64),
+    }
+
+
+def test_there_are_options_to_maltreat():
+    assert len({command for command, _, _ in OPTIONS}) >= 10
+    assert len(OPTIONS) > 100
+
+
+@pytest.mark.parametrize("amount", ["quick", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", sorted(GROUP.commands))
+def test_rubbish_in_any_option_is_answered_in_one_line_without_a_traceback(
+    clipteacher, base, monkeypatch, command, amount
+):
+    from data_cache.errors import UserError
+
+    def reached(*_: object, **__: object):
+        raise UserError("reached the work")
+
+    if command in BEFORE_LONG_WORK:
+        monkeypatch.setattr(BEFORE_LONG_WORK[command], reached)
+    tried = 0
+    for number, (owner, option, values) in enumerate(OPTIONS):
+        some = values if amount == "slow" else (values[number % len(values)],)
+        for value in some if owner == command else ():
+            told = clipteacher(command, *base[command], f"{option}={value}")
+            tried += 1
+            where = (command, option, value, told.err)
+            assert "Traceback" not in told.err, where
+            assert told.status in (0, 1, 2), where
+            if told.status == 1:
+                assert told.err.strip().splitlines()[-1].startswith("error: "), where
+            elif told.status == 2:
+                assert "error: " in told.err or "Usage:" in told.err, where
+    assert tried or command == "info"
+
+
+@pytest.mark.parametrize("command", sorted(GROUP.commands))
+@pytest.mark.parametrize("argument", ["", "no-such", "a" * 300, "\u200b", "-x", "--no-such-option"])
+def test_rubbish_as_an_argument_too(clipteacher, command, argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = clipteacher(command, argument)
+    assert told.status in (1, 2)
+    assert "Traceback" not in told.err

@@ -1,0 +1,123 @@
+"""What a terminal is given: no file or class name forges a line or moves its cursor, and no letter ends a command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from command_line import REPOSITORY, TINY
+from pictures import CLASSES, draw_pictures
+
+from commands.console import say, say_error, show
+from data_cache.errors import UserError
+from data_cache.messages import UNPRINTABLE, printable
+from viewer.reader import ImageRecord
+
+NASTY = "a\nerror: forged\x1b[2J\x9b1m\x7f\r\u202etxt.png"
+UNSEEN = "caf\u00e9\u2066"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Made of a picture and of a broken file, both of names that a terminal would obey, as is that of a class."""
+    folder = tmp_path_factory.mktemp("nasty")
+    draw_pictures(folder / "drawn", {"train": 2})
+    images = folder / "drawn/images/train"
+    (images / "000.png").rename(images / f"sound{NASTY}")
+    (images / f"broken{NASTY}").write_bytes(b"none")
+    (folder / "drawn/classes.txt").write_text("\n".join((*CLASSES, UNSEEN)))
+    command = ("precompute", "--dataset", "folder", "--root", folder / "drawn", "--unseen", UNSEEN, *TINY)
+    done = program(*command, "--cache", folder / "c.zarr", "--dense", "none")
+    assert done.returncode == 1
+    assert "failed images/train/broken" in done.stderr
+    assert one_line_each(done.stdout + done.stderr)
+    return folder / "c.zarr"
+
+
+def program(*arguments, shell="", **environment):
+    """The command line in a process of its own, its stdout read by a shell's command if there is one."""
+    command = [sys.executable, "cli.py", *map(str, arguments)]
+    if shell:
+        command = ["bash", "-o", "pipefail", "-c", f'"$@" {shell}', "bash", *command]
+    given = {"cwd": REPOSITORY, "env": os.environ | environment, "capture_output": True, "check": False}
+    done = subprocess.run(command, **given)
+    done.stdout, done.stderr = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done
+
+
+def one_line_each(text):
+    """Whether nothing in a program's output is more than text on lines of its own."""
+    bar = text.replace("\n", "").replace("\r", "")
+    return not UNPRINTABLE.search(bar) and not any(line.startswith("error: forged") for line in text.splitlines())
+
+
+def test_names_from_outside_are_escaped_in_every_answer(clipteacher, cache, tmp_path):
+    for command in (("info", cache), ("verify", cache), ("show", cache, "--out", tmp_path / "p.png", "--json")):
+        told = clipteacher(*command)
+        assert one_line_each(told.out + told.err), command
+    shown = clipteacher.good("info", cache, "--json")
+    assert list(shown.json["failures"]) == [f"images/train/broken{NASTY}"]
+    assert shown.json["unseen"]["default"] == [UNSEEN]
+    shutil.copytree(cache, tmp_path / NASTY)
+    shutil.rmtree(tmp_path / NASTY / "cls/c")
+    assert one_line_each(clipteacher("verify", tmp_path / NASTY).out)
+
+
+@pytest.mark.parametrize("number", [*range(32), *range(127, 160), 0x2028, 0x202E, 0x2066, 0xD800, 0xDFFF])
+def test_whatever_a_terminal_would_obey_is_printed_as_an_escape_and_is_json_still(number):
+    text = f"a{chr(number)}b"
+    assert printable(text).isascii()
+    assert printable(text).isprintable()
+    assert json.loads(printable(json.dumps(text, ensure_ascii=False))) == text
+
+
+def test_letters_of_all_writing_stay_as_they_are():
+    text = "Zürich 東京 \u200dनमस्ते 👩\u200d🎨 [red]"
+    assert printable(text) == text
+
+
+def test_an_error_of_several_lines_prints_them_and_forges_none(capsys):
+    say_error(UserError("camvid is not here", "  it needs:  a\nb", "  put it at: c"))
+    assert capsys.readouterr().err == "error: camvid is not here\n  it needs:  a\\nb\n  put it at: c\n"
+    say("x\nerror: y", "note: ")
+    assert capsys.readouterr().err == "note: x\\nerror: y\n"
+    show(["x\ny", "z"])
+    assert capsys.readouterr().out == "x\\ny\nz\n"
+
+
+def test_a_mistake_said_after_something_keeps_its_lines():
+    error = UserError("one", "two").prefixed("zero: ")
+    assert error.lines == ["zero: one", "two"]
+    assert str(error) == "zero: one\ntwo"
+    assert error._render_traceback_() == ["error: zero: one\ntwo"]
+
+
+def test_a_notebook_shows_them_escaped_too(cache):
+    from viewer.reader import open_cache
+
+    assert all(repr(record).isprintable() for record in open_cache(cache) if isinstance(record, ImageRecord))
+
+
+def test_a_terminal_of_few_letters_ends_no_command(cache):
+    for more in ((), ("--json",)):
+        done = program("info", cache, *more, PYTHONIOENCODING="ascii", LC_ALL="POSIX")
+        assert done.returncode == 0
+        assert done.stdout.isascii()
+    assert json.loads(done.stdout)["unseen"]["default"] == [UNSEEN]
+    assert program("info", "--help", PYTHONIOENCODING="ascii").returncode == 0
+    assert program("info", "n\u00f6\udcff", PYTHONIOENCODING="ascii").returncode == 1
+
+
+def test_a_reader_that_has_heard_enough_is_no_error(cache):
+    for shell in ("| true", "2>&1 | true", "| head -c 5"):
+        assert program("info", cache, shell=shell).stderr == ""
+
+
+def test_results_that_cannot_be_written_are_told(cache):
+    done = program("info", cache, shell="> /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "error: stdout: the disk is full; make room, and run the command again\n"

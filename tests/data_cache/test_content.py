@@ -1,0 +1,42 @@
+"""Which names CLIP cannot tell apart."""
+
+import numpy as np
+
+from data_cache.content import alike, alike_classes
+
+
+def features(rows, channels=64):
+    return np.random.default_rng(0).normal(size=(rows, channels)).astype(np.float32)
+
+
+def test_equal_features_are_alike_whatever_their_length_and_rounding():
+    text = features(6)
+    text[4], text[5] = 3 * text[1], text[1] * (1 + 1e-6)
+    text[3] = text[0]
+    assert alike("abcdef", text) == [("a", "d"), ("b", "e", "f")]
+
+
+def test_near_features_are_not_alike():
+    text = features(3)
+    text[1] = text[0] + 0.01 * text[2]
+    assert alike("abc", text) == []
+    assert alike_classes("abc", text) == []
+
+
+def test_one_name_is_like_no_other_and_all_may_be_alike():
+    assert alike("a", features(1)) == []
+    assert alike("abcde", np.repeat(features(1), 5, axis=0)) == [("a", "b", "c", "d", "e")]
+
+
+def test_equal_rows_are_found_among_thousands():
+    text = features(20000, 16)
+    text[17], text[19000] = text[12345], text[12345]
+    assert alike(range(20000), text) == [(17, 12345, 19000)]
+
+
+def test_the_sentence_names_the_first_group_and_counts_the_others():
+    text = features(6)
+    text[1], text[3] = text[0], text[2]
+    (told,) = alike_classes(("car", "Car", "person", "giraffe", "sky", "road"), text)
+    assert "cannot tell 'car' and 'Car' apart" in told
+    assert "1 more such groups" in told

@@ -1,0 +1,162 @@
+"""What cannot be read just now is said to be that: nobody is told to delete it, and nothing is repaired for it."""
+
+import errno
+import io
+import os
+import shutil
+
+import pytest
+from caches import complete, contents
+from refusals import refused
+
+from data_cache.datasets import open_dataset
+from data_cache.datasets.folder import open_folder, read_classes
+from data_cache.datasets.pairing import files_below
+from data_cache.errors import UnreadableError, UserError
+from data_cache.integrity import damaged_parts, damaged_shards, verify_files
+from data_cache.reader import Cache
+from data_cache.source_dataset import SourceDataset, check_images_unchanged
+from data_cache.system.files import stat_or_none
+
+PASSING = (errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE)
+LOADS = {
+    "cls/c/1/0/0": lambda cache: cache.load("default"),
+    "masks/default/count/c/0/0": lambda cache: cache.label_counts("default"),
+    "journal/c/2": lambda cache: cache.pending_shards("default"),
+    "image/id/c/0": lambda cache: cache.ids(),
+    "image/status/c/1": lambda cache: cache.statuses(),
+    "text/single/features/c/0/0": lambda cache: cache.texts(),
+    "dense/c/0/0/0/0/0": lambda cache: cache.dense(1),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    complete(tmp_path / "c.zarr")
+    return tmp_path / "c.zarr"
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Let the system answer whoever opens a file with an error, as it does not answer root."""
+    real = io.open
+
+    def forbidden(file, number):
+        def opened(name, *more, **options):
+            if str(name) == str(file):
+                raise OSError(number, os.strerror(number), str(name))
+            return real(name, *more, **options)
+
+        monkeypatch.setattr(io, "open", opened)
+
+    return forbidden
+
+
+def unread(action, file):
+    message = refused(action, file, "cannot be read (", "try again", kind=UnreadableError)
+    assert "delete" not in message
+    assert "repair" not in message
+    return message
+
+
+@pytest.mark.parametrize("number", PASSING)
+@pytest.mark.parametrize("name", ["zarr.json", "cls/zarr.json", "masks/default/zarr.json"])
+def test_metadata_that_cannot_be_read_just_now_is_not_called_damaged(path, forbid, name, number):
+    forbid(path / name, number)
+    assert os.strerror(number) in unread(lambda: Cache(path), path / name)
+
+
+@pytest.mark.parametrize("number", PASSING)
+@pytest.mark.parametrize("name", LOADS)
+def test_a_chunk_that_cannot_be_read_just_now_is_not_called_damaged(path, forbid, name, number):
+    cache = Cache(path)
+    forbid(path / name, number)
+    assert os.strerror(number) in unread(lambda: LOADS[name](cache), path / name)
+
+
+@pytest.mark.parametrize("name", ["cls/c/1/0/0", "masks/default/label/c/0/0/0/0", "text/single/name/c/0"])
+def test_verify_lists_it_goes_on_and_nothing_is_repaired_for_it(path, forbid, name):
+    spoilt = path / "view/flip/c/2/0"
+    spoilt.write_bytes(spoilt.read_bytes()[:-1])
+    before = contents(path)
+    cache = Cache(path)
+    forbid(path / name, errno.EACCES)
+    files, found = verify_files(cache)
+    assert files > 20
+    unreadable, damaged = sorted(found, key=lambda line: str(spoilt) in line)
+    assert f"{path / name}: cannot be read (Permission denied)" in unreadable
+    assert damaged == f"{spoilt}: damaged"
+    part = "masks/default" if name.startswith("masks") else ""
+    unread(lambda: damaged_parts(cache) if name.startswith("text") else damaged_shards(cache, part), path / name)
+    forbid("nothing", 0)
+    assert contents(path) == before
+
+
+def test_a_loop_of_links_in_place_of_a_file_is_told_and_not_called_damaged(path):
+    for name in ("cls/zarr.json", "zarr.json"):
+        (path / name).unlink()
+        (path / name).symlink_to(path / name)
+        unread(lambda: Cache(path), "zarr.json")
+    shutil.rmtree(path)
+    path.symlink_to(path)
+    unread(lambda: Cache(path), path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+@pytest.mark.parametrize("name", LOADS)
+def test_what_is_no_file_in_the_place_of_one_is_found_and_never_read_as_zeros_nor_waited_for(path, name, kind):
+    (path / name).unlink()
+    (path / name).mkdir() if kind == "folder" else os.mkfifo(path / name)
+    if not name.startswith("journal"):  # a journal has no record of its own
+        cache = Cache(path)
+        assert f"{path / name}: damaged" in verify_files(cache)[1]
+        if not name.startswith("dense"):
+            refused(lambda: LOADS[name](cache), path / name, "missing or truncated")
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "cls/zarr.json"])
+def test_a_pipe_in_the_place_of_metadata_is_not_waited_for(path, name):
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    refused(lambda: Cache(path), path)
+
+
+def test_a_photograph_that_cannot_be_read_just_now_has_not_changed(path, tmp_path, forbid):
+    (tmp_path / "own/images").mkdir(parents=True)
+    (tmp_path / "own/classes.txt").write_text("sky\n")
+    for number in range(5):
+        (tmp_path / f"own/images/{number}.jpg").write_bytes(b"any")
+    dataset = open_folder(tmp_path / "own", "train")
+    refused(lambda: check_images_unchanged(Cache(path), dataset), "5 images", "changed since the cache was made")
+    forbid(tmp_path / "own/images/3.jpg", errno.EACCES)
+    unread(lambda: check_images_unchanged(Cache(path), dataset), tmp_path / "own/images/3.jpg")
+    forbid(tmp_path / "own/classes.txt", errno.EACCES)
+    unread(lambda: read_classes(tmp_path / "own/classes.txt"), "classes.txt")
+    assert "expected" not in unread(lambda: open_dataset("folder", tmp_path / "own", "train"), "classes.txt")
+
+
+def test_a_folder_of_photographs_that_cannot_be_read_is_not_an_empty_one(path, tmp_path, monkeypatch):
+    (tmp_path / "images/deep").mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    unread(lambda: files_below(tmp_path / "images", {".jpg"}), tmp_path / "images/deep")
+    assert files_below(tmp_path / "no such", {".jpg"}) == []
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    shown = SourceDataset(Cache(path), loop)
+    assert "cannot be read" in shown.location
+    unread(lambda: shown.dataset, loop)
+
+
+def test_only_what_is_not_there_is_said_not_to_be_there(tmp_path):
+    assert stat_or_none(tmp_path / "a") is None
+    (tmp_path / "file").write_text("")
+    assert stat_or_none(tmp_path / "file/a") is None
+    with pytest.raises(UserError):
+        stat_or_none(tmp_path / ("x" * 300))

@@ -1,0 +1,139 @@
+"""Ablations: every switch is one the trainer has, runs go on, and the table says what came out."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from command_line import TINY, pictures
+from refusals import refused
+
+from data_cache.errors import UsageError, UserError
+from data_cache.reader import Cache
+from experiments import ablate as ablations
+from experiments.ablate_config import FULL, VARIANTS, AblateConfig
+from experiments.presets import paper
+from trainer.config import TrainConfig
+
+ROWS = "full,no-glm,lambda-0.9"
+
+
+@pytest.fixture
+def cache(clipteacher, drawn, tmp_path):
+    clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c.zarr")
+    small = {"size": 64, "batch_size": 2, "device": "cpu", "workers": 0, "encoder_weights": "none", "iterations": 2}
+    (tmp_path / "config.json").write_text(json.dumps(small))
+    return tmp_path / "c.zarr"
+
+
+@pytest.fixture
+def options(cache, tmp_path):
+    return ("--cache", cache, "--config", tmp_path / "config.json", "--out", tmp_path / "out", "--seeds", 2)
+
+
+@pytest.mark.parametrize("row", VARIANTS)
+def test_a_row_changes_settings_there_are(row):
+    config = TrainConfig(**VARIANTS[row].train)
+    changed = [name for name, value in vars(config).items() if value != getattr(TrainConfig(), name)]
+    assert set(changed) <= set(VARIANTS[row].train)
+    assert bool(changed or VARIANTS[row].cluster) or row in (FULL, "loss-stride-1", "weight-global-1")
+
+
+def test_each_row_of_the_paper_s_tables_3_to_5_is_there():
+    assert set(paper()["ablations"]) <= set(VARIANTS)
+    assert {VARIANTS[row].table for row in paper()["ablations"]} == {"full method", "Table 3", "Table 4", "Table 5"}
+
+
+def test_rows_and_seeds_become_a_table_with_the_paper_s_figures(clipteacher, options, cache, tmp_path):
+    told = clipteacher.good("ablate", *options, "--rows", ROWS, "--json")
+    assert "6 of 6" in told.err
+    result = told.json
+    assert {row: len(found) for row, found in result["rows"].items()} == {"full": 2, "no-glm": 2, "lambda-0.9": 2}
+    table = (tmp_path / "out/table.md").read_text()
+    values = [one["metrics"]["1.5"]["pAcc"] * 100 for one in result["rows"]["full"]]
+    assert f"| full | 1.5 | {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} |" in table
+    assert "74.8/41.0/50.7/45.4" in table
+    more = [
+        100 * (a["metrics"]["5"]["hIoU"] - b["metrics"]["5"]["hIoU"])
+        for a, b in zip(*map(result["rows"].get, ("no-glm", "full")), strict=True)
+    ]
+    assert f"| {np.mean(more):+.1f} ± {np.std(more, ddof=1):.1f} | 51.9/28.2/8.6/13.2 |" in table
+    without = [line for line in table.splitlines() if "| no-glm |" in line]
+    assert ["51.9/28.2/8.6/13.2" in line for line in without] == ["| no-glm | 5 |" in line for line in without]
+    assert Cache(cache).mask_attributes("lambda_0_9")["threshold"] == 0.9
+    configs = {
+        run: json.loads((tmp_path / f"out/{run}/config.json").read_text()) for run in ("no-glm_1", "lambda-0.9_0")
+    }
+    assert (configs["no-glm_1"]["glm"], configs["no-glm_1"]["seed"]) == ("off", 1)
+    assert configs["lambda-0.9_0"]["masks"] == "lambda_0_9"
+
+
+def test_beside_fixed_gammas_there_is_one_picked_for_each_student_without_unseen_labels(
+    clipteacher, options, drawn, tmp_path
+):
+    found = clipteacher.good("ablate", *options, "--rows", "full", "--json").json["rows"]["full"]
+    run = tmp_path / "out/full_1"
+    asked = ("evaluate", run, "--dataset", "folder", "--root", drawn, "--pick-gamma", ablations.SAMPLES, "--json")
+    told = clipteacher.good(*asked).json["picked"]
+    assert found[1]["picked"] == told["gamma"]
+    assert found[1]["metrics"]["picked"]["hIoU"] == pytest.approx(told["hIoU"])
+    table = (tmp_path / "out/table.md").read_text()
+    assert f"| full | picked {found[0]['picked']:g}/{found[1]['picked']:g} |" in table
+
+
+def test_a_failed_image_and_a_student_that_no_gamma_can_be_picked_for_stop_no_row(
+    clipteacher, options, drawn, tmp_path, monkeypatch
+):
+    asked = []
+
+    def none(student, images):
+        asked.extend(images.ids)
+        raise UserError("no seen pixel is right")
+
+    statuses = list(Cache(options[1]).statuses())
+    broken = [(name, "damaged" if place == 1 else status) for place, (name, status) in enumerate(statuses)]
+    monkeypatch.setattr(Cache, "statuses", lambda _: iter(broken))
+    monkeypatch.setattr(ablations, "pick_gamma", none)
+    found = clipteacher.good("ablate", *options[:-1], 1, "--rows", "full", "--json").json["rows"]["full"]
+    assert found[0]["picked"] is None
+    assert list(found[0]["metrics"]) == ["0", "1.5", "5"]
+    assert "picked" not in (tmp_path / "out/table.md").read_text()
+    assert asked == [name for place, (name, _) in enumerate(statuses) if place != 1]
+
+
+def test_typed_again_nothing_is_trained_and_more_seeds_are_added(clipteacher, options, monkeypatch):
+    first = clipteacher.good("ablate", *options, "--rows", "full", "--json").json
+    trained, seen = ablations.trained, []
+    monkeypatch.setattr(ablations, "trained", lambda config, *rest: seen.append(config.seed) or trained(config, *rest))
+    assert clipteacher.good("ablate", *options, "--rows", "full", "--json").json["rows"] == first["rows"]
+    assert seen == []
+    more = clipteacher.good("ablate", *options[:-1], 3, "--rows", "full", "--json").json
+    assert seen == [2]
+    assert more["rows"]["full"][:2] == first["rows"]["full"]
+
+
+def test_a_row_that_asks_for_what_the_full_method_has_is_not_trained_again(clipteacher, options, tmp_path):
+    told = clipteacher.good("ablate", *options, "--rows", "full,loss-stride-1", "--json")
+    assert "2 of 2: full = loss-stride-1, seed 1" in told.err
+    assert told.json["rows"]["full"] == told.json["rows"]["loss-stride-1"]
+    assert sorted(file.name for file in (tmp_path / "out").glob("*_?")) == ["full_0", "full_1"]
+    assert "| loss-stride-1 | 1.5 |" in (tmp_path / "out/table.md").read_text()
+
+
+@pytest.mark.slow
+def test_several_jobs_give_what_one_gives(clipteacher, options, tmp_path):
+    one = clipteacher.good("ablate", *options, "--rows", "full,no-glm", "--json").json
+    environment = dict(os.environ)
+    elsewhere = (*options[:5], tmp_path / "elsewhere", *options[6:])
+    two = clipteacher.good("ablate", *elsewhere, "--rows", "full,no-glm", "--jobs", 2, "--json").json
+    assert os.environ == environment
+    for row in one["rows"]:
+        for a, b in zip(one["rows"][row], two["rows"][row], strict=True):
+            assert a["seed"] == b["seed"]
+            for gamma, figures in a["metrics"].items():
+                assert figures == pytest.approx(b["metrics"][gamma], abs=0.05)
+
+
+def test_unknown_rows_and_no_seeds_are_usage_errors(tmp_path):
+    refused(lambda: AblateConfig(rows="no-such"), "--rows no-such: choose full", kind=UsageError)
+    refused(lambda: AblateConfig(seeds=0), "--seeds 0", kind=UsageError)

@@ -1,0 +1,165 @@
+"""The demo in short: every part of the real path."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from command_line import REPOSITORY
+from PIL import Image
+
+from benchmarks import attention_share
+from data_cache.datasets import open_dataset
+from data_cache.datasets.scenes import STUFF
+from data_cache.splits import make_split
+from experiments.demo import CLIP, run
+from experiments.demo_config import ALL_VARIANTS, DENSE_CLIP, STUDENT, WITHOUT_GLM, WITHOUT_PLM, DemoConfig
+from experiments.dense_clip import DenseCLIP
+from experiments.figures import DEMO_ROWS
+from pipeline.encode_job import load_clip
+from pipeline.teacher.prompts import Prompts
+from viewer.paper_figures import DEMO_SIDE
+
+SHORT = replace(STUDENT, iterations=12, device="cpu")
+IMAGES = 48
+
+
+class Bars:
+    """Stands in for progress bars and notes what they are told."""
+
+    def __init__(self):
+        self.advanced = []
+
+    @contextmanager
+    def __call__(self, verb, total, unit):
+        yield lambda amount, absolute=False, note="": self.advanced.append((verb, amount))
+
+    def of(self, verb):
+        return [amount for told, amount in self.advanced if told == verb]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def report(out):
+    return run(DemoConfig(out, SHORT, IMAGES, variants=(WITHOUT_GLM, DENSE_CLIP)), Bars())
+
+
+@pytest.mark.slow
+def test_the_picture_has_a_row_of_six_panels_for_each_scene_and_a_legend(report):
+    with Image.open(report.picture) as picture:
+        assert picture.width > 6 * DEMO_SIDE
+        assert picture.height > DEMO_ROWS * DEMO_SIDE + 40
+
+
+@pytest.mark.slow
+def test_the_report_tells_metrics_as_evaluate_does_and_seconds_a_stage(report):
+    told = report.as_json()
+    assert told["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert told["seconds"].keys() == {"precompute", "train", "evaluate"}
+    assert told["compared"].keys() == {WITHOUT_GLM, DENSE_CLIP}
+    for word in ("clipteacher", "mIoU(U)", *told["compared"], str(report.picture), *report.next):
+        assert word in "\n".join(report.lines)
+
+
+@pytest.mark.slow
+def test_typed_again_it_trains_and_encodes_nothing_and_says_the_same(report, out):
+    bars = Bars()
+    again = run(DemoConfig(out, SHORT, IMAGES), bars)
+    assert again.metrics.summary == report.metrics.summary
+    assert not bars.of("training")
+    assert not bars.of("encoding")
+    assert len(bars.of("evaluating")) == DemoConfig.tested
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_demo_is_refused_with_a_way_out(report, clipteacher):
+    other = SHORT.iterations + 1
+    error = clipteacher("demo", "--out", report.picture.parent, "--limit", IMAGES, "--iterations", other).error
+    assert "delete it or pass another --out" in error
+
+
+@pytest.mark.parametrize("option", ["--limit", "--iterations"])
+def test_nothing_to_train_on_or_for_is_a_usage_error(clipteacher, tmp_path, option):
+    result = clipteacher("demo", "--out", tmp_path / "new", "--limit", 2, option, 0)
+    assert result.status == 2
+    assert f"{option} 0" in result.error
+
+
+@pytest.mark.slow
+def test_the_command_prints_json_alone_and_its_commands_go_on(report, clipteacher):
+    short = ("--limit", IMAGES, "--iterations", SHORT.iterations)
+    told = clipteacher.good("demo", "--out", report.picture.parent, *short, "--json").json
+    assert told["metrics"] == report.as_json()["metrics"]
+    assert f"images: {IMAGES}" in clipteacher.good(*report.next[0].split()[2:]).out
+    evaluated = clipteacher.good("evaluate", report.run, "--dataset", "scenes", "--json").json
+    assert evaluated == told["metrics"]
+
+
+def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
+    images = open_dataset("scenes", None, "val", 3)
+    clip = load_clip(CLIP, "fp32", "cpu")
+    predict = DenseCLIP(clip, make_split("scenes", images.classes, None), "scenes")
+    text = clip.encode_text(images.classes, Prompts("zegclip15").templates)
+    image = images.image(0)
+    large = np.array(Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC))
+    dense = clip.encode(large[None]).dense[0].astype(np.float64)
+    dense /= np.linalg.norm(dense, axis=2, keepdims=True)
+    # a token's middle lies on a corner of four pixels of the 8 x 8 it covers: where they agree, so must the token
+    wanted = (dense @ text.T).argmax(axis=2)
+    found = predict(image).at(0.0)
+    assert found.shape == image.shape[:2]
+    middle = np.stack([found[3 + i :: 8, 3 + j :: 8] for i in (0, 1) for j in (0, 1)])
+    agree = (middle == middle[0]).all(axis=0)
+    assert agree.mean() > 0.5
+    assert (middle[0] == wanted)[agree].mean() > 0.95
+
+
+@pytest.mark.slow
+def test_attention_over_area_is_1_where_all_cells_count_alike_and_0_where_none_does(report, monkeypatch):
+    def grounds_alone(student, cls, image, view):
+        label = next(label for shown, label in scenes if np.array_equal(shown, image))
+        return (label < len(STUFF)).astype(float)
+
+    scenes = [open_dataset("scenes", None, "train", 6).load(index) for index in range(6)]
+    monkeypatch.setattr(attention_share, "attention", lambda *_: np.full((24, 24), 1 / 576))
+    assert attention_share.preference(report.run, 6) == pytest.approx(dict.fromkeys(attention_share.KINDS, 1.0))
+    monkeypatch.setattr(attention_share, "attention", grounds_alone)
+    area = np.mean([(label < len(STUFF)).mean() for _, label in scenes])
+    expected = dict.fromkeys(attention_share.KINDS, 0.0) | {"grounds": 1 / area}
+    assert attention_share.preference(report.run, 6) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_the_readme_s_pictures_are_drawn_from_a_demo_and_small(report, tmp_path):
+    script = [sys.executable, REPOSITORY / "docs/pictures.py"]
+    subprocess.run([*script, report.picture.parent, "--out", tmp_path / "new"], check=True)
+    pictures = sorted((tmp_path / "new").iterdir())
+    assert [file.name for file in pictures] == ["attention.png", "demo.png", "masks.png", "predictions.png"]
+    for file in pictures:
+        assert file.stat().st_size <= 400_000
+        with Image.open(file) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 2 * DEMO_SIDE
+    told = subprocess.run([*script, tmp_path], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr.startswith("error: ")
+    assert told.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_at_full_length_the_demo_shows_what_the_paper_shows(tmp_path):
+    """Ten minutes on two cores. Margins are half of what was seen there, or less."""
+    report = run(DemoConfig(tmp_path, replace(STUDENT, device="cpu"), variants=ALL_VARIANTS), Bars())
+    print(report)
+    without = report.compared
+    assert report.metrics.hiou > 0.45
+    assert report.metrics.miou_unseen > without[WITHOUT_GLM].miou_unseen + 0.12
+    assert report.metrics.hiou > without[DENSE_CLIP].hiou + 0.15
+    # the global loss says what is in a picture, not where
+    assert without[WITHOUT_PLM].hiou < 0.2

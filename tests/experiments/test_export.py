@@ -1,0 +1,244 @@
+"""`export`: the ONNX graph is the student, at every size it takes; it says what it is; a wrong one is never kept."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from command_line import REPOSITORY
+from PIL import Image
+from students import CLASSES, MICRO_SWIN, SIDE, make_student, text_of
+from torch.nn import functional as F
+
+from experiments import export as graphs
+from experiments.graph import BinMeans
+from experiments.presets import STUDENTS
+from trainer.checkpoint import load
+
+SIZES = ((64, 64), (96, 160), (32, 128), (256, 64))
+
+
+def session(file: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def about(file: Path) -> dict[str, str]:
+    return session(file).get_modelmeta().custom_metadata_map
+
+
+def noise(count: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+
+
+def logits_of(run: Path, text: torch.Tensor, images: np.ndarray) -> np.ndarray:
+    """Eq. 9 in numpy, of features of the student as it is loaded, image by image and in float64 after it."""
+    segmenter = load(run, torch.device("cpu")).network
+    with torch.inference_mode():
+        features = np.concatenate([segmenter(torch.from_numpy(one[None])).double().numpy() for one in images])
+    rows = text.double().numpy() / np.linalg.norm(text.double().numpy(), axis=1, keepdims=True)
+    return np.einsum("kc,bcyx->bkyx", rows / 0.07, features / np.linalg.norm(features, axis=1, keepdims=True))
+
+
+def is_the_student(file: Path, run: Path, sizes: tuple[tuple[int, int], ...], counts: tuple[int, ...] = (1, 3)) -> None:
+    for height, width in sizes:
+        for count in counts:
+            images = noise(count, height, width)
+            found = session(file).run(["logits"], {"image": images})[0]
+            wanted = logits_of(run, text_of(CLASSES), images)
+            assert found.dtype == np.float32
+            assert found.shape == wanted.shape
+            assert wanted.std() > 0.1
+            assert abs(found - wanted).max() < 1e-3
+
+
+@pytest.fixture(autouse=True)
+def _caches_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEACHER_CACHE", str(tmp_path / "caches"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_student(tmp_path_factory.mktemp("student") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> Path:
+    """The graph of a convolutional student, which is traced soonest."""
+    return graphs.export(graphs.ExportConfig(run, run / "graphs/student.onnx")).path
+
+
+def test_a_convolutional_student_is_its_graph_at_any_size_and_in_any_batch(run, exported):
+    is_the_student(exported, run, SIZES)
+    assert session(exported).get_inputs()[0].shape == ["batch", 3, "32*rows", "32*columns"]
+    assert session(exported).get_outputs()[0].shape == ["batch", 4, "8*rows", "8*columns"]
+    onnx.checker.check_model(exported)
+
+
+@pytest.mark.slow
+def test_a_segformer_is_its_graph_at_any_size(tmp_path, clipteacher):
+    run = make_student(tmp_path / "run", "segformer", "mit_b0")
+    told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--json").json
+    assert told["height"] == told["width"] == "any"
+    assert told["difference"] < 1e-3
+    is_the_student(tmp_path / "s.onnx", run, SIZES)
+
+
+@pytest.mark.slow
+def test_a_swin_is_its_graph_at_the_training_s_size_and_the_command_says_so(tmp_path, clipteacher):
+    run = make_student(tmp_path / "run", "upernet", MICRO_SWIN)
+    told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx")
+    assert "64 x 64 pixels only" in told.err
+    assert "--size" in told.err
+    assert len(told.err.strip().splitlines()) == 1
+    is_the_student(tmp_path / "s.onnx", run, ((SIDE, SIDE),))
+    with pytest.raises(Exception, match="Got invalid dimensions"):
+        session(tmp_path / "s.onnx").run(None, {"image": noise(1, 96, 96)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "encoder"), [("upernet", MICRO_SWIN), ("upernet", "resnet18"), ("segnext", "mscan_t")]
+)
+def test_students_with_windows_pyramids_and_a_hamburger_are_their_graphs_at_any_size(
+    tmp_path, clipteacher, arch, encoder
+):
+    run = make_student(tmp_path / "run", arch, encoder)
+    clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", "any")
+    is_the_student(tmp_path / "s.onnx", run, SIZES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin-b", "segnext-b", "segformer-b4"])
+def test_the_paper_s_students_are_their_graphs(tmp_path, clipteacher, name):
+    student = STUDENTS[name]
+    run = make_student(tmp_path / "run", student["arch"], student["encoder"])
+    clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", "96,128")
+    is_the_student(tmp_path / "s.onnx", run, ((96, 128),), counts=(1, 2))
+
+
+@pytest.mark.slow
+def test_a_graph_for_one_size_takes_that_size_alone(run, tmp_path, clipteacher):
+    file = tmp_path / "s.onnx"
+    told = clipteacher.good("export", run, "--onnx", file, "--size", "64,96")
+    assert "64 x 96" in told.out
+    assert "only" not in told.err
+    is_the_student(file, run, ((64, 96),))
+    assert session(file).get_inputs()[0].shape[1:] == [3, 64, 96]
+    assert (about(file)["height"], about(file)["width"]) == ("64", "96")
+
+
+def test_the_graph_says_what_it_is(exported):
+    told = about(exported)
+    assert json.loads(told["classes"]) == list(CLASSES)
+    assert json.loads(told["unseen"]) == ["tiger"]
+    wanted = {"gamma": "1.5", "gamma_added": "false", "size": "64", "multiple": "32", "stride": "4", "step": "1"}
+    assert wanted.items() <= told.items()
+    assert (told["height"], told["width"], told["clip"], told["prompts"]) == ("any", "any", "tiny", "single")
+    described = onnx.load(exported).doc_string
+    for word in ("uint8", "RGB", "multiples of 32", "height/4", "1.5 is to be added"):
+        assert word in described
+
+
+@pytest.mark.slow
+def test_other_names_and_gamma_go_into_the_graph(run, tmp_path, clipteacher):
+    file, names = tmp_path / "s.onnx", ("frisbee", "sky", "tiger")
+    clipteacher.good("export", run, "--onnx", file, "--classes", ",".join(names), "--gamma", 2.25)
+    images = noise(2, 64, 96)
+    found = session(file).run(None, {"image": images})[0]
+    wanted = logits_of(run, text_of(names), images) + 2.25 * np.array([1, 0, 1])[:, None, None]
+    assert abs(found - wanted).max() < 1e-3
+    told = about(file)
+    assert (told["gamma"], told["gamma_added"]) == ("2.25", "true")
+    assert json.loads(told["classes"]) == list(names)
+    assert json.loads(told["unseen"]) == ["frisbee", "tiger"]
+
+
+@pytest.mark.slow
+def test_plain_products_are_exported_as_such(tmp_path, clipteacher):
+    run = make_student(tmp_path / "run", logits="dot")
+    clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", 64)
+    images = noise(1, 64, 64)
+    with torch.inference_mode():
+        features = load(run, torch.device("cpu")).network(torch.from_numpy(images)).numpy()
+    wanted = np.einsum("kc,bcyx->bkyx", F.normalize(text_of(CLASSES), dim=1).numpy(), features)
+    np.testing.assert_allclose(
+        session(tmp_path / "s.onnx").run(None, {"image": images})[0], wanted, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_example_in_the_documentation_is_what_predict_says(run, exported, tmp_path, clipteacher, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "student.onnx").write_bytes(exported.read_bytes())
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((192, 128), Image.Resampling.BICUBIC).save("photo.jpg")
+    (example,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs/export.md").read_text(), re.DOTALL)
+    exec(compile(example, "docs/export.md", "exec"), {})
+    clipteacher.good("predict", run, "photo.jpg", "--out", "out")
+    ours, theirs = (np.asarray(Image.open(file)) for file in ("out/photo.jpg.index.png", "index.png"))
+    assert len(np.unique(ours)) > 1
+    assert (ours == theirs).mean() > 0.97
+
+
+@pytest.mark.parametrize("bins", [(1, 3), (2, 2), (3, 3), (6, 6), (5, 4)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (6, 6), (7, 20), (16, 11)])
+def test_means_over_bins_are_torch_s_adaptive_pooling(bins, size):
+    x = torch.randn(2, 3, *size)
+    torch.testing.assert_close(BinMeans(*bins)(x), F.adaptive_avg_pool2d(x, bins))
+
+
+def test_a_graph_that_differs_from_the_student_is_not_kept(run, tmp_path, clipteacher, monkeypatch):
+    class Wrong(graphs.Graph):
+        def forward(self, image):
+            return super().forward(image) + 0.01 * (image.shape[3] > 64)
+
+    (tmp_path / "s.onnx").write_text("an older one")
+    monkeypatch.setattr(graphs, "Graph", Wrong)
+    told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx", "--size", "64,96")
+    assert told.status == 1
+    assert "at 64 x 96 pixels the graph's logits are 0.01 off the student's" in told.error
+    assert [file.name for file in tmp_path.iterdir()] == ["s.onnx"]
+    assert (tmp_path / "s.onnx").read_text() == "an older one"
+
+
+@pytest.mark.slow
+def test_a_student_that_cannot_be_traced_for_any_size_gets_a_graph_for_one(run, tmp_path, clipteacher, monkeypatch):
+    def trace(graph, size, original=graphs._trace):
+        if size is None:
+            raise RuntimeError("a symbol became a number\nin line 3")
+        return original(graph, size)
+
+    monkeypatch.setattr(graphs, "_trace", trace)
+    told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx")
+    assert "64 x 64 pixels only" in told.err
+    assert "a symbol became a number in line 3" in told.err
+    is_the_student(tmp_path / "s.onnx", run, ((64, 64),), counts=(2,))
+
+
+@pytest.mark.parametrize("package", graphs.NEEDED)
+def test_without_the_packages_the_command_says_how_to_get_them(run, tmp_path, clipteacher, monkeypatch, package):
+    monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == package else name)
+    told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx")
+    assert told.status == 1
+    assert f"needs the package {package}: pip install 'clipteacher[onnx]'" in told.error
+
+
+@pytest.mark.parametrize("size", ["100", "0", "-32", "64,64,64", "big", "64,", ""])
+def test_an_impossible_size_is_named(run, tmp_path, clipteacher, size):
+    told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx", f"--size={size}")
+    assert told.status == 2
+    assert f"--size {size}: must be any" in told.error
+
+
+def test_a_folder_where_the_file_should_be(run, tmp_path, clipteacher):
+    assert "is a folder" in clipteacher("export", run, "--onnx", tmp_path).error
+
+
+def test_no_such_checkpoint_or_names(run, tmp_path, clipteacher):
+    assert "no such checkpoint" in clipteacher("export", tmp_path / "none", "--onnx", tmp_path / "s.onnx").error
+    assert "name 2 is blank" in clipteacher("export", run, "--onnx", tmp_path / "s.onnx", "--classes", "a,,b").error

@@ -1,0 +1,402 @@
+"""`predict`: a person's own photographs, with any names, whatever is wrong with them."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cards import change_card
+from PIL import Image
+from students import CLASSES, SIDE, make_student, text_of
+from torch.nn import functional as F
+
+from experiments import transfer
+from pipeline.teacher import clip as clips
+from trainer.checkpoint import load
+from trainer.predictor import Predictor
+from viewer.palette import colour_of
+
+NAMES = ("frisbee", "grass", "quilt", "sky", "melon")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_student(tmp_path_factory.mktemp("student") / "run")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPTEACHER_CACHE", str(tmp_path / "caches"))
+
+
+def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth patches of colour, of which an untrained student makes several classes."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    Image.fromarray(scene(90, 120)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def index_map(out: Path, name: str) -> np.ndarray:
+    return np.asarray(Image.open(out / f"{name}.index.png"))
+
+
+def areas(out: Path, name: str) -> dict:
+    return json.loads((out / f"{name}.areas.json").read_text())
+
+
+def resize_labels(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Each map resized bilinearly by Pillow, which does as torch does where nothing shrinks."""
+    maps = (Image.fromarray(one.astype(np.float32)) for one in logits)
+    return np.stack([np.asarray(one.resize(size[::-1], Image.Resampling.BILINEAR)) for one in maps])
+
+
+def expected(run: Path, text: torch.Tensor, new: list[bool], image: np.ndarray, gamma: float) -> np.ndarray:
+    """Logits at the photograph's own pixels, gamma added, by the tests' own bilinear resizing."""
+    student = load(run, torch.device("cpu"))
+    scale = SIDE / min(image.shape[:2])
+    height, width = (round(side * scale) for side in image.shape[:2])
+    pixels = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    pad = ((0, -height % 32), (0, -width % 32), (0, 0))
+    padded = torch.from_numpy(np.pad(pixels, pad, mode="edge")).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        cells = F.normalize(student.network(padded)[0], dim=0).double().numpy()
+    logits = np.einsum("kc,cyx->kyx", F.normalize(text, dim=1).double().numpy(), cells) / 0.07
+    full = resize_labels(logits, padded.shape[2:])[:, :height, :width]
+    return resize_labels(full, image.shape[:2]) + gamma * np.array(new)[:, None, None]
+
+
+def agrees(found: np.ndarray, logits: np.ndarray) -> None:
+    first, second = np.sort(logits, axis=0)[-1], np.sort(logits, axis=0)[-2]
+    clear = first - second > 1e-3
+    assert clear.mean() > 0.9
+    assert len(np.unique(found)) > 1
+    np.testing.assert_array_equal(found[clear], logits.argmax(axis=0)[clear])
+
+
+@pytest.mark.parametrize("gamma", [None, 0, -0.5])
+def test_the_index_map_is_the_argmax_over_the_training_s_classes_once_gamma_is_on_its_unseen_ones(
+    run, photo, clipteacher, gamma
+):
+    given = () if gamma is None else ("--gamma", gamma)
+    clipteacher.good("predict", run, photo, "--out", "out", *given)
+    logits = expected(
+        run, text_of(CLASSES), [False, False, True, False], scene(90, 120), 1.5 if gamma is None else gamma
+    )
+    agrees(index_map(Path("out"), "photo.png"), logits)
+
+
+def test_names_the_student_knows_keep_its_features_and_others_are_asked_with_the_prompts_of_the_training(
+    tmp_path, photo, clipteacher
+):
+    # features of its own, which no text tower would give
+    own = F.normalize(torch.randn(4, 128, generator=torch.Generator().manual_seed(1)), dim=1)
+    run = make_student(tmp_path / "own", text=own)
+    clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out", "--gamma", 0.5)
+    asked = text_of(("frisbee", "quilt", "melon"))
+    text = torch.stack([asked[0], own[1], asked[1], own[0], asked[2]])
+    agrees(
+        index_map(Path("out"), "photo.png"), expected(run, text, [True, False, True, False, True], scene(90, 120), 0.5)
+    )
+
+
+def test_other_prompts_are_for_all_names(tmp_path, photo, clipteacher):
+    run = make_student(tmp_path / "own", text=torch.eye(4, 128))
+    clipteacher.good("predict", run, photo, "--classes", "sky,rose", "--prompts", "zegclip15", "--out", "out")
+    logits = expected(run, text_of(("sky", "rose"), "zegclip15"), [False, False], scene(90, 120), 0)
+    np.testing.assert_array_equal(index_map(Path("out"), "photo.png"), logits.argmax(axis=0))
+    assert areas(Path("out"), "photo.png")["settings"]["prompts"] == "zegclip15"
+
+
+def test_a_name_that_had_labels_is_seen_in_capitals_or_by_a_synonym(run, photo, clipteacher):
+    clipteacher.good("predict", run, photo, "--classes", "Sky,Tiger,sky-other", "--out", "out")
+    told = areas(Path("out"), "photo.png")["areas"]
+    assert {name: area["unseen"] for name, area in told.items()} == {"Sky": False, "Tiger": True, "sky-other": False}
+
+
+def test_areas_are_the_pixels_of_the_index_map(run, photo, clipteacher):
+    told = clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out", "--json").json
+    file, found = areas(Path("out"), "photo.png"), index_map(Path("out"), "photo.png")
+    assert (file["height"], file["width"]) == found.shape == (90, 120)
+    assert list(file["areas"]) == list(NAMES)
+    for index, (name, area) in enumerate(file["areas"].items()):
+        assert area["index"] == index
+        assert area["pixels"] == (found == index).sum()
+        assert area["share"] == pytest.approx((found == index).mean(), abs=1e-6)
+        assert (name in told["areas"]["photo.png"]) == (area["pixels"] > 0)
+    wanted = {"gamma": 1.5, "sliding": False, "size": SIDE, "step": 1, "prompts": "single", "clip": "tiny"}
+    assert wanted.items() <= file["settings"].items()
+    assert (told["photographs"], told["done"], told["failed"]) == (1, 1, 0)
+
+
+def test_the_overlay_is_the_photograph_in_grey_through_colours_above_a_legend_of_the_classes_present(
+    run, photo, clipteacher
+):
+    clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out")
+    found = index_map(Path("out"), "photo.png")
+    drawn = np.asarray(Image.open("out/photo.png.overlay.png")).astype(int)
+    colours = np.stack([colour_of(index) for index in range(len(NAMES))])[found]
+    grey = scene(90, 120).mean(axis=2, keepdims=True)
+    assert abs(drawn[:90, :120] - (0.45 * grey + 0.55 * colours)).max() <= 1
+    legend = {tuple(colour) for colour in drawn[90:].reshape(-1, 3)}
+    for index in range(len(NAMES)):
+        assert (tuple(colour_of(index).astype(int)) in legend) == (index in found)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 2), (40, 30), (400, 900)])
+def test_the_legend_is_never_cut_off(run, tmp_path, clipteacher, height, width):
+    Image.fromarray(scene(height, width)).save(tmp_path / "p.png")
+    clipteacher.good(
+        "predict", run, tmp_path / "p.png", "--classes", "a name of many words and letters", "--out", "out"
+    )
+    drawn = np.asarray(Image.open("out/p.png.overlay.png"))
+    assert (drawn[:, -4:][height:] == 255).all()
+    assert (drawn[-2:] == 255).all()
+    assert (drawn[height:] < 128).any()
+
+
+def test_names_the_font_does_not_have_are_drawn_without_accents_or_by_their_index(run, photo, clipteacher):
+    def drawn(names: str) -> bytes:
+        clipteacher.good("predict", run, photo, "--classes", names, "--out", "out")
+        return Path("out/photo.png.overlay.png").read_bytes()
+
+    assert drawn("Müllère") == drawn("Mullere")
+    assert drawn("椅子") == drawn("class 0")
+    assert list(areas(Path("out"), "photo.png")["areas"]) == ["class 0"]
+
+
+def test_a_folder_is_walked_in_order_and_files_of_one_stem_never_overwrite_each_other(run, tmp_path, clipteacher):
+    folder, names = tmp_path / "album", ["a.jpg", "a.png", "b [1]/a.JPG", "b [1]/c/a.jpg"]
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(40 + seed, 50, seed)).save(folder / name)
+    (folder / "notes.txt").write_text("no photograph")
+    told = clipteacher.good("predict", run, folder, "--out", "out", "--json")
+    assert list(told.json["areas"]) == names
+    assert "segmenting" in told.err
+    files = {file.relative_to("out").as_posix() for file in Path("out").rglob("*") if file.is_file()}
+    assert files == {f"{name}{ending}" for name in names for ending in (".overlay.png", ".index.png", ".areas.json")}
+    for seed, name in enumerate(names):
+        assert index_map(Path("out"), name).shape == (40 + seed, 50)
+
+
+def test_a_folder_goes_on_past_unreadable_photographs_and_ends_with_status_1(run, tmp_path, clipteacher):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for name in ("a.jpg", "z.jpg"):
+        Image.fromarray(scene(40, 50)).save(folder / name)
+    (folder / "cut.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
+    (folder / "empty.png").write_bytes(b"")
+    Image.fromarray(scene(2, 200)).save(folder / "strip.png")
+    told = clipteacher("predict", run, folder, "--out", "out", "--json")
+    assert told.status == 1
+    assert "3 of 5 photographs failed" in told.error
+    assert list(told.json["areas"]) == ["a.jpg", "z.jpg"]
+    assert list(told.json["failures"]) == ["cut.jpg", "empty.png", "strip.png"]
+    for name in told.json["failures"]:
+        assert f"failed {name}: " in told.err
+        assert not list(Path("out").glob(f"{name}*"))
+    assert (Path("out") / "z.jpg.areas.json").is_file()
+
+
+def test_a_file_whose_name_is_no_text_is_told_and_passed(run, tmp_path, clipteacher):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    Image.fromarray(scene(40, 50)).save(folder / "a.jpg")
+    try:
+        (folder / "\udcff.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    except OSError:
+        pytest.skip("this file system refuses such a name")
+    told = clipteacher("predict", run, folder, "--out", "out")
+    assert "1 of 2 photographs failed" in told.error
+    assert "udcff.jpg" in told.err
+
+
+def test_a_single_unreadable_photograph_is_one_line(run, tmp_path, clipteacher):
+    (tmp_path / "p.jpg").write_bytes(b"no picture")
+    told = clipteacher("predict", run, tmp_path / "p.jpg", "--out", "out")
+    assert "cannot read the image" in told.error
+    assert not Path("out").exists()
+
+
+def test_a_photograph_is_turned_upright_first(run, tmp_path, clipteacher):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(scene(90, 120)).save(tmp_path / "p.png", exif=exif)
+    Image.fromarray(np.rot90(scene(90, 120), -1)).save(tmp_path / "q.png")
+    for name in ("p.png", "q.png"):
+        clipteacher.good("predict", run, tmp_path / name, "--out", "out")
+    assert areas(Path("out"), "p.png")["height"] == 120
+    np.testing.assert_array_equal(index_map(Path("out"), "p.png"), index_map(Path("out"), "q.png"))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_photographs_of_every_mode_are_segmented(run, tmp_path, clipteacher, mode):
+    picture = Image.fromarray(scene(40, 50))
+    file = tmp_path / ("p.tif" if mode == "CMYK" else "p.png")
+    grey = np.asarray(picture.convert("L"))
+    (Image.fromarray(grey.astype(np.uint16) * 256) if mode == "I;16" else picture.convert(mode)).save(file)
+    clipteacher.good("predict", run, file, "--out", "out")
+    assert index_map(Path("out"), file.name).shape == (40, 50)
+
+
+def test_sliding_is_the_sliding_prediction(run, photo, clipteacher):
+    clipteacher.good("predict", run, photo, "--out", "out", "--sliding")
+    wanted = Predictor(load(run, torch.device("cpu")), sliding=True)(scene(90, 120)).at(1.5)
+    np.testing.assert_array_equal(index_map(Path("out"), "photo.png"), wanted)
+    assert areas(Path("out"), "photo.png")["settings"]["sliding"] is True
+
+
+@pytest.mark.parametrize(("count", "mode"), [(1, "L"), (200, "L"), (255, "L"), (256, "I;16"), (300, "I;16")])
+def test_index_maps_have_8_bits_and_16_above_255_classes(run, photo, clipteacher, monkeypatch, count, mode):
+    features = F.normalize(torch.randn(count, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    monkeypatch.setattr(transfer, "text_features", lambda *_: features.numpy())
+    (photo.parent / "names.txt").write_text("\n".join(f"thing {n}" for n in range(count)))
+    clipteacher.good("predict", run, photo, "--classes", photo.parent / "names.txt", "--out", "out")
+    picture = Image.open("out/photo.png.index.png")
+    assert picture.mode == mode
+    logits = expected(run, features, [True] * count, scene(90, 120), 0)
+    found, chosen = np.asarray(picture), logits.argmax(axis=0)
+    assert (found == chosen).mean() > 0.98
+    assert count < 300 or found.max() > 255
+
+
+def test_a_file_of_names_is_the_list_of_its_lines(run, photo, clipteacher):
+    clipteacher.good("predict", run, photo, "--classes", "grass, a  big frisbee,sky", "--out", "list")
+    (photo.parent / "names").write_bytes(b"\xef\xbb\xbfgrass\r\n a big frisbee \r\nsky\r\n\r\n")
+    clipteacher.good("predict", run, photo, "--classes", photo.parent / "names", "--out", "file")
+    one, two = areas(Path("list"), "photo.png"), areas(Path("file"), "photo.png")
+    assert one == two
+    assert list(one["areas"]) == ["grass", "a big frisbee", "sky"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "word"),
+    [
+        ("", "names no class"),
+        (" ", "names no class"),
+        ("tree,,grass", "name 2 is blank"),
+        ("tree,grass,", "name 3 is blank"),
+        ("tree,grass,Tree", "'Tree' is name 1 and again name 3"),
+        ("no-such-file.txt", "no such file"),
+    ],
+)
+def test_a_list_of_names_that_cannot_be_meant_is_refused(run, photo, clipteacher, classes, word):
+    told = clipteacher("predict", run, photo, "--classes", classes, "--out", "out")
+    assert told.status == 2
+    assert word in told.error
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "names no class"),
+        (b"tree\n\ngrass\n", "line 2 is blank"),
+        (b"a\nb\na\n", "line 3"),
+        (b"\xff\xfe", "UTF-8"),
+    ],
+)
+def test_a_file_of_names_that_cannot_be_meant_is_refused(run, photo, clipteacher, content, word):
+    (photo.parent / "names").write_bytes(content)
+    assert word in clipteacher("predict", run, photo, "--classes", photo.parent / "names").error
+
+
+def test_photographs_that_are_not_there(run, tmp_path, clipteacher):
+    assert "no such file or folder" in clipteacher("predict", run, tmp_path / "nothing.jpg").error
+    (tmp_path / "empty").mkdir()
+    assert "no photographs" in clipteacher("predict", run, tmp_path / "empty").error
+
+
+@pytest.mark.parametrize(
+    "option", [("--gamma", "nan"), ("--gamma", "1e+39"), ("--gamma", "1,2"), ("--device", "tpu"), ("--prompts", "many")]
+)
+def test_an_impossible_option_is_named(run, photo, clipteacher, option):
+    told = clipteacher("predict", run, photo, *option)
+    assert told.status == 2
+    assert option[1] in told.error
+
+
+@pytest.mark.parametrize("out", ["album", "album/results", "album/../album/a"])
+def test_results_never_lie_among_the_photographs(run, tmp_path, clipteacher, out):
+    (tmp_path / "album").mkdir()
+    Image.fromarray(scene(40, 50)).save(tmp_path / "album/p.png")
+    told = clipteacher("predict", run, "album", "--out", out)
+    assert told.status == 2
+    assert "among the photographs" in told.error
+    assert [file.name for file in (tmp_path / "album").rglob("*")] == ["p.png"]
+
+
+def test_without_the_text_tower_the_training_s_names_work_and_names_asked_before(run, photo, clipteacher, monkeypatch):
+    clipteacher.good("predict", run, photo, "--classes", "frisbee,sky", "--out", "before")
+
+    def refuse(*_):
+        raise AssertionError("CLIP was loaded")
+
+    monkeypatch.setattr(clips, "FrozenCLIP", refuse)
+    clipteacher.good("predict", run, photo, "--out", "own")
+    clipteacher.good("predict", run, photo, "--classes", "rose,tiger", "--out", "some")
+    clipteacher.good("predict", run, photo, "--classes", "frisbee,rose", "--out", "kept")
+    with pytest.raises(AssertionError, match="CLIP was loaded"):
+        clipteacher("predict", run, photo, "--classes", "gnu", "--out", "new")
+
+
+def test_new_names_without_a_text_tower_are_refused_by_name(run, photo, clipteacher):
+    arguments = ("predict", run, photo, "--classes", "sky,gnu,okapi", "--out", "out")
+    error = clipteacher(*arguments, "--clip", photo.parent / "none.json").error
+    assert "'gnu' and 1 more must be encoded by the text tower" in error
+    error = clipteacher(*arguments, "--clip", "tiny", "--clip-weights", "random").error
+    assert "not the CLIP of the cache" in error
+    assert not Path("out").exists()
+
+
+def test_one_photograph_whose_results_cannot_be_written_does_not_stop_the_others(run, tmp_path, clipteacher):
+    folder, long = tmp_path / "album", f"{'n' * 245}.jpg"
+    folder.mkdir()
+    for name in ("a.jpg", long, "z.jpg"):
+        Image.fromarray(scene(40, 50)).save(folder / name)
+    (tmp_path / "out/a.jpg.index.png").mkdir(parents=True)
+    told = clipteacher("predict", run, folder, "--out", "out", "--json")
+    assert told.status == 1
+    assert list(told.json["areas"]) == ["z.jpg"]
+    assert set(told.json["failures"]) == {"a.jpg", long}
+    assert all("rename the file" in why for why in told.json["failures"].values())
+
+
+def test_a_named_pipe_is_no_photograph_and_nobody_waits_for_it(run, tmp_path, clipteacher):
+    (tmp_path / "album").mkdir()
+    os.mkfifo(tmp_path / "album/pipe.jpg")
+    Image.fromarray(scene(40, 50)).save(tmp_path / "album/a.jpg")
+    told = clipteacher("predict", run, "album", "--out", "out", "--json")
+    assert list(told.json["areas"]) == ["a.jpg"]
+    assert "is not a file" in told.json["failures"]["pipe.jpg"]
+
+
+def test_names_that_clip_cannot_tell_apart_are_refused(run, photo, clipteacher):
+    long = "x " * 200
+    told = clipteacher("predict", run, photo, "--classes", f"{long}a,sky,{long}b", "--out", "out")
+    assert told.status == 2
+    assert "cannot tell" in told.error
+
+
+def test_what_a_loss_that_was_not_finite_left_behind_is_no_checkpoint(run, photo, tmp_path, clipteacher):
+    shutil.copytree(next(run.glob("step_*")), tmp_path / "failed_00000001")
+    change_card(tmp_path / "failed_00000001", lambda card: card.update(failed="ce"))
+    assert "not finite" in clipteacher("predict", tmp_path / "failed_00000001", photo, "--out", "out").error
+
+
+def test_photographs_that_are_left_out_because_of_their_endings_are_counted(run, photo, clipteacher, tmp_path):
+    (tmp_path / "album").mkdir()
+    shutil.copy(photo, tmp_path / "album/a.png")
+    for name in ("b.jfif", "c.jpe"):
+        (tmp_path / "album" / name).write_bytes(b"")
+    told = clipteacher.good("predict", run, tmp_path / "album", "--out", tmp_path / "out", "--device", "cpu")
+    assert "1 .jfif, 1 .jpe" in told.err

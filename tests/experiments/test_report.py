@@ -1,0 +1,409 @@
+"""report: one self-contained page that shows what the run has, and fits a phone."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cards import change_card
+from charts import read_back
+from pages import Page
+from PIL import Image
+from refusals import refused
+from small_run import small_run
+
+from data_cache.datasets import open_dataset
+from data_cache.errors import InterruptError, UserError
+from experiments.history import read_run, run_in
+from experiments.report import RunReport, read_result
+from trainer.checkpoint import load
+from trainer.config import TrainConfig
+from trainer.evaluate import evaluate
+from trainer.predictor import Predictor
+from viewer.figure import Panel
+from viewer.page import data_uri
+from viewer.palette import colour_of
+
+EVIL = "<script>alert(1)</script>"
+LONG = "antidisestablishmentarianism" * 4
+CLASSES = (EVIL, 'a "wide" & <b>bold</b> meadow', LONG, "disc", "square", "stripe")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("report") / "<i>report & co", CLASSES)
+
+
+@pytest.fixture
+def report(clipteacher):
+    """Run the command; return the page it wrote and the missing parts it printed."""
+
+    def run(folder, *options):
+        result = clipteacher.good("report", folder, *options, "--json")
+        return Page(Path(result.json["out"]).read_text(encoding="utf-8")), result.json["missing"]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def found(made):
+    """The metrics of the run, measured without a report."""
+    images = open_dataset("folder", made.root, "val")
+    return evaluate(Predictor(load(made.run, torch.device("cpu"))), images, (0.0, 1.0, 1.5, 5.0))
+
+
+def copied(made, tmp_path, checkpoint=True):
+    run = tmp_path / "run"
+    shutil.copytree(made.run, run, ignore=None if checkpoint else shutil.ignore_patterns("step_*"))
+    return run
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_well_formed_and_self_contained(report, made):
+    page, missing = report(made.run)
+    assert not missing
+    assert not page.all("script")
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert attributes.get(name, "data:").startswith("data:"), tag
+        assert not [name for name in attributes if name.startswith("on")]
+    style = page.text.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "//" not in re.sub(r"data:[^\"]*", "", page.text).replace("</", "")
+
+
+def test_a_report_has_a_title_headings_in_order_and_words_for_every_picture(report, made):
+    page, _ = report(made.run)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert page.all("html") == [{"lang": "en"}]
+    assert "run: a clipteacher run" in page.words
+    alts = [picture["alt"] for picture in page.all("img")]
+    assert len(alts) == 3 * 3 + 6 * 3
+    assert len(set(alts)) == len(alts)
+    assert "prediction of images/val/001.png" in alts
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in page.all("svg"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes} <= set(ids)
+    for table in re.findall(r"<table.*?</table>", page.text, re.DOTALL):
+        assert "<th" in table
+
+
+def test_names_are_escaped_and_never_become_markup(report, made, tmp_path):
+    page, _ = report(made.run, "--out", tmp_path / "x.html")
+    for name in CLASSES:
+        assert name in page.words.replace("  ", " ")
+    assert not page.all("i")
+    assert "<i>report & co" in page.words
+
+
+def test_the_page_has_styles_for_dark_mode_phones_and_print(report, made):
+    page, _ = report(made.run)
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    assert "@media (prefers-color-scheme: dark)" in page.text
+    assert "@media print" in page.text
+
+
+# -- what it says --------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_those_of_evaluate_at_every_gamma(report, made, found):
+    page, _ = report(made.run)
+    for gamma in (0, 1.5):
+        figures = [f"{100 * value:.1f}" for value in found.at(gamma).summary.values()]
+        assert page.row(f"gamma {gamma:g}")[1:] == figures
+    for gamma in (1, 5):
+        assert page.row(f"{gamma}")[1:] == [f"{100 * value:.1f}" for value in found.at(gamma).summary.values()]
+    assert "all 3 images of folder, split val" in page.words
+    told = {row[0]: row[1] for row in page.rows if row[0] in CLASSES}
+    iou = found.at(1.5).iou
+    assert told == {name: f"{100 * v:.1f}" for name, v in zip(CLASSES, iou, strict=True) if not np.isnan(v)}
+
+
+def test_a_class_has_a_bar_as_long_as_its_iou_and_unseen_classes_are_listed_apart(report, made, found):
+    page, _ = report(made.run)
+    widths = [float(re.search(r"width: ([\d.]+)%", a["style"])[1]) for a in page.all("span") if "bar" in a["class"]]
+    known = found.at(1.5).iou[~np.isnan(found.at(1.5).iou)]
+    np.testing.assert_allclose(sorted(widths), np.sort(100 * known), atol=0.06)
+    assert sum("bar unseen" in a["class"] for a in page.all("span")) == 1
+    assert "Unseen classes (1)" in page.words
+    assert "Seen classes (5)" in page.words
+
+
+def test_all_settings_are_listed_and_those_that_differ_come_first(report, made):
+    page, _ = report(made.run)
+    config, default = vars(read_run(made.run).config), vars(TrainConfig())
+    changed = [row[0] for row in page.rows if len(row) == 3 and row[0] in config and row[2] == str(default[row[0]])]
+    wanted = {"encoder_weights", "iterations", "batch_size", "loss_stride", "device", "workers", "log_every"}
+    assert wanted <= set(changed)
+    assert {row[0] for row in page.rows} >= config.keys()
+    assert "5 with labels in training, 1 without: disc" in page.words
+
+
+def test_pictures_are_those_of_the_student_exactly(report, made):
+    page, _ = report(made.run, "--pictures", 1)
+    by_alt = {picture["alt"]: picture["src"] for picture in page.all("img")}
+    assert len(by_alt) == 6
+    found = Predictor(load(made.run, torch.device("cpu")))(open_dataset("folder", made.root, "val").image(0)).at(1.5)
+    source = by_alt["prediction of images/val/000.png"]
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
+    side = np.arange(drawn.shape[0]) * 128 // drawn.shape[0]
+    wanted = np.stack([colour_of(i) for i in range(len(CLASSES))])[found[side][:, side]]
+    assert (drawn == wanted).all(axis=2).mean() > 0.95
+
+
+def test_a_label_map_is_stored_losslessly_and_a_photograph_as_a_jpeg():
+    rng = np.random.default_rng(0)
+    labels = np.stack([colour_of(i) for i in range(171)])[rng.integers(0, 171, (60, 90))]
+    kind, content = data_uri(Panel("labels", labels)).split(";base64,")
+    assert kind == "data:image/png"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))), labels)
+    photograph = Panel("image", rng.integers(0, 256, (60, 90, 3), np.uint8), photograph=True)
+    assert data_uri(photograph).startswith("data:image/jpeg")
+
+
+def test_without_pictures_there_are_none(report, made):
+    page, missing = report(made.run, "--pictures", 0, "--limit", 1)
+    assert not page.all("img")
+    assert not missing
+    assert "the first 1 images" in page.words
+
+
+def test_every_term_of_the_log_has_a_curve_and_unused_ones_are_named(report, made, tmp_path):
+    run = copied(made, tmp_path, checkpoint=False)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    (run / "log.jsonl").write_text("".join(json.dumps(line | {"dice": 0}) + "\n" for line in lines))
+    page, _ = report(run)
+    titles = [chart["aria-label"].split(":")[0] for chart in page.all("svg")]
+    assert len(titles) == len(set(titles)) == 7
+    for word in ("Total", "Global", "Cross-entropy", "Focal", "Generate", "Entropy", "Learning rate"):
+        assert any(title.startswith(word) for title in titles)
+    assert "Not used in this run: Dice loss." in page.words
+
+
+def test_a_learning_rate_that_decays_to_zero_is_drawn_from_zero(report, made, tmp_path):
+    run = copied(made, tmp_path, checkpoint=False)
+    lines = [{"step": step, "lr": 0.01 * (1 - step / 401), "total": 1.0} for step in range(1, 401)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page, _ = report(run)
+    (chart,) = re.findall(r'<svg[^>]*aria-label="Learning rate[^"]*".*?</svg>', page.text)
+    points, texts = read_back(chart)
+    np.testing.assert_allclose([value for _, value in points[0]][::199], [0.01 * (1 - 1.5 / 401), 0.00004], atol=1e-4)
+    assert not any("logarithmic" in text for text in texts)
+    assert "Lines are means over neighbouring lines of the log" in page.words
+
+
+# -- what it cannot say --------------------------------------------------------------------------------------------
+
+
+def test_a_run_in_progress_has_curves_alone_and_says_why(report, made, tmp_path):
+    run = copied(made, tmp_path, checkpoint=False)
+    log = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text("\n".join(log[:2]) + '\n{"step": 3, "lr": 0.0')
+    page, missing = report(run)
+    assert page.all("svg")
+    assert not page.all("img")
+    assert missing == [
+        "1 line of the log: torn or damaged",
+        "metrics and pictures: no checkpoint yet; the first will be saved at update 3",
+    ]
+    for line in missing:
+        assert line in page.words
+    assert "at update 2 of 3: not finished" in page.words
+    assert "disc" in page.words
+
+
+def test_a_run_that_has_just_begun_has_its_settings(report, made, tmp_path):
+    run = copied(made, tmp_path, checkpoint=False)
+    (run / "log.jsonl").unlink()
+    page, missing = report(run)
+    assert not page.all("svg")
+    assert missing[0] == "curves: the log is empty so far"
+    assert page.row("iterations", "3", "20000")
+
+
+def test_missing_images_and_a_missing_cache_are_reported_and_the_rest_is_shown(report, clipteacher, made, tmp_path):
+    run = copied(made, tmp_path)
+    change_card(run, lambda card: card["recorded"].update(root=str(tmp_path / "no")))
+    change_card(run, lambda card: card["config"].update(cache=str(tmp_path / "no.zarr")))
+    page, missing = report(run)
+    assert [line.split(":")[0] for line in missing] == ["metrics and predictions", "attention"]
+    assert page.all("svg")
+    assert not page.all("img")
+    # what was asked for by name is an error
+    for option, place in (("--root", tmp_path / "no"), ("--cache", tmp_path / "no.zarr")):
+        assert str(place) in clipteacher("report", run, option, place).error
+    page, missing = report(run, "--root", made.root, "--cache", made.cache)
+    assert len(page.all("img")) == 3 * 3 + 6 * 3
+    assert not missing
+
+
+def test_a_damaged_checkpoint_is_reported_as_missing(report, made, tmp_path):
+    run = copied(made, tmp_path)
+    next(run.glob("step_*/model.safetensors")).write_bytes(b"rubbish")
+    page, missing = report(run)
+    assert "damaged or foreign checkpoint" in missing[0]
+    assert page.all("svg")
+
+
+def test_a_damaged_config_and_log_leave_the_other_parts_intact(report, made, tmp_path):
+    run = copied(made, tmp_path)
+    page, _ = report(run, "--pictures", 0)
+    (run / "config.json").write_bytes(b"")
+    (run / "log.jsonl").write_bytes(b"\xff\xfe\n" + (run / "log.jsonl").read_bytes())
+    again, missing = report(run, "--pictures", 0)
+    assert ["using the settings of step_00000003" in missing[0], missing[1]] == [
+        True,
+        "1 line of the log: torn or damaged",
+    ]
+    assert len(again.all("svg")) == len(page.all("svg"))
+    assert again.row("iterations", "3", "20000")
+
+
+def test_ctrl_c_ends_a_report_and_is_not_recorded_as_missing(made):
+    report = RunReport(read_run(made.run))
+    with pytest.raises(InterruptError), report.trying("all"):
+        raise InterruptError("interrupted")
+    with pytest.raises(UserError), report.trying("all", "asked"):
+        raise UserError("not there")
+    with report.trying("all"):
+        raise UserError("not there", "second line")
+    assert report.missing == ["all: not there"]
+
+
+# -- results measured before ---------------------------------------------------------------------------------------
+
+
+def test_a_result_of_evaluate_is_shown_without_evaluating_again(report, clipteacher, made, tmp_path, found):
+    data = ("--dataset", "folder", "--root", made.root, "--limit", 1, "--gamma", "1.5,0,5")
+    file = tmp_path / "result.json"
+    file.write_text(clipteacher.good("evaluate", made.run, *data, "--json").out)
+    page, missing = report(made.run, "--result", file)
+    told = json.loads(file.read_text())
+    assert page.row("gamma 1.5")[1:] == [f"{100 * told[name]:.1f}" for name in ("pAcc", "mIoU_S", "mIoU_U", "hIoU")]
+    assert page.row("gamma 1.5")[1:] != [f"{100 * value:.1f}" for value in found.at(1.5).summary.values()]
+    assert f"read from {file}" in page.words
+    assert any("Metrics by gamma" in chart["aria-label"] for chart in page.all("svg"))
+    assert "Unseen classes (1)" in page.words
+    assert not missing
+
+
+def test_a_row_of_reproduce_stands_beside_the_paper_s(report, made, tmp_path):
+    run = copied(made, tmp_path)
+    metrics = {"pAcc": 0.5, "mIoU_S": 0.4, "mIoU_U": None, "hIoU": 0.3, "gamma": 1.5, "per_class": {"disc": 0.25}}
+    row = {"metrics": metrics, "paper": {"pAcc": 0.933, "hIoU": 0.865}, "departures": ["lr=1 instead of 2"]}
+    (run / "voc.json").write_text(json.dumps(row))
+    page, _ = report(run, "--limit", 1)
+    assert page.row("reproduce on voc, gamma 1.5")[1:] == ["50.0", "40.0", "-", "30.0"]
+    assert page.row("the paper on voc")[1:] == ["93.3", "-", "-", "86.5"]
+    assert "lr=1 instead of 2" in page.words
+    page, _ = report(run, "--result", run / "voc.json")
+    assert page.row("disc")[1] == "25.0"
+    assert "Too few gammas" in page.words
+
+
+def test_many_classes_are_ranked_in_tables_that_fit_a_screen_and_absent_ones_are_named(report, made, tmp_path):
+    shares = {f"class {i}": (i * 37 % 100) / 100 for i in range(100)} | {"ghost": None, "spook": None}
+    figures = dict.fromkeys(("pAcc", "mIoU_S", "mIoU_U", "hIoU"), 0.5)
+    (tmp_path / "r.json").write_text(json.dumps({**figures, "gamma": 1.5, "per_class": shares}))
+    page, _ = report(made.run, "--result", tmp_path / "r.json")
+    rows = [row for row in page.rows if row[0].startswith("class ")]
+    wanted = sorted((value for value in shares.values() if value is not None), reverse=True)
+    assert [row[1] for row in rows] == [f"{100 * value:.1f}" for value in wanted]
+    assert page.text.count('class="bars"') == 4
+    assert "Classes in no label map and no prediction: ghost, spook." in page.words
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"gamma": 1.5}',
+        '{"metrics": 3}',
+        '{"gamma": 1, "pAcc": 93, "mIoU_S": 0, "mIoU_U": 0, "hIoU": 0, "per_class": {}}',
+    ],
+)
+def test_a_file_that_is_no_result_is_refused(made, tmp_path, content):
+    (tmp_path / "r.json").write_text(content)
+    refused(lambda: read_result(tmp_path / "r.json", None), "--result", "not what `evaluate --json` prints")
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_found_by_its_folder_its_checkpoint_or_the_demo_s_folder(made, tmp_path):
+    checkpoint = next(made.run.glob("step_*"))
+    for path in (made.run, checkpoint, checkpoint / "model.json", made.run / "log.jsonl"):
+        assert run_in(path) == made.run
+    demo = tmp_path / "demo"
+    shutil.copytree(made.run, demo / "clipteacher_0")
+    shutil.copytree(made.run, demo / "without_GLM_0")
+    assert run_in(demo) == demo / "clipteacher_0"
+    shutil.copytree(made.run, demo / "clipteacher_1")
+    refused(lambda: run_in(demo), "several runs", demo / "clipteacher_1")
+    refused(lambda: run_in(tmp_path), "no run", tmp_path)
+    refused(lambda: run_in(tmp_path / "nothing"), "no such run")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--out", "x.pdf"), "must end in .html"),
+        (("--limit", 0), "--limit 0"),
+        (("--gamma", "nan"), "--gamma nan"),
+        (("--split", "bogus/x"), "cannot be a split"),
+        (("--result", "r.json", "--limit", 3), "leave one of them out"),
+    ],
+)
+def test_a_mistake_is_a_usage_error_and_nothing_is_written(clipteacher, made, tmp_path, options, words):
+    run = copied(made, tmp_path)
+    (run / "report.html").unlink(missing_ok=True)
+    told = clipteacher("report", run, *options)
+    assert told.status == 2
+    assert words in told.error
+    assert not (run / "report.html").exists()
+
+
+# -- in a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_cuts_nothing_off_and_reports_no_error(browser, report, made, width, dark):
+    page, _ = report(made.run)
+    seen = browser.look(page.text, width, dark)
+    assert seen.inner == width
+    assert seen.scroll <= width
+    assert seen.outside == []
+    assert seen.cut == []
+    assert seen.console == []
+    assert (seen.images, seen.broken) == (27, 0)
+    assert seen.paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+
+
+def test_the_browser_sees_what_is_wrong_with_a_page(browser):
+    wrong = (
+        '<!DOCTYPE html><body><p style="width:900px">wide</p>'
+        '<svg viewBox="0 0 10 10" width="99"><text x="5" y="9">long</text></svg>'
+        '<img src="data:image/png;base64,AAAA"><script>console.error("bad")</script></body>'
+    )
+    seen = browser.look(wrong, 360)
+    assert seen.scroll > 360
+    assert len(seen.outside) == 1
+    assert seen.cut == ["long"]
+    assert seen.broken == 1
+    assert "bad" in seen.console[0]

@@ -1,0 +1,275 @@
+"""Rows of the paper's tables: presets, the plan, and the whole way on small trees, killed at every stage."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from command_line import in_a_process
+from refusals import refused
+
+from data_cache.errors import UsageError
+from experiments.presets import PRESETS, STUDENTS, paper
+from experiments.reproduce_config import ReproduceConfig
+from pipeline.config import PrecomputeConfig
+from trainer.config import TrainConfig
+
+SMALL = (
+    *("--clip", "tiny", "--image-size", 64, "--student", "segformer-b0", "--encoder-weights", "none"),
+    *("--size", 64, "--batch-size", 2, "--iterations", 4, "--checkpoint-every", 2, "--workers", 0, "--device", "cpu"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "prompts", "dataset"),
+    [
+        ("voc", 20000, "single", "voc"),
+        ("context", 40000, "zegclip15", "context"),
+        ("coco", 80000, "zegclip15", "coco"),
+        ("context-ablation", 20000, "zegclip15", "context"),
+    ],
+)
+def test_a_preset_is_the_paper_s_settings(name, iterations, prompts, dataset):
+    preset = PRESETS[name]
+    settings, config = PrecomputeConfig(**preset.precompute({})), TrainConfig(**preset.train())
+    assert (settings.dataset, settings.prompt_set.name, settings.image_size) == (dataset, prompts, 512)
+    assert settings.views == 4
+    assert (settings.clip, settings.clip_weights) == ("ViT-B-16-quickgelu", "openai")
+    wanted = {
+        "iterations": iterations,
+        "batch_size": 16,
+        "size": 512,
+        "lr": 6e-5,
+        "weight_decay": 0.01,
+        "warmup": 1500,
+        "poly_power": 1.0,
+        "head_lr": 10.0,
+        "bank": 24,
+        "tau": 0.07,
+        "loss_stride": 1,
+        "encoder": "mit_b0" if name == "context-ablation" else "mit_b4",
+        **{"weight_focal": 100.0, "weight_dice": 1.0, "glm": "attention", "vla": "transformer"},
+    }
+    assert wanted.items() <= asdict(config).items()
+    assert preset.evaluate == {"dataset": dataset, "split": "val", "gamma": (1.5,), "sliding": False}
+
+
+def test_swin_has_one_rate_for_all_and_the_others_a_tenfold_one_for_the_head():
+    rates = {name: TrainConfig(**PRESETS["coco"].train(name)).head_lr for name in STUDENTS}
+    assert rates == {"segformer-b4": 10, "swin-b": 1, "segnext-b": 10, "segformer-b0": 10}
+
+
+def test_every_student_has_a_row_in_both_tables():
+    for student in ("segformer-b4", "swin-b", "segnext-b"):
+        for benchmark in ("voc", "coco", "context"):
+            assert len(ReproduceConfig(benchmark, student).row) == 4
+        for target in ("voc", "context"):
+            assert ReproduceConfig("coco", student, test_on=target).row == paper()["table 2"][target][student]
+    assert ReproduceConfig("context-ablation").row == [74.8, 41.0, 50.7, 45.4]
+
+
+def test_another_clip_brings_its_own_weights_and_size():
+    clip = ReproduceConfig("coco", changed={"clip": "tiny"}).precompute.clip_source
+    assert (clip.clip, clip.weights, clip.image_size) == ("tiny", "scenes", None)
+
+
+def test_what_differs_from_the_preset_is_told():
+    told = ReproduceConfig("coco", limit=9, changed={"iterations": 5, "size": 512}).departures
+    assert told == ["iterations=5 instead of 80000", "only the first 9 images"]
+    assert ReproduceConfig("coco", changed={"loss_stride": 4, "workers": 9}).departures == [
+        "loss_stride=4 instead of 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"benchmark": "ade"}, "voc, context, coco"),
+        ({"benchmark": "voc", "student": "b9"}, "segformer-b4, swin-b"),
+        ({"benchmark": "coco", "test_on": "camvid"}, "--test-on camvid"),
+        ({"benchmark": "voc", "test_on": "context"}, "trained on coco"),
+        ({"benchmark": "coco", "test_root": Path("somewhere")}, "pass --test-on"),
+    ],
+)
+def test_unknown_names_are_usage_errors(given, words):
+    refused(lambda: ReproduceConfig(**given), words, kind=UsageError)
+
+
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw_coco(tmp_path / "coco")
+    return ("coco", "--root", tmp_path / "coco", *SMALL)
+
+
+def draw_coco(root):
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in {"train2017": 5, "val2017": 2}.items():
+        for number in range(count):
+            label = rng.choice(np.array([0, 20, 123, 181, 255], np.uint8), (3, 3)).repeat(30, 0).repeat(30, 1)
+            image = rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)
+            for kind, array, ending in (("images", image, "jpg"), ("stuffthingmaps_trainval2017", label, "png")):
+                folder = root / kind / split
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(folder / f"{number:012}.{ending}")
+
+
+def test_a_row_is_reproduced_with_the_paper_s_beside_it(clipteacher, coco, tmp_path):
+    told = clipteacher.good("reproduce", *coco)
+    assert "iterations=4 instead of 80000" in told.out
+    assert "train has 5 images; the published list has 118287" in told.err
+    stored = json.loads((tmp_path / "runs/coco_segformer-b0/coco.json").read_text())
+    assert stored["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    again = clipteacher.good("reproduce", *coco, "--json").json
+    assert again["metrics"] == stored["metrics"]
+
+
+def test_a_row_of_table_2_is_told_by_both_vocabularies(clipteacher, coco, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    Image.fromarray(np.zeros((80, 90, 3), np.uint8)).save(root / "JPEGImages/a.jpg")
+    Image.fromarray(np.resize(np.array([0, 10, 15, 20], np.uint8), (80, 90))).save(root / "SegmentationClass/a.png")
+    (root / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    told = clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root, "--json").json
+    assert len(told["metrics"]["per_class"]) == 20
+    assert "by_training_vocabulary" in told["metrics"]
+    assert "by training vocabulary" in clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root).out
+
+
+@pytest.mark.parametrize("student", ["segformer-b4", "swin-b", "segnext-b"])
+def test_a_dry_run_tells_the_plan_and_writes_nothing(clipteacher, coco, tmp_path, student):
+    before = sorted(tmp_path.rglob("*"))
+    told = clipteacher.good(
+        "reproduce", "coco", "--root", tmp_path / "coco", "--student", student, "--dry-run", "--json"
+    )
+    plan = told.json
+    assert (plan["images"], plan["views"], plan["iterations"]) == (5, 4, 80000)
+    assert plan["cache_bytes"] == 5 * 4 * (512 * 2 + 32 * 32)
+    low, high = plan["gpu_bytes_about"]
+    assert 16 * plan["parameters"] < low < high
+    assert (plan["tested"], plan["cache_exists"]) == (2, False)
+    assert plan["paper"] == paper()["table 1"]["coco"][student]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_wrong_with_a_student_is_told_before_clip_is_asked(clipteacher, coco, tmp_path):
+    for more, words in (
+        (("--student", "segnext-b", "--encoder-weights", "imagenet"), "mscan_b has none to download"),
+        (("--encoder-weights", "/nope/weights.pth"), "no such file"),
+        (("--size", 65), "must be a multiple of 32"),
+    ):
+        assert words in clipteacher("reproduce", *coco, *more).error
+    assert not (tmp_path / "data_cache").exists()
+
+
+def test_a_row_goes_on_when_the_photographs_moved(clipteacher, coco, tmp_path):
+    wanted = clipteacher.good("reproduce", *coco, "--json").json
+    moved = (tmp_path / "coco").rename(tmp_path / "moved")
+    again = clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--json").json
+    assert again["metrics"] == wanted["metrics"]
+    step = next((tmp_path / "runs/coco_segformer-b0").glob("step_*"))
+    where = ("--dataset", "coco", "--root", moved, "--pick-gamma", 500, "--device", "cpu")
+    assert clipteacher(*("evaluate", step.parent), *where).status in (0, 1)  # the student may know nothing yet
+    clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--iterations", 6, "--out", tmp_path / "more")
+
+
+def test_a_cache_with_dense_tokens_serves_a_row_too(clipteacher, coco, tmp_path):
+    clip = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
+    clipteacher.good("precompute", "--dataset", "coco", "--root", tmp_path / "coco", "--views", 4, *clip)
+    clipteacher.good("reproduce", *coco)
+
+
+KILL = "import os, signal\ndef die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
+STAGES = {
+    "precompute": KILL
+    + """
+from data_cache.journal import Journal
+commit = Journal.commit
+Journal.commit = lambda s, *a: die() if s._array.path == "masks/default/journal" else commit(s, *a)
+""",
+    "train": KILL
+    + """
+from trainer import loop
+calls = []
+loop.not_finite = lambda losses: calls.append(1) or (die() if len(calls) == 4 else None)
+""",
+    "evaluate": KILL + "import trainer.metrics as m\nm.ConfusionMatrix.update = die\n",
+}
+WITNESS = """
+import json, os
+from trainer import loop
+from pipeline import encode
+restore, shard = loop.restore, encode.Encoder.shard
+def note(word):
+    with open(os.environ["WITNESS"], "a") as file: file.write(word + " ")
+def restored(*a):
+    step = restore(*a)
+    note(f"resumed-at-{step}")
+    return step
+def encoded(self, number, *a):
+    note(f"encoded-{number}")
+    return shard(self, number, *a)
+loop.restore, encode.Encoder.shard = restored, encoded
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_each_stage_and_typed_again_it_goes_on_and_the_row_is_the_same(clipteacher, coco, tmp_path):
+    wanted = clipteacher.good("reproduce", *coco, "--json").json
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    options, told = ("reproduce", *coco, "--out", fresh / "run", "--json"), []
+    where = {"CLIPTEACHER_CACHE": str(fresh), "WITNESS": str(tmp_path / "witness")}
+    for prelude in STAGES.values():
+        assert in_a_process(*options, prelude=WITNESS + prelude, **where).returncode == -9
+        told.append((tmp_path / "witness").read_text().split())
+        (tmp_path / "witness").write_text("")
+    # killed in the first record; then encoded and killed at update 4, whose last checkpoint was 2; then resumed there
+    assert told == [["encoded-0"], ["encoded-0"], ["resumed-at-2"]]
+    last = in_a_process(*options, prelude=WITNESS, **where)
+    assert last.returncode == 0, last.stderr
+    assert (tmp_path / "witness").read_text().split() == ["resumed-at-4"]
+    assert json.loads(last.stdout)["metrics"] == wanted["metrics"]
+
+
+def test_presets_are_printed_in_full_and_options_override_them(clipteacher, coco, tmp_path):
+    small = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
+    told = clipteacher.good("precompute", "--preset", "coco", "--root", tmp_path / "coco", *small, "--json")
+    assert "preset coco: PrecomputeConfig(dataset='coco'" in told.err
+    assert (tmp_path / "data_cache/coco.zarr").is_dir()
+    short = ("--iterations", 1, "--batch-size", 2, "--size", 64, "--workers", 0, "--encoder-weights", "none")
+    trained = clipteacher.good(
+        "train", "--preset", "coco", "--student", "segformer-b0", *short, "--device", "cpu", "--json"
+    )
+    for word in ("iterations=1 ", "warmup=1500", "weight_decay=0.01", "encoder=mit_b0"):
+        assert word in trained.err
+    assert trained.json["peak_bytes"] > 2**26
+    told = clipteacher.good(
+        "evaluate", "runs/coco", "--preset", "coco", "--root", tmp_path / "coco", "--gamma", "0,2", "--json"
+    )
+    assert "preset coco: EvaluateConfig(" in told.err
+    assert [one["gamma"] for one in told.json["sweep"]] == [0, 2]
+    assert told.json["gamma"] == 0
+
+
+@pytest.mark.parametrize("gamma", ["nan", "1,x", "inf", ""])
+def test_a_gamma_that_is_no_number_is_a_usage_error(clipteacher, tmp_path, gamma):
+    told = clipteacher("evaluate", tmp_path, "--dataset", "coco", "--gamma", gamma)
+    assert told.status == 2
+    assert "--gamma" in told.error
+    assert re.search("must be (a finite number|numbers)", told.error)
+
+
+@pytest.mark.parametrize("command", [("precompute",), ("evaluate", "run")])
+def test_without_a_dataset_or_a_preset_there_is_nothing_to_do(clipteacher, command):
+    told = clipteacher(*command)
+    assert told.status == 2
+    assert "--preset" in told.error

@@ -1,0 +1,127 @@
+"""A trained student on another dataset: new names, new text features, of the CLIP it was trained with and no other."""
+
+import numpy as np
+import pytest
+from cards import change_card
+from command_line import STUDENT, pictures
+from pictures import CLASSES
+from safetensors.numpy import load_file
+
+from data_cache.class_list import class_lists
+from data_cache.datasets import open_dataset
+from data_cache.splits import labelled_in_training
+from experiments import transfer
+from experiments.transfer import vocabulary_for_dataset
+from pipeline.teacher.clip import FrozenCLIP
+from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.weights import CLIPSource
+from trainer.checkpoint import load
+
+TINY = ("--clip", "tiny", "--image-size", "64", "--device", "cpu")
+OTHERS = ("heaven", "sand", "grass", "ball", "sky", "thing")
+
+
+@pytest.fixture
+def run(clipteacher, drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", "caches/first.zarr")
+    short = ("--iterations", 2, "--batch-size", 2, "--size", 64, "--out", "run")
+    clipteacher.good("train", "--cache", "caches/first.zarr", *short, *STUDENT)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def other(drawn, tmp_path):
+    """The same pictures by other names: three of them as in the training, in another order."""
+    (drawn / "classes.txt").write_text("\n".join(OTHERS) + "\n")
+    return ("--dataset", "folder", "--root", drawn, "--unseen", "heaven,grass")
+
+
+def test_other_names_are_asked_of_the_clip_of_the_training_and_kept(run, other, clipteacher, tmp_path, monkeypatch):
+    told = clipteacher.good("evaluate", run, *other, "--json").json
+    assert list(told["per_class"]) == list(OTHERS)
+    assert told["by_training_vocabulary"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma"}
+    file = next((tmp_path / "data_cache/text").iterdir())
+    wanted = FrozenCLIP(CLIPSource("tiny", image_size=64), "fp32", load_device()).encode_text(
+        OTHERS, Prompts("zegclip15").templates
+    )
+    np.testing.assert_array_equal(load_file(file)["features"], wanted)
+
+    def refuse(*_):
+        raise AssertionError("CLIP was loaded again")
+
+    monkeypatch.setattr(transfer, "FrozenCLIP", refuse)
+    assert clipteacher.good("evaluate", run, *other, "--json").json == told
+
+
+def load_device():
+    import torch
+
+    return torch.device("cpu")
+
+
+def test_seen_is_told_by_the_target_s_split_and_familiar_by_what_had_labels(run, other, drawn, tmp_path):
+    student = load(run, load_device())
+    vocabulary = vocabulary_for_dataset(student, open_dataset("folder", drawn, "val"), "heaven,grass", tmp_path)
+    assert vocabulary.split.unseen == ("heaven", "grass")
+    # disc was hidden; sand, grass and sky had labels under these names
+    assert vocabulary.labelled.tolist() == [name in set(CLASSES) - {"disc"} for name in OTHERS]
+    assert vocabulary.transferred
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_bytes(file.read_bytes()[:-9]), None])
+def test_damaged_text_features_are_asked_for_again(run, other, clipteacher, tmp_path, spoil):
+    told = clipteacher.good("evaluate", run, *other, "--json").json
+    file = next((tmp_path / "data_cache/text").iterdir())
+    sound = file.read_bytes()
+    if spoil:
+        spoil(file)
+    else:
+        file.write_bytes(sound[:-5] + bytes([sound[-5] ^ 64]) + sound[-4:])
+    assert clipteacher.good("evaluate", run, *other, "--json").json == told
+    assert file.read_bytes() == sound
+
+
+def test_another_clip_is_refused(run, other, clipteacher):
+    error = clipteacher("evaluate", run, *other, "--clip", "tiny", "--clip-weights", "random").error
+    assert "not the CLIP of the cache" in error
+
+
+def test_a_run_that_does_not_know_its_clip_s_place_says_which_one_to_pass(run, other, clipteacher):
+    change_card(run, lambda card: [card.pop("recorded"), card["clip"].update(model="my-own")])
+    assert "--clip" in clipteacher("evaluate", run, *other).error
+
+
+def test_names_without_a_published_split_need_one(run, other, clipteacher):
+    assert "--unseen" in clipteacher("evaluate", run, *other[:4]).error
+
+
+def test_the_split_of_the_training_stays(run, drawn, clipteacher):
+    told = clipteacher("evaluate", run, "--dataset", "folder", "--root", drawn, "--unseen", "sky")
+    assert told.status == 2
+    assert "leave it out" in told.error
+
+
+def test_a_gamma_picked_on_training_images_is_told_beside_the_fixed_one(run, drawn, clipteacher):
+    where = ("--dataset", "folder", "--root", drawn, "--pick-gamma", 3)
+    told = clipteacher.good("evaluate", run, *where, "--json").json
+    assert told["gamma"] == 1.5
+    assert 0 <= told["picked"]["gamma"] <= 5
+    again = clipteacher.good("evaluate", run, *where[:4], "--gamma", told["picked"]["gamma"], "--json").json
+    assert {name: again[name] for name in told["picked"]} == told["picked"]
+    assert "picked on training images" in clipteacher.good("evaluate", run, *where).out
+
+
+@pytest.mark.parametrize(
+    ("target", "unseen_names"),
+    [
+        ("voc", {"cow"}),
+        ("context", {"cow", "grass", "road", "tree", "computer", "bag", "bedclothes", "sign", "plate"}),
+    ],
+)
+def test_of_a_coco_training_voc_and_context_know_all_names_but_these(target, unseen_names):
+    coco = class_lists()["coco"]
+    trained = [name for name in coco.classes if name not in coco.unseen]
+    classes = class_lists()[target].classes
+    new = {name for name, known in zip(classes, labelled_in_training(classes, trained), strict=True) if not known}
+    assert new == unseen_names

@@ -1,0 +1,162 @@
+"""verify: every file is read again, and the live teacher is asked once more."""
+
+import numpy as np
+import pytest
+from command_line import TINY, pictures
+
+from data_cache.writer import CacheWriter
+from pipeline.live import LiveTeacher
+
+
+@pytest.fixture
+def cache(clipteacher, drawn, tmp_path):
+    path = tmp_path / "c.zarr"
+    clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", path, "--shard", 4, "--views", 3)
+    return path
+
+
+def test_a_sound_cache_is_called_sound_and_the_live_teacher_says_the_same(clipteacher, cache):
+    told = clipteacher.good("verify", cache, "--live", 10, "--device", "cpu", "--json").json
+    assert told["bad"] == []
+    assert told["files"] > 10
+    live = told["live"]
+    assert live["views"] == 10
+    assert live["cls_cosine_min"] > 0.9999
+    assert live["dense_cosine_min"] > 0.999
+    assert live["ignored_equal"] == 1
+    assert live["masks_rand_index"] > 0.9
+    assert "0 bad" in clipteacher.good("verify", cache).out
+
+
+def test_a_cache_of_other_features_is_found_out(clipteacher, cache):
+    group = CacheWriter(cache).group
+    shard = group["cls"][:4]
+    group["cls"][:4] = shard[::-1]
+    told = clipteacher("verify", cache, "--json")
+    assert told.status == 1
+    assert "cls/c/0/0/0: damaged" in told.out
+
+
+@pytest.mark.parametrize("part", ["cls", "dense", "masks/default/label", "text", "image/id", "view/box"])
+def test_a_flipped_bit_and_a_lost_file_are_named(clipteacher, cache, part):
+    files = sorted(f for f in (cache / part).rglob("*") if f.is_file() and f.name != "zarr.json")
+    content = bytearray(files[0].read_bytes())
+    content[len(content) // 2] ^= 4
+    files[0].write_bytes(bytes(content))
+    files[-1].unlink() if len(files) > 1 else None
+    told = clipteacher("verify", cache)
+    assert told.status == 1
+    assert f"{files[0]}: damaged" in told.out
+    if len(files) > 1:
+        assert f"{files[-1]}: missing" in told.out
+    assert "--repair makes damaged shards again" in told.error
+
+
+def test_int8_and_no_dense_tokens_are_verified_too(clipteacher, drawn, tmp_path):
+    for dense in ("int8", "none"):
+        path = tmp_path / f"{dense}.zarr"
+        clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", path, "--dense", dense)
+        live = clipteacher.good("verify", path, "--live", 4, "--device", "cpu", "--json").json["live"]
+        assert (live["dense_cosine_mean"] is None) == (dense == "none")
+        if dense == "int8":
+            assert live["dense_cosine_mean"] > 0.999
+            assert np.isfinite(live["dense_cosine_min"])
+
+
+def test_views_are_drawn_without_repetition_by_a_seed_and_at_most_all_of_them(clipteacher, cache, monkeypatch):
+    asked, ask = [], LiveTeacher.features
+
+    def told(self, image, view):
+        asked.extend(zip(image.tolist(), view.tolist(), strict=True))
+        return ask(self, image, view)
+
+    monkeypatch.setattr(LiveTeacher, "features", told)
+
+    def drawn_views(*options):
+        asked.clear()
+        told = clipteacher.good("verify", cache, *options, "--device", "cpu", "--json").json["live"]
+        assert told["views"] == len(asked) == len(set(asked))
+        return set(asked)
+
+    assert drawn_views("--live", 99) == {(image, view) for image in range(6) for view in range(3)}
+    assert drawn_views("--live", 4) == drawn_views("--live", 4, "--seed", 0) != drawn_views("--live", 4, "--seed", 1)
+
+
+def test_shards_that_are_not_done_and_a_damaged_journal_are_findings_beside_all_others(clipteacher, cache):
+    CacheWriter(cache).group["masks/default/journal"][1] = ""
+    told = clipteacher("verify", cache)
+    assert told.status == 1
+    assert "1 of 2 shards are not done" in told.out
+    journal = next(f for f in (cache / "journal/c").rglob("*") if f.is_file())
+    journal.write_bytes(b"rubbish")
+    lost = next(f for f in (cache / "masks/default/label/c").rglob("*") if f.is_file())
+    lost.unlink()
+    told = clipteacher("verify", cache)
+    assert "damaged journal record" in told.out
+    assert f"{lost}: missing" in told.out
+
+
+# -- repair ---------------------------------------------------------------------------------------------------------
+
+
+def spoil(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(bytes(content))
+
+
+def chunks(cache, part):
+    return sorted(f for f in (cache / part / "c").rglob("*") if f.is_file())
+
+
+def contents(cache):
+    return {f.relative_to(cache): f.read_bytes() for f in cache.rglob("*") if f.is_file()}
+
+
+FEATURES, FINE = {"features": [1], "masks": {}}, {"features": [], "masks": {"fine": [1]}}
+FLIPPED = ("cls", "dense", "view/box", "image/status", "image/content_hash", "masks/default/label")
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "told"),
+    [
+        *((part, "flipped", FEATURES) for part in (*FLIPPED, "journal", "masks/default/journal")),
+        *((part, "flipped", FINE) for part in ("masks/fine/label", "masks/fine/journal")),
+        *(("cls", "lost", FEATURES), ("dense", "cut", FEATURES)),
+        *(("masks/fine/label", "lost", FINE), ("journal", "cut", FEATURES)),
+    ],
+)
+def test_repair_makes_exactly_the_damaged_shards_again_and_the_cache_is_as_it_was(
+    clipteacher, cache, part, damage, told
+):
+    clipteacher.good("cluster", cache, "--name", "fine", "--threshold", 0.9)
+    before, file = contents(cache), chunks(cache, part)[-1]
+    spoil(file) if damage == "flipped" else file.unlink() if damage == "lost" else file.write_bytes(b"")
+    touched = {f: f.stat().st_mtime_ns for f in chunks(cache, "cls") if "/c/0/" in f.as_posix()}
+    assert clipteacher("verify", cache).status == 1
+    result = clipteacher.good("verify", cache, "--repair", "--device", "cpu", "--json").json
+    assert result["bad"] == []
+    assert {name: result["repaired"][name] for name in told} == told
+    assert result["repaired"]["same"] == (0 if part.endswith("journal") else 1)
+    assert contents(cache) == before
+    assert touched == {f: f.stat().st_mtime_ns for f in touched}
+
+
+def test_a_sound_cache_is_not_repaired(clipteacher, cache):
+    before = {f: f.stat().st_mtime_ns for f in cache.rglob("*")}
+    assert clipteacher.good("verify", cache, "--repair", "--json").json["repaired"] is None
+    assert before == {f: f.stat().st_mtime_ns for f in cache.rglob("*")}
+
+
+@pytest.mark.parametrize("part", ["image/id", "text/zegclip15/features"])
+def test_names_and_texts_cannot_be_repaired_and_that_is_said(clipteacher, cache, part):
+    spoil(chunks(cache, part)[0])
+    assert "--overwrite" in clipteacher("verify", cache, "--repair", "--device", "cpu").error
+
+
+def test_repair_does_not_encode_a_photograph_that_changed(clipteacher, cache, drawn):
+    spoil(chunks(cache, "cls")[-1])
+    images = sorted((drawn / "images/train").iterdir())
+    images[-1].write_bytes(images[0].read_bytes())
+    error = clipteacher("verify", cache, "--repair", "--device", "cpu").error
+    assert f"{images[-1]}: the image or its label map changed" in error

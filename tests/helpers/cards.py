@@ -1,0 +1,16 @@
+"""Changes a checkpoint's card as its own program would have written it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import CARD, latest, sealed
+
+
+def change_card(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Let `change` alter the card of the newest checkpoint at `path`."""
+    file = latest(path) / CARD
+    card = json.loads(file.read_text())
+    change(card)
+    file.write_text(json.dumps(sealed(card)))

@@ -1,0 +1,19 @@
+"""Every room answers a mistake with one line."""
+
+from collections.abc import Callable
+
+import pytest
+
+from data_cache.errors import UserError
+
+
+def refused(action: Callable[[], object], *words: object, kind: type[UserError] = UserError) -> str:
+    """The error of an action, after checking that it is of this kind, one line, and has these words."""
+    with pytest.raises(UserError) as error:
+        action()
+    message = str(error.value)
+    assert type(error.value) is kind, message
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+    return message

@@ -1,0 +1,85 @@
+"""A cache that is moved or removed while it is written: one line, and nothing at its old place."""
+
+import shutil
+
+import pytest
+from refusals import refused
+from test_precompute import same_arrays
+from test_reopen import settings_of
+from tiny_world import draw_blocks
+
+from data_cache.layout import DEFAULT_MASKS
+from data_cache.reader import Cache
+from data_cache.rooted import in_its_place
+from pipeline.config import ClusterConfig
+from pipeline.plan import plan
+from pipeline.precompute import execute
+from pipeline.recluster import recluster
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "here").mkdir()
+    return settings_of(draw_blocks(tmp_path / "own", 7), tmp_path / "here/c.zarr")
+
+
+def when_told(action):
+    """Do something once, at the first images of the second call."""
+    calls = []
+
+    def tell(_images):
+        calls.append(1)
+        if len(calls) == 2:
+            action()
+
+    return tell
+
+
+def nothing_is_left(settings):
+    assert not settings.cache.parent.exists() or list(settings.cache.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_moved_the_run_ends_in_one_line_and_goes_on_at_the_new_place(settings, tmp_path, folder):
+    there = tmp_path / "there"
+    old, new = (settings.cache.parent, there) if folder else (settings.cache, there / "c.zarr")
+    new.parent.mkdir(exist_ok=True)
+    work = plan(settings)
+    refused(lambda: execute(work, when_told(lambda: old.rename(new))), settings.cache, "was moved or removed")
+    nothing_is_left(settings)
+    at_new = settings_of(tmp_path / "own", there / "c.zarr")
+    execute(plan(at_new))
+    execute(plan(settings))
+    same_arrays(settings.cache, at_new.cache)
+
+
+def test_removed_the_run_ends_in_one_line(settings, tmp_path):
+    work = plan(settings)
+
+    def remove():
+        shutil.rmtree(settings.cache.rename(tmp_path / "bin"))
+
+    refused(lambda: execute(work, when_told(remove)), "was moved or removed")
+    nothing_is_left(settings)
+
+
+def test_moved_while_it_is_clustered_too(settings, tmp_path):
+    execute(plan(settings))
+    moved = tmp_path / "moved.zarr"
+    wanted = ClusterConfig(settings.cache, "fine", threshold=0.9)
+    refused(lambda: recluster(wanted, when_told(lambda: settings.cache.rename(moved))), "was moved or removed")
+    nothing_is_left(settings)
+    assert not Cache(moved).pending_shards(DEFAULT_MASKS)
+
+
+def test_chunks_written_in_the_instant_in_which_it_went_are_removed_and_nothing_of_anybody_else(tmp_path):
+    def gone(*files):
+        with in_its_place(tmp_path / "c.zarr"):
+            for file in files:
+                (tmp_path / "c.zarr" / file).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "c.zarr" / file).write_bytes(b"")
+
+    refused(lambda: gone("cls/c/0/0/0", "dense/c/1/x.partial"), "was moved or removed")
+    assert not (tmp_path / "c.zarr").exists()
+    refused(lambda: gone("cls/c/0/0/0", "notes.txt"), "was moved or removed")
+    assert (tmp_path / "c.zarr/notes.txt").exists()

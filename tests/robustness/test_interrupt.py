@@ -1,0 +1,123 @@
+"""Ctrl-C and SIGTERM: finished work stays, and one line says how to resume."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from unittest.mock import Mock
+
+import pytest
+from command_line import REPOSITORY, STUDENT, TINY, pictures
+
+from data_cache.reader import Cache
+
+CTRL_C = (signal.SIGINT,)
+TERMINATED = (signal.SIGTERM, signal.SIGTERM)
+"""`timeout` sends it twice, to the command and to the whole group; Slurm to every process."""
+
+
+def to_defaults():
+    for number in {*CTRL_C, *TERMINATED}:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def interrupted(arguments, is_time, numbers):
+    """Start a command, signal its whole process group once `is_time` says so, and return (status, stderr)."""
+    command = [sys.executable, str(REPOSITORY / "cli.py"), *map(str, arguments)]
+    # a shell's background jobs ignore SIGINT; a terminal gives a group of its own and the default handler
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=to_defaults,
+    )
+    deadline = time.monotonic() + 120
+    while not is_time() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for number in numbers:
+        os.killpg(process.pid, number)
+    return process.wait(timeout=60), process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("workers", "numbers"),
+    [(2, TERMINATED), *(pytest.param(workers, CTRL_C, marks=pytest.mark.slow) for workers in (0, 2))],
+)
+def test_training_saves_its_last_update_and_resumes_from_it(clipteacher, drawn, tmp_path, workers, numbers):
+    cache, run = tmp_path / "c.zarr", tmp_path / "run"
+    data = pictures(drawn)
+    clipteacher.good("precompute", *data, *TINY, "--cache", cache)
+    student = (
+        "--arch",
+        "fpn",
+        "--encoder",
+        "resnet18",
+        "--size",
+        64,
+        "--batch-size",
+        2,
+        *STUDENT,
+        "--workers",
+        workers,
+    )
+    log = run / "log.jsonl"
+    status, err = interrupted(
+        ("train", "--cache", cache, "--out", run, "--iterations", 100000, *student),
+        lambda: log.exists() and log.read_text(),
+        numbers,
+    )
+    assert status == 1, err
+    assert "Traceback" not in err
+    assert "interrupted after update" in err.splitlines()[-1]
+    assert "--resume" in err.splitlines()[-1]
+    assert len(list(run.glob("step_*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "numbers", [CTRL_C, pytest.param(TERMINATED, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
+)
+def test_precompute_keeps_finished_shards_and_resumes(clipteacher, drawn, tmp_path, numbers):
+    cache = tmp_path / "c.zarr"
+    data = (*pictures(drawn), "--shard", 1, "--image-size", 512)
+    arguments = ("precompute", *data, *TINY, "--cache", cache)
+    status, err = interrupted(arguments, lambda: (cache / "journal/c/0").exists(), numbers)
+    assert status == 1, err
+    assert "Traceback" not in err
+    assert "interrupted; finished shards are kept" in err.splitlines()[-1]
+    left = len(Cache(cache).pending_shards("default"))
+    assert 0 < left < 6
+    assert clipteacher.good(*arguments, "--json").json["encoded"] == left
+    assert not list(tmp_path.glob("*.lock"))
+
+
+@pytest.fixture
+def signalled(clipteacher, monkeypatch, tmp_path):
+    """What `info` answers when signals reach it; it has no progress bar, and reads nothing here."""
+
+    def run(*numbers):
+        cache = Mock(describe=lambda: [os.kill(os.getpid(), n) for n in numbers] and {})
+        monkeypatch.setattr("data_cache.reader.Cache", lambda _: cache)
+        return clipteacher("info", tmp_path)
+
+    before = {number: signal.getsignal(number) for number in {*CTRL_C, *TERMINATED}}
+    to_defaults()
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("numbers", [CTRL_C, TERMINATED], ids=["ctrl-c", "sigterm"])
+def test_a_command_without_a_progress_bar_answers_in_one_line(signalled, numbers):
+    result = signalled(*numbers)
+    assert result.err == "error: interrupted; rerun the same command to resume or to start again\n"
+    assert result.status == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_ignored_signal_stays_ignored(signalled):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signalled(signal.SIGTERM).status == 0
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN

@@ -1,0 +1,107 @@
+"""What the commands report about inputs that are legal but probably mistakes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import STUDENT, TINY, CommandLine
+from folders import draw_folder
+from pictures import draw
+from PIL import Image
+
+CLASSES = ("background", "road")
+SMALL = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size", 2, "--iterations", 1, *STUDENT)
+
+
+def write(root: Path, labels: list[np.ndarray | None], classes: tuple[str, ...] = CLASSES) -> Path:
+    generator = np.random.default_rng(0)
+    return draw_folder(root, classes, {str(n): (draw(generator)[0], label) for n, label in enumerate(labels)})
+
+
+def mask(*values: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.resize(np.repeat(np.array(values), 16), (128, 128)).astype(dtype)
+
+
+def precompute(clipteacher: CommandLine, root: Path, *more: object, clip: tuple[object, ...] = TINY):
+    cache = root.with_suffix(".zarr")
+    return clipteacher(
+        *("precompute", "--dataset", "folder", "--root", root, "--cache", cache, "--unseen", "", *clip, *more, "--json")
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, bool], ids=["0 and 255", "1 bit"])
+def test_masks_in_which_a_class_has_no_pixel_are_reported(clipteacher, tmp_path, dtype):
+    result = precompute(clipteacher, write(tmp_path / "own", [mask(0, 255, dtype=dtype)] * 2))
+    assert result.status == 0
+    assert result.json["labelled"] == 2
+    assert "2 of 2 images have a label map" in result.err
+    (warning,) = result.json["warnings"]
+    assert "1 of 2 classes have no pixel in the 2 label maps read: road; label value 255" in warning
+    assert f"warning: {warning}" in result.err
+
+
+def test_all_void_label_maps_and_plain_pictures_are_reported(clipteacher, tmp_path):
+    root = write(tmp_path / "own", [mask(0, 1), mask(255), None])
+    Image.new("RGB", (128, 128), (3, 3, 3)).save(root / "images/2.png")
+    result = precompute(clipteacher, root)
+    assert "2 of 3 images have a label map" in result.err
+    assert result.json["warnings"] == [
+        "1 of 2 label maps hold only void (255): images/1.png",
+        "1 of 3 images have one colour everywhere: images/2.png",
+    ]
+
+
+def test_images_without_label_maps_are_reported_and_cannot_be_trained_on(clipteacher, tmp_path):
+    result = precompute(clipteacher, write(tmp_path / "own", [None, None]))
+    assert "0 of 2 images have a label map" in result.err
+    out = tmp_path / "run"
+    assert (
+        "no image has a label map" in clipteacher("train", "--cache", tmp_path / "own.zarr", "--out", out, *SMALL).error
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "clip"),
+    [
+        pytest.param(("car", "Car"), TINY, id="capitals"),
+        pytest.param(("person", "giraffe"), ("--clip", "tiny", "--image-size", 64), id="unknown words"),
+    ],
+)
+def test_names_that_clip_cannot_distinguish_are_reported_before_anything_is_encoded_and_not_blamed_on_an_option(
+    clipteacher, tmp_path, monkeypatch, names, clip
+):
+    root = write(tmp_path / "own", [mask(0, 1)] * 2, names)
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.feeder.Feeder._prepare", lambda *_: said.append("encoded") or 1 / 0)
+        patch.setattr("commands.stage_commands.say_plan", lambda work: said.extend(work.texts.warnings))
+        with pytest.raises(ZeroDivisionError):
+            precompute(clipteacher, root, clip=clip)
+    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in said[0]
+    assert said.index("encoded") == 1
+    result = precompute(clipteacher, root, clip=clip)
+    assert any("apart" in warning for warning in result.json["warnings"])
+    run = tmp_path / "run"
+    trained = clipteacher.good("train", "--cache", tmp_path / "own.zarr", "--out", run, *SMALL)
+    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in trained.err
+    data = ("--dataset", "folder", "--root", root, "--split", "train", "--device", "cpu")
+    assert "apart" in clipteacher.good("evaluate", run, *data).err
+    seen = clipteacher.good("predict", run, root / "images/0.png", "--out", tmp_path / "seen", "--device", "cpu")
+    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in seen.err
+
+
+def test_evaluation_counts_the_others_when_the_last_image_is_broken(clipteacher, tmp_path):
+    root = write(tmp_path / "own", [mask(0, 1)] * 3)
+    precompute(clipteacher, root)
+    run, data = tmp_path / "run", ("--dataset", "folder", "--root", root, "--split", "train", "--device", "cpu")
+    clipteacher.good("train", "--cache", tmp_path / "own.zarr", "--out", run, *SMALL)
+    whole = clipteacher.good("evaluate", run, *data, "--limit", 2, "--json").json
+    broken = root / "images/2.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    result = clipteacher("evaluate", run, *data, "--json")
+    assert result.status == 1
+    assert "1 of 3 images could not be evaluated, and the metrics cover only the others" in result.error
+    assert result.json.pop("failures").keys() == {"images/2.png"}
+    assert {name: value for name, value in result.json.items() if name != "failures"} == whole
+    (root / "labels/2.png").unlink()
+    assert "1 of 3 images have no label map" in clipteacher("evaluate", run, *data).error

@@ -1,0 +1,87 @@
+"""A result is complete or as it was before: a full disk or a kill never replaces it by a fragment."""
+
+import ast
+import errno
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from students import make_student
+from test_house import REPOSITORY, SOURCES
+
+from data_cache.datasets.scenes import Scenes
+from data_cache.system import atomic as drafts
+from trainer.checkpoint import load
+
+WRITES = ("write_text", "write_bytes", "save", "savefig")
+ELSEWHERE = {"trainer/config.py", "trainer/checkpoint.py", "trainer/resume.py", "trainer/loop.py"}
+TEMPORARY = ("draft", "stream", "file", "config")
+"""A draft, memory, or the settings of a training, which know how to write themselves."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = make_student(tmp_path_factory.mktemp("student") / "run")
+    load(folder, torch.device("cpu")).config.save(folder / "config.json")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPTEACHER_CACHE", str(tmp_path / "caches"))
+    Image.fromarray(Scenes("val", 1).image(0)).save(tmp_path / "p.png")
+
+
+COMMANDS = {
+    "predict": (("p.png",), "out", {"p.png.index.png", "p.png.overlay.png", "p.png.areas.json"}),
+    "show": (("--dataset", "scenes", "--images", 1, "--device", "cpu"), "out/shown.png", {"shown.png"}),
+}
+
+
+def files(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_fills_up_leaves_the_previous_results_and_the_error_names_the_file(
+    clipteacher, run, tmp_path, monkeypatch, command
+):
+    arguments, out, expected = COMMANDS[command]
+    clipteacher.good(command, run, *arguments, "--out", out)
+    before = files(tmp_path / "out")
+    assert before.keys() == expected
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(drafts, "fsync", full)
+    result = clipteacher(command, run, *arguments, "--out", out, "--gamma", 0.25)
+    assert "Errno" not in result.error
+    assert "out/" in result.error
+    assert "the disk is full; make room" in result.error
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("path", [*SOURCES, REPOSITORY / "docs/pictures.py"], ids=lambda path: path.name)
+def test_results_are_written_to_a_draft_first(path):
+    if path.relative_to(REPOSITORY).as_posix() in ELSEWHERE:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        where = ast.unparse(node)
+        if node.func.attr in WRITES:
+            target = node.args[0] if node.func.attr.startswith("save") else node.func.value
+            assert ast.unparse(target).startswith((*TEMPORARY, "Path(folder,")), where
+        if node.func.attr == "open" and node.args and ast.unparse(node.args[0]) == "'w'":
+            assert "jsonl" in where, where  # a log grows line by line
+
+
+def test_pictures_come_out_as_they_would_under_their_own_name(clipteacher, run, tmp_path):
+    clipteacher.good("predict", run, "p.png", "--out", "out")
+    for name in ("index", "overlay"):
+        with Image.open(tmp_path / f"out/p.png.{name}.png") as picture:
+            assert picture.format == "PNG"
+            assert np.asarray(picture).any()

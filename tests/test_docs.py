@@ -1,0 +1,141 @@
+"""The documentation: every file, symbol, test, anchor and picture that a page or a docstring names exists."""
+
+import ast
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+import cli
+
+REPOSITORY = Path(__file__).parents[1]
+ROOMS = ("data_cache", "pipeline", "trainer", "viewer", "experiments", "commands", "tests", "benchmarks", "docs")
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
+MODULES = [
+    *(file for room in ROOMS for file in sorted((REPOSITORY / room).rglob("*.py"))),
+    *(REPOSITORY / name for name in ("cli.py", "clipteacher.py")),
+]
+PATH = re.compile(
+    rf"(?<![\w/.$])((?:{'|'.join(ROOMS)})/[\w./-]*\w/?|cli\.py|clipteacher\.py)(?:::([\w.]+\w))?(?![\w/])"
+)
+WRITTEN_LATER = re.compile(r"data_cache/(<dataset>|\w+\.zarr)")
+"""A cache below the working directory, which no checkout holds."""
+ENTRY = re.compile(r"^## (.+?)\n\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(REPOSITORY).as_posix()
+
+
+@cache
+def symbols(file: Path) -> set[str]:
+    """Functions, classes and variables of a module, those of a class as `Class.name`."""
+    found = set()
+
+    def collect(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    collect(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found.update(prefix + target.id for target in targets if isinstance(target, ast.Name))
+
+    collect(ast.parse(file.read_text()).body, "")
+    return found
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """The anchors that a renderer of Markdown gives to the headings of a page."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def missing(text: str) -> list[str]:
+    """The files, folders and symbols that a text names and that do not exist."""
+    lost = []
+    for match in PATH.finditer(text):
+        path, symbol = match.groups()
+        if WRITTEN_LATER.match(text, match.start()):
+            continue
+        file = REPOSITORY / path
+        if not file.exists() or (symbol and symbol not in symbols(file)):
+            lost.append(match.group())
+    return lost
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_each_file_and_symbol_that_a_page_names_exists(page):
+    assert missing(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_each_link_leads_to_a_file_and_a_heading(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.resolve()), target
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_each_page_and_file_that_a_module_refers_to_exists(module):
+    text = module.read_text()
+    for path, anchor in re.findall(r"(docs/[\w/-]+\.md)(?:#([\w-]+))?", text):
+        assert (REPOSITORY / path).is_file(), path
+        assert not anchor or anchor in anchors(REPOSITORY / path), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs/decisions").glob("*.md")), ids=name_of)
+def test_each_decision_says_what_why_where_and_which_test_holds_it(page):
+    entries = ENTRY.findall(page.read_text())
+    assert len(entries) > 10
+    for heading, body in entries:
+        assert re.findall(r"^- \*\*(\w+)\*\*:", body, re.MULTILINE) == ["Decision", "Why", "Code", "Test"], heading
+        code, test = re.findall(r"^- \*\*(?:Code|Test)\*\*: (.*)", body, re.MULTILINE)
+        assert PATH.search(code), heading
+        assert re.search(r"tests/[\w/]+\.py::test_\w+", test), heading
+
+
+@pytest.mark.parametrize("page", ["paper-to-code", "guarantees"])
+def test_each_claim_of_a_table_names_a_test(page):
+    rows = re.findall(r"^\| .*", (REPOSITORY / f"docs/{page}.md").read_text(), re.MULTILINE)[1:]
+    assert len(rows) > 30
+    for row in rows:
+        assert re.search(r"`tests/[\w/]+\.py", row.rsplit("|", 2)[1]), row
+
+
+def test_the_pages_link_to_each_other():
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if not target.startswith("http")
+    }
+    assert set((REPOSITORY / "docs").rglob("*.md")) <= linked
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line.strip()
+        for name in ("README.md", "docs/export.md")
+        for line in (REPOSITORY / name).read_text().splitlines()
+        if line.startswith("    python cli.py ")
+    ],
+)
+def test_each_command_that_a_page_shows_parses(line):
+    name, *arguments = shlex.split(line, comments=True)[2:]
+    command = typer.main.get_command(cli.app).commands[name]
+    command.make_context(name, arguments).close()  # raises for an option or a value that does not exist

@@ -1,0 +1,131 @@
+"""The student: strides, channels, normalisation, parameter groups, weights, and refusals in one line."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from data_cache.errors import UsageError, UserError
+from trainer.students.network import StudentNetwork, parameter_groups
+
+CHANNELS = 24
+
+
+def refusal(kind: type[UserError], *arguments, match: str) -> None:
+    with pytest.raises(kind, match=match) as error:
+        StudentNetwork(*arguments, CHANNELS)
+    assert type(error.value) is kind
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder", "stride"),
+    [
+        ("unet", "resnet18", 4),
+        ("linknet", "resnet18", 4),
+        ("fpn", "resnet18", 4),
+        ("segformer", "mit_b0", 4),
+        ("deeplabv3plus", "resnet18", 4),
+        ("pspnet", "resnet18", 8),
+        ("deeplabv3", "resnet18", 8),
+        ("unet", "tu-resnet18", 4),
+    ],
+)
+def test_features_have_the_joint_width_at_the_decoders_stride_but_never_below_4(arch, encoder, stride):
+    student = StudentNetwork(arch, encoder, "none", CHANNELS).eval()
+    shapes = []
+    for module in student.modules():
+        module.register_forward_hook(lambda _, __, output: shapes.append(getattr(output, "shape", ())))
+    with torch.no_grad():
+        features = student(torch.zeros(1, 3, 64, 128, dtype=torch.uint8))
+    assert student.stride == stride
+    assert features.shape == (1, CHANNELS, 64 // stride, 128 // stride)
+    # nothing of the joint width is ever larger: at 512 channels it would fill the memory
+    assert max(s[2] for s in shapes if len(s) == 4 and s[1] == CHANNELS) == 64 // stride
+
+
+def test_train_mode_survives_the_probe_and_statistics_are_untouched():
+    student = StudentNetwork("fpn", "resnet18", "none", CHANNELS)
+    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert student.network.training
+    assert all(m.training and m.num_batches_tracked == 0 for m in norms)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_images_are_normalised_by_the_encoders_statistics(encoder):
+    student = StudentNetwork("fpn", encoder, "none", CHANNELS).eval()
+    seen = []
+    student.network.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        student(image)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = [(image[0, c].double() / 255 - mean[c]) / std[c] for c in range(3)]
+    torch.testing.assert_close(seen[0][0].double(), torch.stack(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
+def test_every_parameter_is_in_exactly_one_group(arch, encoder):
+    student = StudentNetwork(arch, encoder, "none", CHANNELS)
+    grouped = [
+        id(p)
+        for group in parameter_groups(student, 1e-3, 10, 0.01, slow=student.network.encoder)
+        for p in group["params"]
+    ]
+    assert sorted(grouped) == sorted(id(p) for p in student.parameters())
+
+
+@pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
+def test_norms_do_not_decay_and_all_but_the_encoder_learns_faster(arch, encoder):
+    student = StudentNetwork(arch, encoder, "none", CHANNELS)
+    groups = parameter_groups(student, 1e-3, 10, 0.01, slow=student.network.encoder)
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    norms = 0
+    for name, module in student.named_modules():
+        is_norm = "Norm" in type(module).__name__
+        for parameter in module.parameters(recurse=False):
+            lr, decay = settings[id(parameter)]
+            assert lr == pytest.approx(1e-3 if name.startswith("network.encoder") else 1e-2)
+            assert decay == (0 if is_norm else 0.01)
+            norms += is_norm
+    assert norms > 10
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_encoder_weights_come_from_a_local_file(tmp_path, ending):
+    torch.manual_seed(1)
+    source = StudentNetwork("unet", "resnet18", "none", CHANNELS)
+    state = nn.Module.state_dict(source.network.encoder)
+    path = tmp_path / f"resnet18{ending}"
+    # classifiers of a whole network are no part of the encoder and must not disturb
+    extra = state | {"fc.weight": torch.zeros(2, 2)}
+    save_file(extra, path) if ending == ".safetensors" else torch.save(extra, path)
+    torch.manual_seed(2)
+    student = StudentNetwork("fpn", "resnet18", str(path), CHANNELS)
+    for name, value in nn.Module.state_dict(student.network.encoder).items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path):
+    other = StudentNetwork("unet", "mobilenet_v2", "none", CHANNELS)
+    torch.save(nn.Module.state_dict(other.network.encoder), tmp_path / "other.pt")
+    refusal(UserError, "unet", "resnet18", str(tmp_path / "other.pt"), match=r"other\.pt")
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    (tmp_path / "weights.pt").write_text("hello")
+    refusal(UserError, "unet", "resnet18", str(tmp_path / "weights.pt"), match=r"weights\.pt")
+
+
+def test_an_unknown_architecture_is_refused_with_a_choice():
+    refusal(UsageError, "unett", "resnet18", "none", match=r"--arch unett.*unet")
+
+
+def test_an_unknown_encoder_is_refused():
+    refusal(UsageError, "unet", "resnet1800", "none", match="--encoder resnet1800")
+
+
+def test_an_unknown_timm_encoder_is_refused():
+    with pytest.raises(UserError, match="tu-nosuchnet") as error:
+        StudentNetwork("unet", "tu-nosuchnet", "none", CHANNELS)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,100 @@
+"""The notebook runs from top to bottom in a real kernel, and is committed with its outputs."""
+
+import json
+import os
+import re
+
+import nbformat
+import pytest
+from command_line import REPOSITORY
+from nbclient import NotebookClient
+
+FILE = REPOSITORY / "notebooks/inspect_cache.ipynb"
+MISTAKE = "open_cache('nowhere.zarr')"
+
+
+def cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(notebook):
+    return "".join(out.text for cell in cells(notebook) for out in cell.outputs if out.output_type == "stream")
+
+
+def html(notebook):
+    return [out.data["text/html"] for cell in cells(notebook) for out in cell.outputs if "data" in out]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return nbformat.read(FILE, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook after a kernel of its own ran it in an empty folder, and a user's mistake after it."""
+    folder = tmp_path_factory.mktemp("notebook")
+    notebook = nbformat.read(FILE, as_version=4)
+    for cell in cells(notebook):
+        cell.outputs = []
+    mistake = nbformat.v4.new_code_cell(MISTAKE, metadata={"tags": ["raises-exception"]})
+    notebook.cells.append(mistake)
+    paths = (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "IPYTHONDIR": str(folder / "ipython"),  # nobody's start-up files
+        "OMP_NUM_THREADS": "1",
+    }
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=os.environ | environment)
+    return folder, notebook
+
+
+@pytest.mark.slow
+def test_it_runs_from_top_to_bottom_in_a_real_kernel_and_makes_its_own_cache(executed):
+    folder, notebook = executed
+    assert [cell.execution_count for cell in cells(notebook)] == list(range(1, len(cells(notebook)) + 1))
+    assert (folder / "runs/inspect/scenes.zarr/zarr.json").is_file()
+    assert [path.name for path in folder.iterdir() if path.name != "ipython"] == ["runs"]
+
+
+@pytest.mark.slow
+def test_the_clustering_done_in_it_is_that_of_the_cache(executed):
+    assert "equal to the stored masks: True" in printed(executed[1])
+
+
+@pytest.mark.slow
+def test_it_shows_what_was_committed(executed, committed):
+    def shown(notebook):
+        """Titles of panels and heads of tables without their figures, which another processor may round otherwise."""
+        found = [re.findall(r'alt="([^"]*)"|<th[^>]*>([^<]*)', text) for text in html(notebook)[:-1]]
+        return [[re.sub(r"[\d.]+", "", title or head) for title, head in part] for part in found]
+
+    assert len(shown(committed)) > 8
+    assert shown(executed[1]) == shown(committed)
+
+
+@pytest.mark.slow
+def test_a_mistake_in_it_is_answered_with_one_line(executed):
+    (error,) = cells(executed[1])[-1].outputs
+    assert error.ename == "UserError"
+    assert [re.sub(r"\x1b\[[\d;]*m", "", line) for line in error.traceback] == [
+        "error: nowhere.zarr: no such cache; run `precompute` first or pass --cache PATH"
+    ]
+
+
+def test_it_is_committed_with_small_outputs_and_nothing_of_any_machine(committed):
+    assert FILE.stat().st_size < 600_000
+    text = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", FILE.read_text())
+    assert not re.search(r"/(home|root|tmp|work|usr|Users)/", text)
+    assert "<script" not in "".join(html(committed))
+    assert all(cell.execution_count for cell in cells(committed))
+    assert not [
+        out for cell in cells(committed) for out in cell.outputs if out.output_type in ("error", "display_data")
+    ]
+    assert "stderr" not in [out.get("name") for cell in cells(committed) for out in cell.outputs]
+
+
+def test_its_kernel_is_whichever_python_runs_it(committed):
+    assert committed.metadata.kernelspec.name == "python3"
+    assert not re.search(r'"version": "3', json.dumps(committed.metadata))

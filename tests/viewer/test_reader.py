@@ -1,0 +1,214 @@
+"""A reader returns the numbers that Zarr holds; missing or unfinished ones are an error message, never zeros."""
+
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from command_line import REPOSITORY
+from displays import CROP, FAILED, IMAGES, cache_hostile, hatched, name, pictures, shown, words
+from PIL import Image
+from refusals import refused
+
+from clipteacher import open_cache
+from data_cache.errors import UsageError, UserError
+from experiments.scales import scales_figure
+
+
+@pytest.mark.parametrize("masks", ["default", "fine"])
+@pytest.mark.parametrize("view", [0, CROP])
+def test_arrays_of_a_view_are_those_in_the_zarr_group(made, masks, view):
+    group, cache = zarr.open_group(made.cache, mode="r"), open_cache(made.cache, masks=masks)
+    for index in (0, 1, 2, 5):
+        record = cache[index].view(view)
+        np.testing.assert_array_equal(record.masks, group[f"masks/{masks}/label"][index, view])
+        np.testing.assert_array_equal(record.cls, group["cls"][index, view])
+        np.testing.assert_array_equal(record.dense, group["dense"][index, view])
+        assert record.count == group[f"masks/{masks}/count"][index, view]
+        assert list(record.geometry.box) == list(group["view/box"][index, view])
+        assert record.geometry.flip == group["view/flip"][index, view]
+
+
+def test_shapes_and_types_are_the_promised_ones(made):
+    record = open_cache(made.cache)[0]
+    arrays = {key: (getattr(record, key).shape, str(getattr(record, key).dtype)) for key in ("masks", "cls", "dense")}
+    assert arrays == {"masks": ((8, 8), "uint8"), "cls": ((64,), "float16"), "dense": ((8, 8, 64), "float16")}
+    assert (record.image.shape, record.clip_input.shape, record.seen_label.shape) == (
+        (96, 128, 3),
+        (128, 128, 3),
+        (128, 128),
+    )
+    assert open_cache(made.cache).counts.shape == (IMAGES, 2)
+
+
+def test_mask_sets_have_labels_of_their_own(made):
+    cache = open_cache(made.cache)
+    assert (cache.masks, cache.using("fine").masks) == ("default", "fine")
+    assert (cache[0].masks != cache.using("fine")[0].masks).any()
+    assert cache.using("fine").split.unseen == ("grass & sand",)
+    np.testing.assert_array_equal(cache.using("fine").counts, zarr.open_group(made.cache)["masks/fine/count"][:])
+
+
+def test_changing_an_array_in_a_notebook_does_not_change_what_is_read_next(made):
+    cache = open_cache(made.cache)
+    before = cache[0].masks.copy()
+    cache[0].masks[:] = 7
+    cache[0].cls[:] = 7
+    np.testing.assert_array_equal(cache[0].masks, before)
+    assert (cache[0].cls != 7).any()
+
+
+def test_seen_labels_of_a_crop_hide_unseen_classes_and_are_cut_and_mirrored_as_its_picture(made):
+    cache = open_cache(made.cache)
+    crops = [cache[i].view(CROP) for i in (0, 1, 2, 5)]
+    assert {record.geometry.flip for record in crops} == {True, False}
+    for record in crops:
+        label = Image.open(made.root / "labels" / Path(record.id).name)
+        top, left, bottom, right = record.geometry.box
+        cut = label.resize((128, 128), Image.Resampling.NEAREST, box=(left, top, right, bottom))
+        cut = np.asarray(cut)[:, ::-1] if record.geometry.flip else np.asarray(cut)
+        np.testing.assert_array_equal(record.seen_label, np.where(np.isin(cut, [3, 4]), 255, cut))
+        bare = np.asarray(Image.open(made.root / record.id).crop((left, top, right, bottom)).resize((128, 128)))
+        bare = bare[:, ::-1] if record.geometry.flip else bare
+        assert np.abs(record.clip_input.astype(int) - bare).mean() < 6
+
+
+def test_images_are_found_by_number_name_and_slice(made):
+    cache = open_cache(made.cache)
+    assert len(cache) == IMAGES
+    assert cache[-1].index == cache[name(5)].index == cache[np.int64(5)].index == 5
+    assert [r.index for r in cache[1:4]] == [1, 2, 3]
+    assert [r.id for r in cache] == [name(i) for i in range(IMAGES)]
+    assert len(cache.grid().panels) == IMAGES
+    assert [panel.title for panel in cache.grid([name(2), -1]).panels] == ["2", "5"]
+    with pytest.raises(TypeError):
+        cache[1.5]
+    for wrong in (IMAGES, -IMAGES - 1):
+        with pytest.raises(IndexError, match=f"no image {wrong}"):
+            cache[wrong]
+    refused(lambda: cache["images/7.png"], "no image named 'images/7.png'", kind=UsageError)
+    refused(lambda: cache[0].view(2), "views 0 to 1", kind=UsageError)
+    refused(lambda: cache[0].view(-1), "views 0 to 1", kind=UsageError)
+
+
+def test_statistics_of_all_views_are_those_computed_from_the_zarr_group(made):
+    group, stats = zarr.open_group(made.cache, mode="r"), open_cache(made.cache).stats()
+    ok = np.arange(IMAGES) != FAILED
+    label, count = group["masks/default/label"][:][ok], group["masks/default/count"][:][ok]
+    figures = stats.values
+    np.testing.assert_array_equal(figures["pseudo labels per view"], count.ravel())
+    np.testing.assert_allclose(figures["ignored tokens, %"], 100 * (label != 255).mean(axis=(2, 3)).ravel())
+    tokens = [
+        n for pair in label.reshape(-1, 64) for n in [(pair != 255).sum() / len({*pair} - {255})] if pair.min() < 255
+    ]
+    np.testing.assert_allclose(figures["tokens per pseudo label"], tokens)
+    norms = np.linalg.norm(group["cls"][:][ok].astype(float), axis=2).ravel()
+    np.testing.assert_allclose(figures["norm of CLS"], norms, rtol=1e-5)
+    cells = [element.text for element in shown(stats).iter("td")]
+    assert f"{count.mean():.4g}" == cells[0]
+    assert f"{norms.max():.4g}" == cells[-1]
+    assert f"{norms.max():.4g}" in repr(stats)
+
+
+def test_xarray_has_every_array_with_names_and_opens_without_a_warning(made):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arrays = open_cache(made.cache, masks="fine").xarray()
+        lazily = open_cache(made.cache).xarray(chunks={})
+    group = zarr.open_group(made.cache, mode="r")
+    assert arrays["dense"].dims == ("image", "view", "y", "x", "channel")
+    np.testing.assert_array_equal(arrays["masks"].sel(image=name(2), view=1), group["masks/fine/label"][2, 1])
+    assert arrays["box"].sel(image=name(2), view=1, top_left_bottom_right="right") == group["view/box"][2, 1, 3]
+    assert not arrays["seen"].sel({"class": "grass & sand"})
+    assert str(arrays["status"][FAILED].values) != "ok"
+    assert (arrays.attrs["masks"], arrays.attrs["reserved"], arrays.attrs["threshold"]) == ("fine", 255, 0.99)
+    assert lazily["dense"].chunks is not None
+    np.testing.assert_array_equal(lazily["dense"].isel(image=5).compute(), group["dense"][5])
+
+
+def test_a_cache_that_is_not_finished_shows_what_is_done(world):
+    (world.cache / "journal/c/0").unlink()
+    cache = open_cache(world.cache)
+    assert "3 of 6 done, 1 failed, 2 not done yet" in words(shown(cache))
+    assert "not done; run the same `precompute`" in words(shown(cache[0]))
+    assert cache[0].image is not None
+    refused(lambda: cache[0].masks, "not done", kind=UserError)
+    assert list(pictures(shown(cache.grid([0, 2])))) == ["0: not done", "2"]
+    assert len(cache.stats().count) == 6
+
+
+def test_a_mask_set_that_is_not_finished_says_how_to_finish_it(world):
+    (world.cache / "masks/fine/journal/c/0").unlink()
+    cache = open_cache(world.cache, masks="fine")
+    assert "fine (shown) (1 shards not done)" in words(shown(cache))
+    tree = shown(cache[0])
+    assert "`cluster` with --name fine" in words(tree)
+    assert not hatched(pictures(tree)["photograph"])
+    assert cache[2].masks.shape == (8, 8)
+
+
+@pytest.mark.parametrize("lost", ["cls/c/1/0/0", "masks/default/label/c/1/0/0/0", "dense/c/1/0/0/0/0"])
+def test_a_missing_file_is_an_error_message_and_never_zeros(world, lost):
+    (world.cache / lost).unlink()
+    cache = open_cache(world.cache)
+    assert cache[0].masks.shape == (8, 8)
+    for key in ("masks", "cls", "dense"):
+        refused(lambda key=key: getattr(cache[2], key), "missing or truncated", kind=UserError)
+    with pytest.raises(UserError, match="missing or truncated"):
+        cache.xarray()
+
+
+def test_a_damaged_file_is_an_error_message(world):
+    file = world.cache / "masks/default/label/c/1/0/0/0"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+    tree = shown(open_cache(world.cache)[2])
+    assert "damaged" in words(tree)
+    assert "fused masks" not in words(tree)
+
+
+def test_without_dense_tokens_there_are_no_scales_but_all_the_rest(made, tmp_path):
+    cache_hostile(made.root, tmp_path / "lean.zarr", dense="none")
+    cache = open_cache(tmp_path / "lean.zarr")
+    refused(lambda: cache[0].dense, "--dense float16", kind=UserError)
+    tree = shown(scales_figure(cache[0]))
+    assert words(tree).count("holds no dense tokens") == 1
+    assert [re.sub(r": \d+$", "", title) for title in pictures(tree)] == ["photograph", "seen labels", "fused masks"]
+    assert "dense" not in cache.xarray()
+
+
+def test_tokens_of_eight_bits_come_back_as_numbers(made, tmp_path):
+    cache_hostile(made.root, tmp_path / "small.zarr", dense="int8")
+    small, full = open_cache(tmp_path / "small.zarr")[0].dense, open_cache(made.cache)[0].dense
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(small, full, atol=np.abs(full).max() / 100)
+
+
+def test_the_only_cache_needs_no_path_and_wrong_paths_are_refused_in_one_line(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEACHER_CACHE", str(made.cache.parent))
+    assert open_cache().cache.path == made.cache
+    assert len(open_cache(str(made.cache))) == IMAGES
+    refused(lambda: open_cache(tmp_path / "nothing.zarr"), "no such cache", kind=UserError)
+    refused(lambda: open_cache(made.cache, masks="coarse"), "default, fine", kind=UsageError)
+    monkeypatch.setenv("CLIPTEACHER_CACHE", str(tmp_path))
+    refused(open_cache, "no cache in", kind=UsageError)
+
+
+def test_importing_clipteacher_loads_neither_numpy_nor_zarr():
+    code = "import sys, clipteacher; print({'numpy', 'zarr', 'PIL', 'xarray'} & {*sys.modules}, clipteacher.open_cache)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.startswith("set() <function open_cache")
+
+
+def test_a_cache_without_a_finished_image_has_no_statistics(world):
+    shutil.rmtree(world.cache / "journal/c")
+    cells = [element.text for element in shown(open_cache(world.cache).stats()).iter("td")]
+    assert set(cells) == {"-"}

@@ -1,0 +1,140 @@
+"""Figures of a cache show what it contains; missing, failed and hostile content breaks none of them."""
+
+import re
+
+import numpy as np
+from displays import CLASSES, CROP, FAILED, IMAGES, UNLABELLED, UNSEEN, alike, hatched, name, pictures, shown, words
+from PIL import Image
+from refusals import refused
+
+from clipteacher import open_cache
+from data_cache.errors import UserError
+from experiments.scales import scales_figure
+from viewer.figure import SIDE, Figure, Panel
+
+
+def test_the_summary_card_lists_contents_and_failures(made):
+    tree = shown(open_cache(made.cache, masks="fine"))
+    said = words(tree)
+    for part in ("folder train", "5 of 6 done, 1 failed", "the whole image and 1 crop", "tiny-vit", "8 x 8 per view"):
+        assert part in said
+    for part in ("fine (shown)", "0.99", "grass & sand", UNSEEN.replace(",", ", "), str(made.root), "KiB"):
+        assert part in said
+    assert name(FAILED) in said
+    assert "cannot read the image" in said
+    assert str(made.cache) in repr(open_cache(made.cache))
+
+
+def test_a_figure_shows_the_image_its_seen_labels_its_scales_and_its_fused_masks(made):
+    record = open_cache(made.cache)[0]
+    tree = shown(scales_figure(record))
+    found = pictures(tree)
+    titles = [re.sub(r": \d+$", "", title) for title in found]
+    assert titles == ["photograph", "seen labels", "3 x 3 windows", "7 x 7 windows", "fused masks"]
+    assert all(picture.shape == (SIDE, SIDE, 3) for picture in found.values())
+    photograph = Image.open(made.root / name(0)).resize((SIDE, SIDE))
+    assert alike(found["photograph"], np.asarray(photograph))
+    token = SIDE // 8
+    fused = found[f"fused masks: {record.count}"]
+    middles = fused[token // 2 :: token, token // 2 :: token]
+    for label in range(record.count):
+        assert len(np.unique(middles[record.masks == label], axis=0)) == 1
+    assert [w for w in CLASSES if w in words(tree)] == [CLASSES[i] for i in np.unique(record.seen_label) if i != 255]
+    drawn = scales_figure(record).to_image()
+    assert drawn.width > 5 * SIDE
+    assert drawn.height > SIDE
+
+
+def test_a_crop_shows_where_it_is_and_what_it_is(made):
+    record = open_cache(made.cache)[0].view(CROP)
+    found = pictures(shown(record))
+    assert list(found)[:2] == ["photograph", f"view {CROP}"]
+    wanted = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE)))
+    assert alike(found[f"view {CROP}"], wanted)
+    assert not alike(found["photograph"], wanted)
+    assert "px at" in words(shown(record))
+
+
+def test_without_images_there_is_a_hatched_panel_with_a_note_and_the_rest_is_shown(elsewhere):
+    cache = open_cache(elsewhere.cache)
+    tree = shown(scales_figure(cache[0]))
+    found = pictures(tree)
+    assert hatched(found["photograph"])
+    assert "gone" in words(tree)
+    assert "root=DIR" in words(tree)
+    assert cache[0].image is cache[0].clip_input is cache[0].seen_label is None
+    assert [re.sub(r"\W*\d+$", "", title) for title in found][1:] == ["3 x 3 windows", "7 x 7 windows", "fused masks"]
+    assert words(shown(cache.grid(range(3)))).count("no photograph") == 1
+    assert "gone" in words(shown(cache))
+    assert cache[0].to_image().width > 0
+
+
+def test_images_that_moved_are_found_by_root(elsewhere):
+    cache = open_cache(elsewhere.cache, root=elsewhere.root)
+    assert cache[0].image.shape == (96, 128, 3)
+    assert "no photograph" not in words(shown(cache[0]))
+    (elsewhere.root / name(0)).unlink()
+    refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root), "not the images", kind=UserError)
+    refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root / "none"), "none", kind=UserError)
+
+
+def test_class_names_in_another_order_are_not_taken_for_those_of_the_cache(elsewhere):
+    (elsewhere.root / "classes.txt").write_text("\n".join(reversed(CLASSES)) + "\n")
+    refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root), "class names or their order", kind=UserError)
+
+
+def test_an_image_that_changed_since_it_was_cached_is_not_shown(elsewhere):
+    Image.new("RGB", (128, 96)).save(elsewhere.root / name(0))
+    cache = open_cache(elsewhere.cache, root=elsewhere.root)
+    assert cache[0].image is None
+    assert "changed since the cache was made" in words(shown(cache[0]))
+    assert cache[1].image is not None
+
+
+def test_a_failed_image_says_why_and_has_no_arrays(made):
+    record = open_cache(made.cache)[FAILED]
+    tree = shown(scales_figure(record))
+    assert words(tree).count("failed when it was cached") == 1
+    assert "cannot read the image" in words(tree)
+    assert list(pictures(tree)) == ["photograph"]
+    assert not record.ok
+    for key in ("masks", "cls", "dense", "count", "geometry"):
+        refused(lambda key=key: getattr(record, key), f"image {FAILED}", kind=UserError)
+    assert name(FAILED) in repr(record)
+    assert record.to_image().width > 0
+
+
+def test_an_image_without_a_label_map_says_so(made):
+    tree = shown(open_cache(made.cache)[UNLABELLED])
+    assert "no label map" in words(tree)
+    assert "seen labels" not in pictures(tree)
+
+
+def test_a_grid_has_a_panel_per_image_in_which_only_masks_have_colour(made):
+    cache = open_cache(made.cache)
+    found = pictures(shown(cache.grid(range(IMAGES), view=CROP)))
+    assert list(found) == [f"{FAILED}: failed" if i == FAILED else str(i) for i in range(IMAGES)]
+    assert hatched(found[f"{FAILED}: failed"])
+    record = cache[0].view(CROP)
+    tokens = found["0"].reshape(8, SIDE // 8, 8, SIDE // 8, 3)[:, 4:-4, :, 4:-4].astype(float)
+    colourful = np.ptp(tokens.mean(axis=(1, 3)), axis=2)
+    bare = record.masks == record.reserved
+    assert bare.any()
+    assert colourful[bare].max() < 8
+    assert np.median(colourful[~bare]) > 20
+    shown_there = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE))).mean(axis=2)
+    brightness = shown_there.reshape(8, SIDE // 8, 8, SIDE // 8)[:, 4:-4, :, 4:-4].mean(axis=(1, 3))
+    assert np.corrcoef(brightness[bare], tokens.mean(axis=(1, 3, 4))[bare])[0, 1] > 0.98
+    assert cache.grid(range(IMAGES), columns=4).to_image().size > (4 * SIDE, 2 * SIDE)
+
+
+def test_names_that_look_like_html_stay_text_everywhere(made):
+    cache = open_cache(made.cache)
+    panel = Panel("<img onerror=x>", cache[0].image)
+    figure = Figure.of([panel], heading="<b>", notes=["<i>"], legend={0: "<u>"}, hatched="<s>", warnings=["<p>"])
+    for thing in (cache, cache[0], cache[FAILED], cache[0].view(CROP), cache.grid([0]), cache.stats(), figure):
+        tree = shown(thing)
+        assert "&lt;" not in words(tree)
+    assert CLASSES[0] in "".join(words(shown(record)) for record in cache)
+    for text in ("<img onerror=x>", "<b>", "<i>", "<u>", "<s>", "<p>"):
+        assert text in words(shown(figure))

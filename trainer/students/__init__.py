@@ -1,0 +1,1 @@
+"""Students: segmentation-models-pytorch networks, and SegNeXt."""

@@ -1,0 +1,185 @@
+"""The student: any segmentation_models_pytorch network whose head speaks CLIP's joint space."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from data_cache.errors import UsageError, UserError, one_line
+from trainer.config import TrainConfig
+from trainer.students import mscan
+from trainer.students.segnext import SegNeXt
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FINEST_STRIDE = 4
+_NO_DECAY_NAMES = ("pos_embed", "position", "pos_block")
+_SEGNEXT = "segnext"
+# mmsegmentation's UPerNet is twice as wide as smp's
+_DECODERS = {"upernet": {"decoder_channels": 512}}
+# timm's Swin is tied to one input size by default; without that it would leave windows of small maps unshifted
+_SWIN = {"strict_img_size": False, "always_partition": True, "drop_path_rate": 0.3}
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, *_BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+class StudentNetwork(nn.Module):
+    """Dense features R in CLIP's joint space, at the decoder's stride but never finer than 4.
+
+    Args:
+        arch: smp architecture, or `segnext`.
+        encoder: smp encoder, `tu-NAME` for timm's, or `mscan_t`, `_s`, `_b`, `_l`.
+        weights: `imagenet` (or another pretrained tag), `none`, or the path of an encoder state dict.
+        channels: width C of the joint space.
+
+    Raises:
+        UsageError, UserError: unknown names, weights that cannot be fetched or do not fit (one line each).
+
+    """
+
+    def __init__(self, arch: str, encoder: str, weights: str, channels: int) -> None:
+        super().__init__()
+        self.network: Any
+        tag = _tag(encoder, weights)
+        self.network = _create(arch, encoder, tag)
+        if tag is None and weights != "none":
+            _load_encoder(self.network.encoder, Path(weights))
+        mean, std = _statistics(encoder, tag)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.multiple = int(self.network.encoder.output_stride)
+        width, stride = self._probe()
+        self.stride = max(stride, FINEST_STRIDE)
+        pool = nn.AvgPool2d(self.stride // stride) if stride < self.stride else nn.Identity()
+        self.network.segmentation_head = nn.Sequential(pool, nn.Conv2d(width, channels, 1))
+
+    def forward(
+        self, images: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channel y x"]:
+        """Features of RGB images in 0..255 whose sides are multiples of `multiple`."""
+        return self.network((images.float() / 255 - self.mean) / self.std)
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[int, int]:
+        shapes: list[torch.Size] = []
+        hook = self.network.segmentation_head.register_forward_pre_hook(
+            lambda _, inputs: shapes.append(inputs[0].shape)
+        )
+        side = 4 * self.multiple
+        training = self.network.training
+        self.network.eval()
+        try:
+            self.network(torch.zeros(1, 3, side, side))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"--encoder: does not take images of any size ({one_line(error)}); choose another"
+            ) from None
+        finally:
+            hook.remove()
+            self.network.train(training)
+        return shapes[0][1], side // shapes[0][2]
+
+
+def check_size(segmenter: StudentNetwork, config: TrainConfig, size: int | None) -> None:
+    """Raise UsageError for a side of the student's input, or a loss stride, that it cannot have."""
+    if size and size % segmenter.multiple:
+        raise UsageError(f"--size {size}: must be a multiple of {segmenter.multiple} for this encoder")
+    if size and config.loss_stride // 2 >= size:
+        raise UsageError(f"--loss-stride {config.loss_stride}: too great for {size} pixels")
+
+
+def parameter_groups(
+    module: nn.Module, lr: float, head_factor: float, weight_decay: float, slow: nn.Module | None = None
+) -> list[dict]:
+    """Split a module's parameters by learning rate (`slow` gets lr, the rest lr x head_factor) and by decay."""
+    plain = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    plain |= {id(p) for name, p in module.named_parameters() if any(key in name for key in _NO_DECAY_NAMES)}
+    base = {id(p) for p in slow.parameters()} if slow else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in base, id(parameter) in plain), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * (1.0 if is_slow else head_factor),
+            "weight_decay": 0.0 if is_plain else weight_decay,
+        }
+        for (is_slow, is_plain), parameters in groups.items()
+    ]
+
+
+def _tag(encoder: str, weights: str) -> str | None:
+    """What to download; None if nothing. Raises UsageError or UserError for what can only be a mistake."""
+    if weights == "none" or Path(weights).is_file():
+        return None
+    if encoder in mscan.ENCODERS:
+        raise UsageError(
+            f"--encoder-weights {weights}: {encoder} has none to download; pass the path of its published file, or none"
+        )
+    if "/" in weights or Path(weights).suffix:
+        raise UserError(f"--encoder-weights {weights}: no such file; pass imagenet, none, or the path of a state dict")
+    if encoder.startswith("tu-") and weights != "imagenet":
+        # smp would take any word for timm's default
+        raise UsageError(f"--encoder-weights {weights}: timm's tags belong to the name, as in --encoder {encoder}.TAG")
+    return weights
+
+
+def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
+    known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, _SEGNEXT])
+    if arch not in known:
+        raise UsageError(f"--arch {arch}: choose {', '.join(known)}")
+    smp.encoders.encoders.update(mscan.ENCODERS)
+    try:
+        if arch == _SEGNEXT:
+            return SegNeXt(encoder, tag, classes=1)
+        options = _DECODERS.get(arch, {}) | (_SWIN if encoder.startswith("tu-swin_") else {})
+        wanted = bool(tag) or None if encoder.startswith("tu-") else tag  # of timm's smp asks no more
+        return smp.create_model(arch, encoder_name=encoder, encoder_weights=wanted, classes=1, **options)
+    except KeyError:
+        raise UsageError(
+            f"--encoder {encoder}: smp has no such encoder, or not with --encoder-weights {tag or 'none'}; "
+            "timm's are named tu-NAME"
+        ) from None
+    except Exception as error:
+        raise UserError(
+            f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built "
+            f"({one_line(error)}); without internet pass --encoder-weights none or the path of a state dict"
+        ) from None
+
+
+def _load_encoder(encoder: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        # as published: below one key, and by the names of the whole network
+        state = next((state[key] for key in ("state_dict", "model") if key in state), state)
+        known = {_canonical(name): value for name, value in state.items()}
+        wanted = nn.Module.state_dict(encoder)
+        found = {name: known[_canonical(name)] for name in wanted if _canonical(name) in known}
+        encoder.load_state_dict(found, strict=True)
+    except Exception as error:
+        raise UserError(f"--encoder-weights {path}: no state dict of this encoder ({one_line(error)})") from None
+
+
+def _canonical(name: str) -> str:
+    """A parameter's name as all publishers would have it: timm's wrapper and OpenMMLab rename some."""
+    name = name.removeprefix("backbone.").removeprefix("model.")
+    name = re.sub(r"mlp\.dwconv\.(weight|bias)$", r"mlp.dwconv.dwconv.\1", name)
+    return re.sub(r"^(layers|stages|blocks)_(\d+)", r"\1.\2", name)
+
+
+def _statistics(encoder: str, tag: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    # smp asks the hub for its own encoders' statistics, timm answers offline; without a tag nothing was
+    # trained on other statistics than ImageNet's
+    if tag is None and not encoder.startswith("tu-"):
+        return IMAGENET
+    found = smp.encoders.get_preprocessing_params(encoder, pretrained=tag or "imagenet")
+    scale = found["input_range"][-1]
+    return tuple(m / scale for m in found["mean"]), tuple(s / scale for s in found["std"])

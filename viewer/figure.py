@@ -1,0 +1,131 @@
+"""Figures: rows of titled panels with captions, notes and a legend; HTML in a notebook, or one image to save."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from viewer.palette import colour_of
+from viewer.render import add_legend, fit_size, render_grid, stack
+
+SIDE, COLUMNS = 144, 6
+"""Longer side of a notebook's panels in pixels; so many of them fit into its width."""
+
+_BOX = "display:inline-block;vertical-align:top;margin:4px 8px 4px 0"
+_SWATCH = "display:inline-block;width:0.9em;height:0.9em;border:1px solid rgba(128,128,128,0.6);margin-right:0.3em"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its title. A `photograph` becomes a JPEG on a page; anything else is stored without loss."""
+
+    title: str
+    pixels: UInt8[np.ndarray, "height width 3"]
+    photograph: bool = False
+
+    def resized(self, side: int) -> Image.Image:
+        """The picture with a longer side of `side` pixels; labels are copied, never blended."""
+        height, width = fit_size(*self.pixels.shape[:2], side)
+        method = Image.Resampling.BICUBIC if self.photograph else Image.Resampling.NEAREST
+        return Image.fromarray(self.pixels).resize((width, height), method)
+
+    def data_uri(self, side: int, quality: int = 85) -> str:
+        """A URI that holds the picture itself: nothing is fetched."""
+        kind, options = ("jpeg", {"quality": quality}) if self.photograph else ("png", {"optimize": True})
+        stream = io.BytesIO()
+        self.resized(side).save(stream, kind, **options)
+        return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+    def html(self, side: int) -> str:
+        """The title above the picture."""
+        height, width = fit_size(*self.pixels.shape[:2], side)
+        title, sizes = escape(self.title), f'width="{width}" height="{height}"'
+        img = f'<img src="{self.data_uri(side)}" {sizes} alt="{title}"/>'
+        return f'<div style="{_BOX};width:{side}px"><div>{title}</div>{img}</div>'
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """Panels side by side, below a caption if it has one."""
+
+    panels: Sequence[Panel]
+    caption: str = ""
+
+    @property
+    def titles(self) -> list[str]:
+        """The titles of the panels."""
+        return [panel.title for panel in self.panels]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Rows of panels.
+
+    Args:
+        rows: panels with captions.
+        heading: above all rows, in a notebook only.
+        legend: names of the labels that occur in any panel.
+        unseen: those of them without labels in training.
+        hatched: what hatched area means.
+        notes: how to read the figure, or what it lacks.
+        warnings: what is missing or not as it should be; commands print these too.
+        side: longer side of a panel in pixels.
+
+    """
+
+    rows: Sequence[FigureRow]
+    heading: str = ""
+    legend: Mapping[int, str] = field(default_factory=dict)
+    unseen: frozenset[int] = frozenset()
+    hatched: str = ""
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    side: int = SIDE
+
+    @classmethod
+    def of(cls, panels: Sequence[Panel], columns: int = COLUMNS, **options: Any) -> "Figure":
+        """Panels in rows of `columns`; `options` are those of a figure."""
+        return cls([FigureRow(panels[i : i + columns]) for i in range(0, len(panels), columns)], **options)
+
+    @property
+    def panels(self) -> list[Panel]:
+        """The panels of all rows."""
+        return [panel for row in self.rows for panel in row.panels]
+
+    def to_image(self) -> Image.Image:
+        """Draw all panels, and the legend below them, on white. Titles are drawn above the first row they belong to."""
+        parts = []
+        for titles, group in groupby(self.rows, lambda row: row.titles):
+            rows = list(group)
+            pictures = [[panel.resized(self.side) for panel in row.panels] for row in rows]
+            parts.append(render_grid(pictures, titles, [row.caption for row in rows]))
+        notes = (*self.notes, *self.warnings)
+        drawn = stack(parts)
+        if self.legend or self.hatched or notes:
+            return add_legend(drawn, self.legend, self.unseen, self.hatched, notes)
+        return drawn
+
+    def _repr_html_(self) -> str:
+        heading = f"<div><strong>{escape(self.heading)}</strong></div>" if self.heading else ""
+        rows = "".join(
+            (f"<div>{escape(row.caption)}</div>" if row.caption else "")
+            + "".join(panel.html(self.side) for panel in row.panels)
+            for row in self.rows
+        )
+        names = "".join(_swatch(label, name, label in self.unseen) for label, name in self.legend.items())
+        hatched = [f"hatched: {self.hatched}"] if self.hatched else []
+        notes = "".join(f"<div>{escape(note)}</div>" for note in (*hatched, *self.notes, *self.warnings))
+        return f"<div>{heading}<div>{rows}</div><div>{names}</div>{notes}</div>"
+
+
+def _swatch(label: int, name: str, unseen: bool) -> str:
+    red, green, blue = colour_of(label)
+    square = f'<span style="{_SWATCH};background-color:rgb({red},{green},{blue})"></span>'
+    return f'<span style="display:inline-block;margin-right:1em">{square}{escape(name)}{" (unseen)" * unseen}</span>'

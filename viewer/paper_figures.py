@@ -1,0 +1,134 @@
+"""The paper's figures 5 to 7 and the demo's sheet, drawn from views, predictions and attention that are handed in."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+
+from data_cache.cached_view import CachedView
+from data_cache.datasets.base import VOID
+from data_cache.splits import Split
+from viewer.figure import Figure, FigureRow, Panel
+from viewer.palette import outline_masks, overlay_heat, paint_labels
+from viewer.render import fit_size, resize_image
+from viewer.view_figure import NOT_IGNORED, ScaleMap
+
+SIDE = 192
+"""Longer side of a panel in pixels."""
+DEMO_SIDE = 160
+IGNORED = "ignored area: no seen label"
+
+Attention = Float[np.ndarray, "y x"]
+LabelMap = Integer[np.ndarray, "height width"]
+
+
+class Prediction(NamedTuple):
+    """An image by its id, its label map, and the label map that was predicted."""
+
+    id: str
+    image: UInt8[np.ndarray, "height width 3"]
+    label: LabelMap
+    predicted: LabelMap
+
+
+def attention_figure(
+    views: Sequence[CachedView],
+    attention: Sequence[Attention],
+    split: Split,
+    warnings: Sequence[str] = (),
+    side: int = SIDE,
+) -> Figure:
+    """Image, seen labels and GLM attention (eq. 1; Figure 5). Raises UserError for an image that failed or changed."""
+    rows, seen = [], []
+    for view, weights in zip(views, attention, strict=True):
+        image, label = _image(view, side), split.hide_unseen(view.label)
+        seen.append(label)
+        caption = f"{view.id}: largest weight {weights.max() * weights.size:.1f} times the mean"
+        rows.append(FigureRow([image, _labels("seen labels", label, side), _attention(image, weights)], caption))
+    notes = ("GLM attention: the more orange, the larger a cell's weight; full orange at the maximum of each image",)
+    names, unseen = classes_in(seen, split)
+    return Figure(rows, "", names, unseen, IGNORED, notes, warnings, side)
+
+
+def masks_figure(
+    views: Sequence[CachedView], scales: Sequence[Sequence[ScaleMap]], warnings: Sequence[str] = (), side: int = SIDE
+) -> Figure:
+    """Image, seen labels, the masks of single centres per window size, and the fused masks (Figure 6).
+
+    `scales` holds those single centres for each view; it is empty for views without dense tokens. Raises UserError for
+    an image that failed or changed.
+    """
+    rows, seen = [], []
+    for view, centres in zip(views, scales, strict=True):
+        image, label = _image(view, side), view.mask_set.split.hide_unseen(view.label)
+        seen.append(label)
+        panels = [image, _labels("seen labels", label, side)]
+        panels += [_masks(f"centres, windows of {s.window}", view, image, s.label, NOT_IGNORED) for s in centres]
+        panels.append(_masks("fused masks", view, image, view.masks, view.reserved))
+        counts = " + ".join(str(scale.centres) for scale in centres) + " centres, " if centres else ""
+        rows.append(FigureRow(panels, f"{view.id}: {counts}{view.count} fused mask{'' if view.count == 1 else 's'}"))
+    notes = ("colours of centres and masks are arbitrary; tokens that are not ignored have none",)
+    names, unseen = classes_in(seen, views[0].mask_set.split)
+    return Figure(rows, "", names, unseen, IGNORED, notes, warnings, side)
+
+
+def predictions_figure(predictions: Iterable[Prediction], split: Split, gamma: float, side: int = SIDE) -> Figure:
+    """Image, ground truth and prediction at `gamma` (Figure 7)."""
+    rows, maps = [], []
+    for name, image, label, predicted in predictions:
+        size = fit_size(*label.shape, side)
+        panels = [
+            Panel("image", resize_image(image, size), photograph=True),
+            _labels("ground truth", label, side),
+            _labels("prediction", predicted, side),
+        ]
+        rows.append(FigureRow(panels, name))
+        maps += [label, predicted]
+    notes = (f"gamma {gamma:g} is added to the logits of classes without labels in training",)
+    names, unseen = classes_in(maps, split)
+    return Figure(rows, "", names, unseen, "no annotation", notes, side=side)
+
+
+def demo_figure(
+    views: Sequence[CachedView], attention: Sequence[Attention], predicted: Sequence[LabelMap], split: Split
+) -> Figure:
+    """All there is of some views: image, seen labels, fused masks, GLM attention, prediction and ground truth."""
+    rows = []
+    for view, weights, prediction in zip(views, attention, predicted, strict=True):
+        image = _image(view, DEMO_SIDE)
+        panels = [
+            image,
+            _labels("seen labels", split.hide_unseen(view.label), DEMO_SIDE),
+            _masks("fused masks", view, image, view.masks, view.reserved),
+            _attention(image, weights),
+            _labels("prediction", prediction, DEMO_SIDE),
+            _labels("ground truth", view.label, DEMO_SIDE),
+        ]
+        rows.append(FigureRow(panels, view.id))
+    names, unseen = classes_in([*(view.label for view in views), *predicted], split)
+    return Figure(rows, "", names, unseen, IGNORED, side=DEMO_SIDE)
+
+
+def classes_in(maps: Iterable[LabelMap], split: Split) -> tuple[dict[int, str], frozenset[int]]:
+    """The classes that occur in some label maps, by label, and those of them without labels in training."""
+    labels = sorted({int(value) for label in maps for value in np.unique(label)} - {VOID})
+    return {label: split.classes[label] for label in labels}, frozenset(labels) & frozenset(split.unseen_index.tolist())
+
+
+def _image(view: CachedView, side: int) -> Panel:
+    image = view.crop
+    return Panel("image", resize_image(image, fit_size(*image.shape[:2], side)), photograph=True)
+
+
+def _labels(title: str, label: LabelMap, side: int) -> Panel:
+    return Panel(title, paint_labels(label, VOID, fit_size(*label.shape, side)))
+
+
+def _masks(title: str, view: CachedView, image: Panel, label: LabelMap, unlabelled: int) -> Panel:
+    drawn = outline_masks(image.pixels, label, unlabelled, len(view.mask_set.classes))
+    return Panel(title, drawn, photograph=True)
+
+
+def _attention(image: Panel, weights: Attention) -> Panel:
+    return Panel("GLM attention", overlay_heat(image.pixels, weights), photograph=True)

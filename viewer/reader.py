@@ -1,0 +1,121 @@
+"""Open a cache in a notebook or a script: its images by index or name, each of them displayed as a figure."""
+
+import operator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL.Image import Image
+
+from data_cache.cached_view import CachedView
+from data_cache.errors import UsageError
+from data_cache.mask_set import MaskSet
+from data_cache.messages import printable
+from data_cache.paths import only_cache
+from data_cache.reader import Cache
+from data_cache.source_dataset import SourceDataset
+from viewer.figure import COLUMNS, Figure
+from viewer.stats import Stats, stats
+from viewer.summary import summary
+from viewer.view_figure import heading, thumbnail, view_figure
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def open_cache(
+    path: str | Path | None = None, root: str | Path | None = None, masks: str | None = None
+) -> "CacheReader":
+    """Open a cache to look at its images. An unfinished cache, and one whose images have moved, can be opened too.
+
+    Args:
+        path: the cache; None is the only one in the folder of caches.
+        root: where the images are now; None is where they were when the cache was made.
+        masks: name of the mask set; None is stage 1's own.
+
+    Raises:
+        UsageError: no mask set has this name, or there is not exactly one cache to choose.
+        UserError: not a cache, or a damaged one; or `root` does not hold its images.
+
+    """
+    cache = Cache(only_cache() if path is None else Path(path).expanduser())
+    source = SourceDataset(cache, None if root is None else Path(root).expanduser())
+    if root is not None:
+        source.open()  # a wrong folder is reported now, not at the first image
+    return CacheReader(cache, cache.mask_name(masks), source)
+
+
+def open_finished_cache(path: Path, root: Path | None, masks: str | None = None) -> "CacheReader":
+    """Open a cache that must be finished, and whose images must be there. Raises as `open_cache` does."""
+    cache = Cache(path)
+    reader = CacheReader(cache, cache.mask_name(masks), SourceDataset(cache, root))
+    cache.check_done(reader.masks)
+    reader.source.open()
+    return reader
+
+
+class ImageRecord(CachedView):
+    """A view that is displayed as a figure. `cache[12]` is view 0, `cache[12].view(2)` another."""
+
+    def to_image(self) -> Image:
+        """All panels and the legend as one image, to be saved."""
+        return view_figure(self).to_image()
+
+    def __repr__(self) -> str:
+        return printable(heading(self))
+
+    def _repr_html_(self) -> str:
+        return view_figure(self)._repr_html_()
+
+
+class CacheReader(MaskSet):
+    """`cache[12]` and `cache["images/12.jpg"]` are image records, `cache[3:6]` a list of them."""
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (ImageRecord(self, index) for index in range(len(self)))
+
+    def __getitem__(self, which: int | str | slice) -> Any:
+        """View 0 of an image by its index (from the end if negative) or its id; a list of them by a slice."""
+        if isinstance(which, slice):
+            return [ImageRecord(self, index) for index in range(len(self))[which]]
+        if isinstance(which, str):
+            if which not in self._index:
+                raise UsageError(f"{self.cache.path}: no image named {which!r}; its first is {self.ids[0]!r}")
+            return ImageRecord(self, self._index[which])
+        index = operator.index(which)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.cache.path}: no image {index}; it has {len(self)}")
+        return ImageRecord(self, index % len(self))
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.ids)}
+
+    def grid(self, images: Iterable[int | str] | None = None, view: int = 0, columns: int = COLUMNS) -> Figure:
+        """Fused masks over some images, or over the first sixteen."""
+        wanted = range(16) if images is None else images
+        # a range may be longer than the cache
+        wanted = [which for which in wanted if not isinstance(wanted, range) or which < len(self)]
+        if not wanted:
+            raise UsageError("grid: no images; pass indices or ids of some")
+        records = [self[which].view(view) for which in wanted]
+        missing = {record.missing for record in records if record.ok} - {""}
+        notes = [f"no photograph: {why}" for why in sorted(missing)]
+        return Figure.of([thumbnail(record) for record in records], notes=notes, columns=columns)
+
+    def stats(self) -> Stats:
+        """Pseudo labels, ignored tokens and CLS norms of all views, read shard by shard."""
+        return stats(self.cache, self.masks)
+
+    def xarray(self, chunks: Any = None) -> "xarray.Dataset":
+        """The arrays with named dimensions: `data_cache.as_xarray.arrays`."""
+        from data_cache.as_xarray import arrays
+
+        return arrays(self.cache, self.masks, chunks)
+
+    def __repr__(self) -> str:
+        return printable(f"{self.cache.path}: {len(self)} images, {self.views} views, masks {self.masks}")
+
+    def _repr_html_(self) -> str:
+        return summary(self)

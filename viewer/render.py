@@ -1,0 +1,200 @@
+"""Panels with titles and captions drawn as one image, with a legend below: no text is cut off, however long."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from viewer.palette import BLANK, colour_of, hatch, overlay, paint_labels
+
+GAP, HEADER, LINE_HEIGHT = 8, 22, 17
+NARROWEST = 96
+"""Minimum width of a column in pixels, so that there is space for its title."""
+LEGEND = 320
+"""Minimum width of a legend in pixels."""
+FONT_SIZE = 13
+"""Default height in pixels of the letters of a legend."""
+LETTERS_ACROSS = 60
+"""Width of a picture in letters of its legend, if the letters grow with the picture."""
+SEEN, UNSEEN = "seen classes", "unseen classes (framed): no labels in training"
+
+
+@dataclass(frozen=True)
+class _TextStyle:
+    """Sizes in pixels that go with letters of `font_size` pixels."""
+
+    font_size: int = FONT_SIZE
+
+    @property
+    def font(self) -> ImageFont.FreeTypeFont:
+        return ImageFont.load_default(self.font_size)
+
+    @property
+    def gap(self) -> int:
+        return self._of(GAP)
+
+    @property
+    def line_height(self) -> int:
+        return self._of(LINE_HEIGHT)
+
+    @property
+    def box(self) -> int:
+        return self.font_size + 1
+
+    def _of(self, length: int) -> int:
+        return round(length * self.font_size / FONT_SIZE)
+
+
+def fit_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """The size (height, width) of a picture whose longer side becomes `side` pixels; the aspect ratio is kept."""
+    scale = side / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_image(image: UInt8[np.ndarray, "y x 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+    """A photograph at `size` (height, width), antialiased; label maps are painted at their final size instead."""
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def render_grid(
+    rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], captions: Sequence[str] = ()
+) -> Image.Image:
+    """Draw rows of panels below the titles of their columns, each row below its caption if there are any."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(titles)
+    widths = [max(NARROWEST, *(panel.width for panel in column), 0) for column in columns]
+    left = [GAP + sum(widths[:column]) + GAP * column for column in range(len(titles) + 1)]
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    headers = [_wrap(title, width, font) for title, width in zip(titles, widths, strict=True)]
+    captioned = any(captions)
+    texts = [_wrap(caption, left[-1] - 2 * GAP, small) for caption in captions] if captioned else [[]] * len(rows)
+    top = [HEADER + LINE_HEIGHT * (max(map(len, headers)) - 1) + 4 * captioned]
+    for row, lines in zip(rows, texts, strict=True):
+        top.append(top[-1] + LINE_HEIGHT * len(lines) + max(panel.height for panel in row) + GAP)
+    canvas = Image.new("RGB", (left[-1], top[-1]), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, lines in enumerate(headers):
+        _write(draw, (left[column], 4), lines, font)
+    for row, panels in enumerate(rows):
+        _write(draw, (GAP, top[row]), texts[row], small, "dimgrey")
+        for column, panel in enumerate(panels):
+            canvas.paste(panel, (left[column], top[row] + LINE_HEIGHT * len(texts[row])))
+    return canvas
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other, on white."""
+    canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
+def add_legend(
+    picture: Image.Image,
+    names: Mapping[int, str],
+    unseen: Collection[int] = (),
+    hatched: str = "",
+    notes: Sequence[str] = (),
+    font_size: int = FONT_SIZE,
+) -> Image.Image:
+    """Add the colours of some labels with their names below a picture, in letters of `font_size` pixels.
+
+    Labels in `unseen` are listed apart, in frames; `hatched` says what hatched area means, if there is any; notes come
+    last. Lines that are too long are wrapped.
+    """
+    style = _TextStyle(font_size)
+    width = max(LEGEND, picture.width)
+    seen = {label: name for label, name in names.items() if label not in unseen}
+    framed = {label: name for label, name in names.items() if label in unseen}
+    parts = [
+        picture,
+        _entries(seen, width, style, SEEN if unseen else ""),
+        _entries(framed, width, style, UNSEEN, framed=True),
+        _entries({None: hatched} if hatched else {}, width, style, ""),
+        *(_text(note, width, style) for note in notes),
+        Image.new("RGB", (width, style.gap), "white"),
+    ]
+    return stack(parts)
+
+
+def render_overlay(
+    image: UInt8[np.ndarray, "height width 3"],
+    label: Int[np.ndarray, "height width"],
+    names: Mapping[int, str],
+    unseen: Collection[int] = (),
+) -> Image.Image:
+    """An image in grey with its label map over it, and a legend in letters that grow with the image."""
+    painted = overlay(image, paint_labels(label, -1, label.shape))
+    font_size = max(FONT_SIZE, image.shape[1] // LETTERS_ACROSS)
+    return add_legend(Image.fromarray(painted), names, unseen, font_size=font_size)
+
+
+def _entries(
+    names: Mapping[int | None, str], width: int, style: _TextStyle, heading: str, framed: bool = False
+) -> Image.Image:
+    """Swatches with names in as many columns as fit, below a heading; of no height without names."""
+    if not names:
+        return Image.new("RGB", (width, 0), "white")
+    font, box, gap = style.font, style.box, style.gap
+    inset, room = round(1.4 * box), width - 2 * gap
+    column = min(room, inset + max(round(font.getlength(name)) for name in names.values()) + 2 * gap)
+    texts = [_wrap(name, column - inset - gap, font) for name in names.values()]
+    across = max(1, room // column)
+    lines = [texts[start : start + across] for start in range(0, len(texts), across)]
+    heights = [style.line_height * max(map(len, row)) + 4 for row in lines]
+    title = _text(heading, width, style) if heading else Image.new("RGB", (width, 0), "white")
+    canvas = Image.new("RGB", (width, title.height + sum(heights)), "white")
+    canvas.paste(title)
+    draw = ImageDraw.Draw(canvas)
+    for index, (label, text) in enumerate(zip(names, texts, strict=True)):
+        left, top = gap + index % across * column, title.height + sum(heights[: index // across])
+        canvas.paste(Image.fromarray(swatch(label, box)), (left, top + 1))
+        if framed:
+            draw.rectangle((left, top + 1, left + box - 1, top + box), outline="black", width=max(2, box // 7))
+        _write(draw, (left + inset, top), text, font, "black", style.line_height)
+    return canvas
+
+
+def swatch(label: int | None, side: int = FONT_SIZE + 1) -> UInt8[np.ndarray, "side side 3"]:
+    """A small square in the colour of a label; hatched for None."""
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = BLANK if label is None else colour_of(label)
+    return hatch(square, np.full((side, side), label is None))
+
+
+def _text(text: str, width: int, style: _TextStyle) -> Image.Image:
+    lines = _wrap(text, width - 2 * style.gap, style.font)
+    canvas = Image.new("RGB", (width, style.line_height * len(lines) + 4), "white")
+    _write(ImageDraw.Draw(canvas), (style.gap, 0), lines, style.font, "dimgrey", style.line_height)
+    return canvas
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    fill: str = "black",
+    line_height: int = LINE_HEIGHT,
+) -> None:
+    for number, line in enumerate(lines):
+        draw.text((corner[0], corner[1] + line_height * number), line, fill=fill, font=font)
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """A text in lines of at most `width` pixels; a word longer than a line is broken."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines += [""] * bool(lines[-1])
+        for letter in word:
+            lines += [""] * (lines[-1] != "" and font.getlength(lines[-1] + letter) > width)
+            lines[-1] += letter
+    return lines

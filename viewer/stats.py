@@ -1,0 +1,81 @@
+"""Statistics of a cache over all its views."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Real
+
+from data_cache.layout import reserved_label
+from data_cache.reader import Cache
+from viewer.cards import card, table
+
+COLUMNS = {"min": 0, "5 %": 5, "median": 50, "95 %": 95, "max": 100}
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Numbers of every view of every image that is done and did not fail.
+
+    Args:
+        title: names the cache and the mask set.
+        tokens: tokens per view.
+        count: pseudo labels per view.
+        ignored: ignored tokens per view.
+        norm: L2 norm of the CLS token, which decides how sharp GLM's attention is (eq. 1).
+
+    """
+
+    title: str
+    tokens: int
+    count: Int[np.ndarray, "pair"]
+    ignored: Int[np.ndarray, "pair"]
+    norm: Float[np.ndarray, "pair"]
+
+    @property
+    def values(self) -> dict[str, Real[np.ndarray, "value"]]:
+        """The values of each statistic by its name; tokens per pseudo label only of views that have one."""
+        some = self.count > 0
+        return {
+            "pseudo labels per view": self.count,
+            "ignored tokens, %": 100 * self.ignored / self.tokens,
+            "tokens per pseudo label": self.ignored[some] / self.count[some],
+            "norm of CLS": self.norm,
+        }
+
+    def rows(self) -> list[list[str]]:
+        """A row per statistic: its name, its mean, and the columns of `COLUMNS`."""
+        return [[name, *_summary(values)] for name, values in self.values.items()]
+
+    def __repr__(self) -> str:
+        lines = [["", "mean", *COLUMNS], *self.rows()]
+        return "\n".join(
+            [self._heading, *(f"{name:24}" + "".join(f"{cell:>10}" for cell in cells) for name, *cells in lines)]
+        )
+
+    def _repr_html_(self) -> str:
+        return card(self._heading, table(self.rows(), ["", "mean", *COLUMNS]))
+
+    @property
+    def _heading(self) -> str:
+        return f"{self.title}: {len(self.count)} views of {self.tokens} tokens"
+
+
+def stats(cache: Cache, masks: str) -> Stats:
+    """Read a mask set and the CLS tokens shard by shard. Raises UserError if a file is missing or damaged."""
+    layout, reserved = cache.layout, reserved_label(cache.mask_attributes(masks)["dtype"])
+    pending = set(cache.pending_shards(masks))
+    parts: dict[str, list[np.ndarray]] = {"count": [], "ignored": [], "norm": []}
+    for shard in (shard for shard in range(layout.shards) if shard not in pending):
+        loaded = cache.load(masks, shard)
+        parts["count"].append(loaded.count[loaded.ok].ravel())
+        parts["ignored"].append((loaded.label[loaded.ok] != reserved).sum(axis=(2, 3)).ravel())
+        parts["norm"].append(np.linalg.norm(loaded.cls[loaded.ok].astype(np.float32), axis=2).ravel())
+    empty = {"count": np.zeros(0, int), "ignored": np.zeros(0, int), "norm": np.zeros(0)}
+    whole = {name: np.concatenate([empty[name], *found]) for name, found in parts.items()}
+    return Stats(f"{cache.path.name}, masks {masks}", layout.grid[0] * layout.grid[1], **whole)
+
+
+def _summary(values: Real[np.ndarray, "value"]) -> list[str]:
+    if not len(values):
+        return ["-"] * (1 + len(COLUMNS))
+    return [f"{value:.4g}" for value in (values.mean(), *np.percentile(values, list(COLUMNS.values())))]

@@ -1,0 +1,93 @@
+"""A cached view as a figure: image, seen labels, masks. What is missing is hatched, or named in a note."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt8
+
+from data_cache.cached_view import CachedView
+from data_cache.datasets.base import VOID
+from data_cache.errors import UserError
+from data_cache.sample import crop_image
+from data_cache.views import whole
+from viewer.figure import SIDE, Figure, Panel
+from viewer.palette import draw_box, hatched_panel, overlay_masks, paint_labels, paint_masks
+
+NOT_IGNORED = -1
+"""The label of tokens that are not ignored in a `ScaleMap`."""
+
+
+class ScaleMap(NamedTuple):
+    """The masks of one window size before fusion, `centres` of them; `label` is NOT_IGNORED where there is none."""
+
+    window: int
+    centres: int
+    label: Int[np.ndarray, "y x"]
+
+
+def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequence[str] = ()) -> Figure:
+    """Image, seen labels, the masks of each scale if given, and the fused masks, as far as they exist."""
+    panels, lacks, names = _image(view), [], {}
+    if view.missing:
+        lacks.append(f"no photograph: {view.missing}")
+    elif view.ok and not view.has_label:
+        lacks.append("no label map: all of the image is ignored area")
+    try:
+        fused = Panel(f"fused masks: {view.count}", _masks(view, view.masks, view.reserved))
+        if (seen := view.seen_label) is not None:
+            panels.append(Panel("seen labels", paint_labels(seen, VOID, (SIDE, SIDE))))
+            names = {int(i): view.mask_set.classes[i] for i in np.unique(seen) if i != VOID}
+        for window, centres, label in scales:
+            panels.append(Panel(f"{window} x {window} windows: {centres}", _masks(view, label, NOT_IGNORED)))
+        panels.append(fused)
+    except UserError as error:
+        lacks.append(str(error))
+    return Figure.of(panels, heading=heading(view), notes=[*dict.fromkeys([*lacks, *notes])], legend=names)
+
+
+def thumbnail(view: CachedView) -> Panel:
+    """The fused masks over the image, or as much of this as exists."""
+    try:
+        painted = _masks(view, view.masks, view.reserved)
+    except UserError:
+        return Panel(f"{view.index}: {'failed' if view.status else 'not done'}", hatched_panel(SIDE))
+    if view.missing:
+        return Panel(str(view.index), painted)
+    image = crop_image(view.sample.image, view.geometry, SIDE)
+    tinted = overlay_masks(image, view.masks, view.reserved, len(view.mask_set.classes))
+    return Panel(str(view.index), tinted, photograph=True)
+
+
+def heading(view: CachedView) -> str:
+    """Index, id, view, the box of a crop, and how many tokens are ignored."""
+    name = f"{view.index}: {view.id}, view {view.number}"
+    try:
+        masks, geometry = view.masks, view.geometry
+    except UserError:
+        return name
+    top, left, bottom, right = geometry.box
+    mirrored = ", mirrored" if geometry.flip else ""
+    where = f", {right - left} x {bottom - top} px at ({left}, {top}){mirrored}" if view.number else ""
+    return f"{name}{where}; {(masks != view.reserved).sum()} of {masks.size} tokens ignored"
+
+
+def _image(view: CachedView) -> list[Panel]:
+    if view.missing:
+        return [Panel("photograph", hatched_panel(SIDE))]
+    image = view.sample.image
+    height, width = image.shape[:2]
+    everything = crop_image(image, whole(height, width), SIDE)
+    if not view.number or not view.ok:
+        return [Panel("photograph", everything, photograph=True)]
+    top, left, bottom, right = view.geometry.box
+    down, across = SIDE / height, SIDE / width
+    box = (round(top * down), round(left * across), round(bottom * down), round(right * across))
+    return [
+        Panel("photograph", draw_box(everything, box), photograph=True),
+        Panel(f"view {view.number}", crop_image(image, view.geometry, SIDE), photograph=True),
+    ]
+
+
+def _masks(view: CachedView, label: Shaped[np.ndarray, "y x"], unlabelled: int) -> UInt8[np.ndarray, "height width 3"]:
+    return paint_masks(label, unlabelled, len(view.mask_set.classes), (SIDE, SIDE))
