@@ -19,6 +19,13 @@ from trainer.sampler import BatchSampler, Stream
 LOST = "DataLoader worker (pid"
 """The beginning of PyTorch's error for a decoding process that is gone (tests/trainer/test_memory.py kills one)."""
 
+FORK = "fork" if hasattr(signal, "sigwaitinfo") else None
+"""How decoding processes start; `None`, the platform's own way, on macOS.
+
+A forked process has one thread, and `ignore_interrupts` blocks SIGTERM in it. A process that starts anew (the default
+from Python 3.14 on) has the threads of its BLAS library by then, and SIGTERM would reach one of those.
+"""
+
 
 def batches(views: ViewDataset, stream: Stream, first: int, last: int, workers: int) -> Iterator[Batch]:
     """The batches of updates `first` to `last` - 1, decoded ahead by `workers` processes.
@@ -35,6 +42,7 @@ def batches(views: ViewDataset, stream: Stream, first: int, last: int, workers: 
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_interrupts,
+        multiprocessing_context=FORK if workers else None,
         # a generator of its own: the global one belongs to the model and must resume bit for bit
         generator=torch.Generator().manual_seed(0),
     )
@@ -92,8 +100,8 @@ def _collate(items: list) -> Batch | UserError:
 def ignore_interrupts(_worker: int) -> None:
     """Let a decoding process ignore Ctrl-C and SIGTERM unless its training process sends them, and die silently.
 
-    Without this, multiprocessing would report from a background thread (through `sys.excepthook`) that the training
-    process is gone.
+    The process must have a single thread (`FORK`). Without this function, multiprocessing would report from a
+    background thread (through `sys.excepthook`) that the training process is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # missing on macOS
