@@ -14,7 +14,7 @@ from data_cache.content import Shard
 PAGE = Path(__file__).parents[2] / "docs/cache-format.md"
 
 
-def test_the_page_on_the_cache_format_lists_every_array_as_the_table_declares_it():
+def test_cache_format_page_lists_every_declared_array():
     rows = re.findall(
         r"^\| `([^`]+)`[^|]* \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", PAGE.read_text(), re.M
     )
@@ -28,12 +28,12 @@ def test_the_page_on_the_cache_format_lists_every_array_as_the_table_declares_it
     assert rows == declared
 
 
-def test_the_fields_of_a_shard_are_those_that_the_table_declares_and_dense_tokens():
+def test_shard_fields_match_the_array_table():
     assert {field.name for field in fields(Shard)} == {*SHARD_FIELDS, "dense"}
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_cleared_row_holds_fill_values_in_every_array_of_its_views_and_keeps_its_reason(dtype):
+def test_clearing_an_image_resets_its_view_arrays_and_keeps_its_status(dtype):
     blank, shard = Shard.blank(LAYOUT, 3, dtype), Shard.blank(LAYOUT, 3, dtype)
     for name in ("box", "flip", "cls", "dense", "label", "count"):
         getattr(shard, name)[:] = 1

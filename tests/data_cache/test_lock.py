@@ -10,7 +10,7 @@ from data_cache.errors import UserError
 from data_cache.system.lock import writer_lock
 
 
-def test_a_second_writer_is_refused_with_who_holds_it(tmp_path):
+def test_second_writer_error_names_the_lock_holder(tmp_path):
     cache = tmp_path / "coco.zarr"
     with (
         writer_lock(cache),
@@ -20,7 +20,7 @@ def test_a_second_writer_is_refused_with_who_holds_it(tmp_path):
         pass
 
 
-def test_a_link_to_a_cache_is_the_same_cache(tmp_path):
+def test_symlink_to_a_cache_shares_its_lock(tmp_path):
     cache = tmp_path / "coco.zarr"
     cache.mkdir()
     (tmp_path / "link.zarr").symlink_to(cache)
@@ -28,7 +28,7 @@ def test_a_link_to_a_cache_is_the_same_cache(tmp_path):
         pass
 
 
-def test_nothing_is_left_when_the_writer_is_done_or_fails(tmp_path):
+def test_lock_file_is_removed_on_success_and_failure(tmp_path):
     with pytest.raises(ValueError, match="failed"), writer_lock(tmp_path / "coco.zarr"):
         raise ValueError("failed")
     assert list(tmp_path.iterdir()) == []
@@ -36,7 +36,7 @@ def test_nothing_is_left_when_the_writer_is_done_or_fails(tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_writer_is_free(tmp_path):
+def test_lock_of_a_killed_writer_is_free(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from data_cache.system.lock import writer_lock\n"
         "with writer_lock(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
@@ -48,7 +48,7 @@ def test_the_lock_of_a_killed_writer_is_free(tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_writer_is_free_while_a_process_it_forked_lives_on(tmp_path):
+def test_forked_process_does_not_keep_the_lock_of_a_killed_writer(tmp_path):
     code = (
         "import os, signal, sys, time; from pathlib import Path; from data_cache.system.lock import writer_lock\n"
         "with writer_lock(Path(sys.argv[1])):\n"
@@ -65,7 +65,7 @@ def test_the_lock_of_a_killed_writer_is_free_while_a_process_it_forked_lives_on(
         os.kill(int(killed.stdout), signal.SIGKILL)
 
 
-def test_a_lock_that_cannot_be_written_on_a_full_disk_is_not_left_behind(tmp_path, monkeypatch):
+def test_lock_file_is_removed_when_the_disk_is_full(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

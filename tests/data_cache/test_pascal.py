@@ -84,7 +84,7 @@ def test_only_listed_images_belong_to_a_split(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_image_with_a_map_of_voc_s_own_keeps_it_and_the_others_have_that_of_sbd(tmp_path, split):
+def test_voc_label_maps_take_precedence_over_sbd(tmp_path, split):
     own = min(STEMS)
     for stem in STEMS:
         draw_image(tmp_path / f"JPEGImages/{stem}.jpg")
@@ -98,7 +98,7 @@ def test_an_image_with_a_map_of_voc_s_own_keeps_it_and_the_others_have_that_of_s
     assert len(dataset) == (2 if split == "train" else 1)
 
 
-def test_background_is_void(tmp_path):
+def test_voc_background_is_void(tmp_path):
     voc_tree(tmp_path)
     dataset = open_dataset("voc", tmp_path, "train")
     np.testing.assert_array_equal(dataset.label(0).flat[:4], [255, 0, 19, 255])
@@ -106,13 +106,13 @@ def test_background_is_void(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "draw", "year"), [("voc", voc_tree, "VOC2012"), ("context", context_tree, "VOC2010")])
-def test_the_folder_that_holds_the_published_archive_will_do(tmp_path, name, draw, year):
+def test_root_may_be_the_folder_of_the_extracted_archive(tmp_path, name, draw, year):
     draw(tmp_path / "VOCdevkit" / year)
     for root in (tmp_path, tmp_path / "VOCdevkit"):
         assert len(open_dataset(name, root, "train")) == 2
 
 
-def test_a_published_context_map_gives_each_of_the_59_its_own_class_by_name():
+def test_published_context_ids_map_to_the_59_class_names():
     # ids of some classes in the published list of 459 names
     known = {2: "aeroplane", 65: "cat", 98: "cow", 144: "fence", 258: "motorbike", 368: "sofa", 427: "tvmonitor"}
     table, classes = raw_table(), class_lists()["context"].classes
@@ -130,7 +130,7 @@ def test_a_published_context_map_gives_each_of_the_59_its_own_class_by_name():
         (lambda file: file.write_bytes(b"MATLAB 5.0 MAT-file, cut short"), ("cannot read the label map",)),
     ],
 )
-def test_a_bad_matlab_map_is_named(tmp_path, spoil, words):
+def test_bad_matlab_label_maps_are_named(tmp_path, spoil, words):
     context_tree(tmp_path, converted=False)
     file = tmp_path / f"trainval/{min(STEMS)}.mat"
     spoil(file)
@@ -140,7 +140,7 @@ def test_a_bad_matlab_map_is_named(tmp_path, spoil, words):
 
 @pytest.mark.parametrize(("name", "draw"), [("voc", voc_tree), ("context", context_tree)])
 @pytest.mark.parametrize("lost", ["list", "image", "label", "everything"])
-def test_a_wrong_layout_is_answered_with_the_expected_tree(tmp_path, name, draw, lost):
+def test_wrong_layout_error_shows_the_expected_tree(tmp_path, name, draw, lost):
     draw(tmp_path)
     stem, lists = min(STEMS), list(tmp_path.glob("ImageSets/*/*.txt"))
     removed = {
@@ -155,7 +155,7 @@ def test_a_wrong_layout_is_answered_with_the_expected_tree(tmp_path, name, draw,
     refused(lambda: open_dataset(name, tmp_path, "train"), told.get(lost, "no list"), "JPEGImages/*.jpg, Segment")
 
 
-def test_a_list_of_another_length_than_the_published_one_is_told(tmp_path):
+def test_unpublished_list_length_is_reported(tmp_path):
     voc_tree(tmp_path)
     told = "train has 2 images; the published list has 10582"
     assert open_dataset("voc", tmp_path, "train").notes == (told,)
@@ -169,7 +169,7 @@ def test_a_list_of_another_length_than_the_published_one_is_told(tmp_path):
     assert open_dataset("voc", tmp_path, "val").notes == ()
 
 
-def test_precompute_tells_the_note(clipteacher, tmp_path):
+def test_precompute_prints_dataset_notes(clipteacher, tmp_path):
     voc_tree(tmp_path)
     clip = ("--clip", "tiny", "--image-size", 64, "--cache", tmp_path / "voc.zarr")
     result = clipteacher.good("precompute", "--dataset", "voc", "--root", tmp_path, *clip, "--json")

@@ -32,7 +32,7 @@ def names_in(label):
     return {name for k, name in enumerate(TRAIN.classes) if counts[k] >= VISIBLE_PIXELS}
 
 
-def test_it_opens_by_name_without_a_root():
+def test_scenes_open_by_name_without_a_root():
     dataset = open_dataset("scenes", None, "val", 5)
     assert (len(dataset), dataset.root, dataset.ids[4]) == (5, None, "val/000004")
     assert [len(open_dataset("scenes", None, split)) for split in SPLITS] == [*SPLITS.values()]
@@ -41,11 +41,11 @@ def test_it_opens_by_name_without_a_root():
 @pytest.mark.parametrize(
     ("root", "split", "word"), [("here", "train", "leave --root out"), (None, "test", "choose one")]
 )
-def test_a_root_or_a_strange_split_is_a_usage_error(tmp_path, root, split, word):
+def test_root_or_unknown_split_is_a_usage_error(tmp_path, root, split, word):
     refused(lambda: open_dataset("scenes", root and tmp_path, split), word, kind=UsageError)
 
 
-def test_a_scene_is_drawn_the_same_whenever_and_wherever_it_is_asked_for():
+def test_scenes_are_deterministic():
     image, label = draw(np.random.default_rng((0, *b"train", 7)))
     np.testing.assert_array_equal(TRAIN.image(7), image)
     np.testing.assert_array_equal(TRAIN.label(7), label)
@@ -55,12 +55,12 @@ def test_a_scene_is_drawn_the_same_whenever_and_wherever_it_is_asked_for():
     assert TRAIN.digest(7)[0] == hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def test_no_two_scenes_are_alike_in_any_split_or_seed():
+def test_scenes_differ_across_splits_and_seeds():
     drawn = [Scenes(split, 3, seed).digest(i) for split in SPLITS for seed in (0, 1) for i in range(3)]
     assert len(set(drawn)) == len(drawn)
 
 
-def test_it_has_at_least_twelve_things_on_five_grounds_and_hides_things_only():
+def test_unseen_things_share_their_pattern_and_hue_with_seen_ones():
     split = make_split("scenes", TRAIN.classes, None)
     assert TRAIN.classes == class_lists()["scenes"].classes == (*STUFF, *THINGS)
     assert len(THINGS) >= 12
@@ -75,7 +75,7 @@ def test_it_has_at_least_twelve_things_on_five_grounds_and_hides_things_only():
     assert {*Counter(thing.hue for thing in THINGS.values()).values()} == {2}
 
 
-def test_pictures_are_small_and_labels_dense_but_for_a_few_spots(scenes):
+def test_labels_are_dense_except_for_a_few_void_spots(scenes):
     voids = []
     for image, label in scenes:
         assert image.shape == (SIDE, SIDE, 3)
@@ -85,12 +85,12 @@ def test_pictures_are_small_and_labels_dense_but_for_a_few_spots(scenes):
     assert 0.001 < np.mean(voids) < 0.03
 
 
-def test_every_class_is_common_enough_to_learn(scenes):
+def test_every_class_is_frequent_enough_to_learn(scenes):
     share = {name: np.mean([name in names_in(label) for _, label in scenes]) for name in TRAIN.classes}
     assert min(share.values()) > 0.08
 
 
-def test_a_caption_names_only_what_is_there_and_often_not_all_of_it(scenes):
+def test_captions_name_a_subset_of_the_visible_classes(scenes):
     rng = np.random.default_rng(0)
     whole, named = [], set()
     for _, label in scenes:
@@ -105,7 +105,7 @@ def test_a_caption_names_only_what_is_there_and_often_not_all_of_it(scenes):
     assert named == set(TRAIN.classes)
 
 
-def test_no_linear_classifier_tells_things_by_mean_colour(scenes):
+def test_mean_color_does_not_identify_a_class(scenes):
     colours, classes = [], []
     for image, label in scenes:
         for k in range(len(STUFF), len(TRAIN.classes)):
@@ -124,7 +124,7 @@ def test_no_linear_classifier_tells_things_by_mean_colour(scenes):
     assert 2 / len(THINGS) < right.mean() < 0.6
 
 
-def test_the_world_is_the_one_the_tiny_clip_has_learned():
+def test_scenes_are_those_the_tiny_clip_was_trained_on():
     # another world needs another tiny CLIP and new figures: `python -m pipeline.tiny.train`
     drawn = {split: Scenes(split, 1).load(0) for split in SPLITS}
     assert {split: hashlib.sha256(label.tobytes()).hexdigest()[:8] for split, (_, label) in drawn.items()} == LABELS

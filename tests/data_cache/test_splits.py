@@ -28,7 +28,7 @@ def test_published_splits_have_the_published_counts(name, seen, unseen):
     assert len(set(split.classes)) == seen + unseen
 
 
-def test_coco_unseen_names_are_exactly_the_published_raw_ids():
+def test_coco_unseen_names_match_the_published_raw_ids():
     split = published("coco")
     raw_ids = [raw for raw in range(182) if raw not in COCO_MISSING_RAW_IDS]
     raw_of = dict(zip(split.classes, raw_ids, strict=True))
@@ -40,7 +40,7 @@ def test_voc_hides_its_last_five_classes():
     assert published("voc").unseen_index.tolist() == [15, 16, 17, 18, 19]
 
 
-def test_context_hides_the_named_classes_of_the_alphabetical_list():
+def test_context_hides_the_published_classes():
     split = published("context")
     assert list(split.classes) == sorted(split.classes)
     assert split.unseen_index.tolist() == [0, 6, 7, 14, 19, 24, 31, 33, 48, 54]
@@ -54,17 +54,17 @@ def test_camvid_hides_fence_car_and_bicyclist():
 
 
 @pytest.mark.parametrize("name", ["voc", "coco", "context", "camvid"])
-def test_no_published_class_name_contains_a_comma_or_outer_spaces(name):
+def test_published_class_names_have_no_comma_or_outer_spaces(name):
     assert all("," not in known and known == known.strip() for known in class_lists()[name].classes)
 
 
-def test_unseen_names_come_in_class_order_without_spaces_and_duplicates():
+def test_unseen_names_are_stripped_deduplicated_and_in_class_order():
     split = make_split("folder", COLOURS, " light blue,green , light blue,")
     assert split.unseen == ("green", "light blue")
     assert split == Split(COLOURS, ("light blue", "green"))
 
 
-def test_indices_and_flags_agree_with_the_names():
+def test_indices_and_flags_match_the_names():
     split = Split(COLOURS, ("green", "light blue"))
     assert split.seen == ("red", "blue")
     assert split.is_seen.tolist() == [True, False, True, False]
@@ -81,49 +81,49 @@ def test_seen_rank_counts_seen_classes_and_is_255_elsewhere():
     assert table.shape == (256,)
 
 
-def test_an_empty_list_hides_nothing():
+def test_empty_unseen_list_hides_nothing():
     split = make_split("coco", class_lists()["coco"].classes, "")
     assert split.unseen == ()
     assert split.unseen_index.tolist() == []
     assert len(split.seen) == 171
 
 
-def test_an_unknown_name_is_refused_with_the_nearest_one():
+def test_unknown_class_error_suggests_the_closest_name():
     with pytest.raises(UsageError) as error:
         make_split("coco", class_lists()["coco"].classes, "cow,rode")
     assert str(error.value) == "--unseen: no class named 'rode' in coco; did you mean 'road'?"
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("Cow", "'cow'"), ("sky", "'sky-other'"), ("light-blue", "'light blue'")])
-def test_the_hint_understands_case_and_parts_of_names(typed, meant):
+def test_suggestion_ignores_case_and_matches_substrings(typed, meant):
     with pytest.raises(UsageError, match=meant):
         make_split("any", ("cow", "sky-other", "light blue"), typed)
 
 
-def test_an_unknown_name_like_no_other_is_answered_with_the_list():
+def test_unknown_class_error_lists_classes_if_none_is_close():
     with pytest.raises(
         UsageError, match=r"no class named 'qqq' in folder; its 4 classes are red, green, blue and 1 more"
     ):
         make_split("folder", COLOURS, "qqq")
 
 
-def test_hiding_every_class_is_refused():
+def test_hiding_every_class_is_rejected():
     with pytest.raises(UsageError, match="all 4 classes"):
         make_split("folder", COLOURS, ",".join(COLOURS))
 
 
-def test_a_dataset_without_published_split_asks_for_unseen():
+def test_dataset_without_published_split_requires_unseen():
     with pytest.raises(UsageError, match='pass --unseen "name,name"'):
         make_split("folder", COLOURS, None)
 
 
-def test_splits_pickle_and_cannot_be_changed():
+def test_splits_are_picklable_and_immutable():
     split = Split(COLOURS, ("green",))
     assert pickle.loads(pickle.dumps(split)) == split
     with pytest.raises(dataclasses.FrozenInstanceError):
         split.unseen = ()
 
 
-def test_a_split_with_a_stranger_is_a_programming_error():
+def test_unknown_unseen_class_raises_value_error():
     with pytest.raises(ValueError, match="pink"):
         Split(COLOURS, ("pink",))

@@ -161,7 +161,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert not list(self.path.rglob("*.partial"))
 
     @invariant()
-    def what_is_done_is_known_and_reads_back_and_nothing_else_is_believed(self):
+    def done_shards_read_back_and_others_are_pending(self):
         if not hasattr(self, "cache"):
             return
         cache = Cache(self.path)

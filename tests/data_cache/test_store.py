@@ -19,7 +19,7 @@ def path(tmp_path):
     return tmp_path / "folder.zarr"
 
 
-def test_what_was_written_is_read_back_exactly(path):
+def test_written_shards_are_read_back_exactly(path):
     loaded = complete(path).load("default")
     shards = [shard(number) for number in range(LAYOUT.shards)]
     for name in ("box", "flip", "cls", "label", "count"):
@@ -38,7 +38,7 @@ def test_text_features_keep_names_templates_and_values(path):
 
 
 @pytest.mark.parametrize("consolidated", [None, True, False])
-def test_zarr_and_xarray_open_a_cache_without_a_warning(path, consolidated):
+def test_zarr_and_xarray_open_a_cache_without_warnings(path, consolidated):
     complete(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -50,7 +50,7 @@ def test_zarr_and_xarray_open_a_cache_without_a_warning(path, consolidated):
     assert tree["masks/default/label"].dims == ("image", "view", "y", "x")
 
 
-def test_every_array_names_its_dimensions_and_carries_a_checksum(path):
+def test_every_array_has_dimension_names_and_a_checksum(path):
     complete(path)
     arrays = [n for _, n in zarr.open_group(path, mode="r").members(max_depth=None) if isinstance(n, zarr.Array)]
     assert len(arrays) > 12
@@ -61,7 +61,7 @@ def test_every_array_names_its_dimensions_and_carries_a_checksum(path):
         assert "crc32c" in text or "'checksum': True" in text, array.path
 
 
-def test_a_flipped_bit_in_any_payload_is_an_error_and_never_a_number(path):
+def test_flipped_bits_are_errors(path):
     complete(path)
     names = ("cls", "masks/default/label", "view/box", "image/status")
     for name in names:
@@ -82,7 +82,7 @@ def test_a_flipped_bit_in_any_payload_is_an_error_and_never_a_number(path):
         file.write_bytes(good)
 
 
-def test_a_flipped_bit_in_dense_tokens_is_an_error(path):
+def test_flipped_bits_in_dense_tokens_are_errors(path):
     complete(path)
     file = next(f for f in sorted((path / "dense" / "c").rglob("*")) if f.is_file())
     good = file.read_bytes()
@@ -94,7 +94,7 @@ def test_a_flipped_bit_in_dense_tokens_is_an_error(path):
             zarr.open_group(path, mode="r")["dense"][:]
 
 
-def test_altered_metadata_is_refused(path):
+def test_altered_metadata_is_rejected(path):
     complete(path)
     for name in ("zarr.json", "cls/zarr.json", "masks/default/zarr.json"):
         file = path / name
@@ -108,7 +108,7 @@ def test_altered_metadata_is_refused(path):
 
 
 @pytest.mark.parametrize("cut", [None, 3])
-def test_a_lost_or_truncated_chunk_is_an_error_and_never_zeros(path, cut):
+def test_missing_or_truncated_chunks_are_errors(path, cut):
     complete(path)
     file = path / "cls/c/1/0/0"
     if cut is None:
@@ -119,7 +119,7 @@ def test_a_lost_or_truncated_chunk_is_an_error_and_never_zeros(path, cut):
         Cache(path).load("default")
 
 
-def test_lost_text_features_are_an_error_and_never_zeros(path):
+def test_missing_text_features_are_errors(path):
     cache = complete(path)
     (path / "text/single/features/c/0/0").unlink()
     with pytest.raises(UserError, match="text/single/features/c/0/0: missing or truncated"):
@@ -127,7 +127,7 @@ def test_lost_text_features_are_an_error_and_never_zeros(path):
 
 
 @pytest.mark.parametrize("lost", ["image/status", "image/id"])
-def test_lost_statuses_or_names_are_an_error_and_never_empty(path, lost):
+def test_missing_statuses_or_ids_are_errors(path, lost):
     cache = complete(path)
     (path / lost / "c/1").unlink()
     for read in (cache.statuses, lambda: cache.load("default")):
@@ -135,7 +135,7 @@ def test_lost_statuses_or_names_are_an_error_and_never_empty(path, lost):
             read()
 
 
-def test_a_chunk_of_nothing_but_fill_values_is_no_loss(path):
+def test_chunks_of_only_fill_values_are_not_reported_missing(path):
     cache = create(path)
     for number in range(LAYOUT.shards):
         data = shard(number)
@@ -147,7 +147,7 @@ def test_a_chunk_of_nothing_but_fill_values_is_no_loss(path):
     assert (loaded.label == 255).all()
 
 
-def test_a_shard_is_done_when_its_record_exists_and_never_otherwise(path):
+def test_shard_is_done_if_and_only_if_its_record_exists(path):
     cache = create(path)
     assert cache.pending_shards("default") == [0, 1, 2]
     cache.write_shard(1, shard(1), "default")
@@ -156,14 +156,14 @@ def test_a_shard_is_done_when_its_record_exists_and_never_otherwise(path):
     assert Cache(path).pending_shards("default") == [0, 1, 2]
 
 
-def test_an_unfinished_cache_is_not_loaded(path):
+def test_unfinished_cache_cannot_be_loaded(path):
     cache = create(path)
     cache.write_shard(0, shard(0), "default")
     with pytest.raises(UserError, match=r"2 of 3 shards are not done; run the same `precompute`"):
         cache.load("default")
 
 
-def test_shards_written_in_any_order_and_twice_give_the_same_bytes(path, tmp_path):
+def test_bytes_do_not_depend_on_write_order_or_repetition(path, tmp_path):
     complete(path)
     other = create(tmp_path / "other.zarr")
     for number in (2, 0, 1, 0):
@@ -171,7 +171,7 @@ def test_shards_written_in_any_order_and_twice_give_the_same_bytes(path, tmp_pat
     assert contents(path) == contents(other.path)
 
 
-def test_creation_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_failed_creation_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("disk on fire")
 
@@ -189,7 +189,7 @@ def test_partial_files_of_a_killed_writer_are_removed(path):
     assert contents(path) == before
 
 
-def test_other_settings_are_refused_with_a_diff(path):
+def test_different_settings_are_rejected_with_a_diff(path):
     complete(path)
     cache = CacheWriter(path)
     cache.check_settings(FINGERPRINT, "default", MASKS | {"backend": "torch"}, LAYOUT.shard)
@@ -201,7 +201,7 @@ def test_other_settings_are_refused_with_a_diff(path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_is_no_cache_is_refused_in_one_line(tmp_path):
+def test_folders_that_are_not_caches_are_rejected(tmp_path):
     with pytest.raises(UserError, match="no such cache"):
         Cache(tmp_path / "nothing")
     with pytest.raises(UserError, match="not a clipteacher cache"):
@@ -211,7 +211,7 @@ def test_a_folder_that_is_no_cache_is_refused_in_one_line(tmp_path):
         Cache(tmp_path / "foreign.zarr")
 
 
-def test_the_mask_set_is_the_only_one_or_must_be_named(path):
+def test_mask_set_defaults_to_that_of_stage_1(path):
     cache = complete(path)
     assert cache.mask_name(None) == cache.mask_name("default") == "default"
     with pytest.raises(UsageError, match="one of: default"):
@@ -227,7 +227,7 @@ def test_info_counts_images_not_shards(path):
     assert about["bytes"]["cls"] == sum(f.stat().st_size for f in (path / "cls").rglob("*") if f.is_file())
 
 
-def test_a_cache_without_dense_tokens_has_no_dense_array(path):
+def test_cache_without_dense_tokens_has_no_dense_array(path):
     layout = Layout(5, 2, 8, (2, 3), 2, "none")
     cache = create(path, layout)
     cache.write_shard(0, replace(shard(0), dense=None), "default")
@@ -235,17 +235,17 @@ def test_a_cache_without_dense_tokens_has_no_dense_array(path):
     assert cache.describe()["bytes"]["dense"] == 0
 
 
-def test_the_size_told_before_a_run_is_that_of_the_arrays():
+def test_estimated_size_matches_the_arrays():
     sizes = bytes_per_image(Layout(10, 4, 512, (32, 32), 64, "float16"), "uint8")
     assert sizes == {"cls": 4 * 1024, "dense": 4 * 2**20, "masks": 4 * 1024}
 
 
-def test_labels_grow_to_two_bytes_above_254():
+def test_labels_take_two_bytes_above_254():
     assert (label_dtype(254), label_dtype(255)) == ("uint8", "uint16")
     assert (reserved_label("uint8"), reserved_label("uint16")) == (255, 65535)
 
 
-def test_the_attributes_hold_the_fingerprint_and_what_is_recorded(path):
+def test_attributes_contain_fingerprint_and_recorded_values(path):
     attributes = zarr.open_group(complete(path).path, mode="r").attrs.asdict()
     assert attributes["format"] == "clipteacher-cache"
     assert attributes["fingerprint"] == FINGERPRINT

@@ -16,32 +16,32 @@ def survey(*labels, image=NOISE):
     return sum((Survey.of(f"{i}.jpg", image, one) for i, one in enumerate(labels)), Survey())
 
 
-def test_label_maps_with_a_pixel_of_each_class_are_nothing_to_tell_of():
+def test_complete_label_maps_give_no_warning():
     assert survey(label(0, 1, 255), label(2), None).warnings(CLASSES) == []
 
 
-def test_classes_without_a_pixel_are_told_over_all_label_maps_together():
+def test_classes_absent_from_all_label_maps_are_reported():
     (told,) = survey(label(0, 1), label(1)).warnings(CLASSES)
     assert told == "1 of 3 classes have no pixel in the 2 label maps read: tree"
 
 
-def test_masks_of_0_and_255_are_told_with_the_mend():
+def test_masks_of_0_and_255_are_reported_with_a_fix():
     (told,) = survey(label(0, 255), label(0)).warnings(CLASSES[:2])
     assert "1 of 2 classes have no pixel in the 2 label maps read: road" in told
     assert "255, as the white of a 1-bit mask, is void: number the classes 0, 1, .." in told
 
 
-def test_label_maps_of_nothing_but_void_are_named():
+def test_label_maps_of_only_void_are_named():
     found = survey(label(0, 1, 2), label(255), label(255))
     assert found.void == ("1.jpg", "2.jpg")
     assert found.warnings(CLASSES) == ["2 of 3 label maps hold only void (255): 1.jpg, 2.jpg"]
 
 
-def test_images_without_a_label_map_say_nothing_about_classes():
+def test_unlabelled_images_give_no_class_warning():
     assert survey(None, None).warnings(CLASSES) == []
 
 
-def test_images_of_one_colour_are_named_and_one_other_pixel_makes_them_none():
+def test_images_of_a_single_color_are_named():
     plain = np.full((70, 90, 3), 7, np.uint8)
     assert survey(None, image=plain).warnings(CLASSES) == ["1 of 1 images have one colour everywhere: 0.jpg"]
     plain[69, 89, 2] = 8

@@ -61,21 +61,21 @@ def unread(action, file):
 
 @pytest.mark.parametrize("number", PASSING)
 @pytest.mark.parametrize("name", ["zarr.json", "cls/zarr.json", "masks/default/zarr.json"])
-def test_metadata_that_cannot_be_read_just_now_is_not_called_damaged(path, forbid, name, number):
+def test_unreadable_metadata_is_not_reported_as_damaged(path, forbid, name, number):
     forbid(path / name, number)
     assert os.strerror(number) in unread(lambda: Cache(path), path / name)
 
 
 @pytest.mark.parametrize("number", PASSING)
 @pytest.mark.parametrize("name", LOADS)
-def test_a_chunk_that_cannot_be_read_just_now_is_not_called_damaged(path, forbid, name, number):
+def test_unreadable_chunks_are_not_reported_as_damaged(path, forbid, name, number):
     cache = Cache(path)
     forbid(path / name, number)
     assert os.strerror(number) in unread(lambda: LOADS[name](cache), path / name)
 
 
 @pytest.mark.parametrize("name", ["cls/c/1/0/0", "masks/default/label/c/0/0/0/0", "text/single/name/c/0"])
-def test_verify_lists_it_goes_on_and_nothing_is_repaired_for_it(path, forbid, name):
+def test_verify_lists_unreadable_files_and_continues(path, forbid, name):
     spoilt = path / "view/flip/c/2/0"
     spoilt.write_bytes(spoilt.read_bytes()[:-1])
     before = contents(path)
@@ -92,7 +92,7 @@ def test_verify_lists_it_goes_on_and_nothing_is_repaired_for_it(path, forbid, na
     assert contents(path) == before
 
 
-def test_a_loop_of_links_in_place_of_a_file_is_told_and_not_called_damaged(path):
+def test_symlink_loops_are_not_reported_as_damaged(path):
     for name in ("cls/zarr.json", "zarr.json"):
         (path / name).unlink()
         (path / name).symlink_to(path / name)
@@ -104,7 +104,7 @@ def test_a_loop_of_links_in_place_of_a_file_is_told_and_not_called_damaged(path)
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 @pytest.mark.parametrize("name", LOADS)
-def test_what_is_no_file_in_the_place_of_one_is_found_and_never_read_as_zeros_nor_waited_for(path, name, kind):
+def test_folders_and_pipes_in_place_of_files_are_found(path, name, kind):
     (path / name).unlink()
     (path / name).mkdir() if kind == "folder" else os.mkfifo(path / name)
     if not name.startswith("journal"):  # a journal has no record of its own
@@ -115,13 +115,13 @@ def test_what_is_no_file_in_the_place_of_one_is_found_and_never_read_as_zeros_no
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "cls/zarr.json"])
-def test_a_pipe_in_the_place_of_metadata_is_not_waited_for(path, name):
+def test_pipe_in_place_of_metadata_does_not_block(path, name):
     (path / name).unlink()
     os.mkfifo(path / name)
     refused(lambda: Cache(path), path)
 
 
-def test_a_photograph_that_cannot_be_read_just_now_has_not_changed(path, tmp_path, forbid):
+def test_unreadable_images_are_not_reported_as_changed(path, tmp_path, forbid):
     (tmp_path / "own/images").mkdir(parents=True)
     (tmp_path / "own/classes.txt").write_text("sky\n")
     for number in range(5):
@@ -135,7 +135,7 @@ def test_a_photograph_that_cannot_be_read_just_now_has_not_changed(path, tmp_pat
     assert "expected" not in unread(lambda: open_dataset("folder", tmp_path / "own", "train"), "classes.txt")
 
 
-def test_a_folder_of_photographs_that_cannot_be_read_is_not_an_empty_one(path, tmp_path, monkeypatch):
+def test_unreadable_folder_is_not_reported_as_empty(path, tmp_path, monkeypatch):
     (tmp_path / "images/deep").mkdir(parents=True)
     real = os.scandir
 
@@ -154,7 +154,7 @@ def test_a_folder_of_photographs_that_cannot_be_read_is_not_an_empty_one(path, t
     unread(lambda: shown.dataset, loop)
 
 
-def test_only_what_is_not_there_is_said_not_to_be_there(tmp_path):
+def test_only_missing_paths_are_reported_as_missing(tmp_path):
     assert stat_or_none(tmp_path / "a") is None
     (tmp_path / "file").write_text("")
     assert stat_or_none(tmp_path / "file/a") is None

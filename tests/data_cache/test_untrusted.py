@@ -52,19 +52,19 @@ def forge(cache, name, change):
     top.write_text(json.dumps(root))
 
 
-def test_a_forged_cache_of_true_sizes_would_be_opened(cache):
+def test_forged_cache_with_consistent_shapes_opens(cache):
     forge(cache, "cls", lambda node: node["attributes"].update(note="harmless"))
     assert verify_files(Cache(cache)) == (verify_files(Cache(cache))[0], [])
 
 
 @pytest.mark.parametrize("name", ["cls", "masks/default/label", "image/status", "view/box", "journal"])
-def test_shapes_that_do_not_belong_together_are_refused(cache, name):
+def test_inconsistent_shapes_are_rejected(cache, name):
     forge(cache, name, lambda node: node.update(shape=[10**13, *node["shape"][1:]]))
     refused(lambda: Cache(cache), "instead of")
 
 
 @pytest.mark.parametrize("images", [10**9, 10**13])
-def test_sizes_beyond_memory_are_refused_before_anything_is_allocated(cache, images):
+def test_sizes_beyond_memory_are_rejected_before_allocation(cache, images):
     def enlarge(node):
         node["shape"][0] = images
 
@@ -80,7 +80,7 @@ def test_sizes_beyond_memory_are_refused_before_anything_is_allocated(cache, ima
     refused(lambda: Cache(cache), f"says it holds {images} images", "this machine has")
 
 
-def test_a_shard_of_a_billion_images_is_refused(cache):
+def test_oversized_shards_are_rejected(cache):
     def enlarge(node):
         node["chunk_grid"]["configuration"]["chunk_shape"][0] = 10**9
 
@@ -91,7 +91,7 @@ def test_a_shard_of_a_billion_images_is_refused(cache):
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"text/single/template"}))  # prompts may be any number
-def test_every_array_has_the_shape_that_belongs_to_the_others(cache, name):
+def test_shape_of_every_array_is_checked(cache, name):
     for place in range(len(SHAPES[name])):
         shape = list(SHAPES[name])
         shape[place] += 1
@@ -99,7 +99,7 @@ def test_every_array_has_the_shape_that_belongs_to_the_others(cache, name):
         refused(lambda: Cache(cache), "it is not trusted")
 
 
-def test_these_are_all_arrays_of_a_cache(cache):
+def test_shapes_list_all_arrays_of_a_cache(cache):
     nodes = {
         file.parent.relative_to(cache).as_posix(): json.loads(file.read_text()) for file in cache.rglob("zarr.json")
     }
@@ -107,7 +107,7 @@ def test_these_are_all_arrays_of_a_cache(cache):
 
 
 @pytest.mark.parametrize("classes", [10**6, 10**11])
-def test_a_vocabulary_beyond_reason_is_refused(cache, classes):
+def test_oversized_vocabularies_are_rejected(cache, classes):
     forge(cache, "text/single/name", lambda node: node.update(shape=[classes]))
     forge(cache, "text/single/features", lambda node: node.update(shape=[classes, 8]))
     refused(lambda: Cache(cache), "it is not trusted")
@@ -115,7 +115,7 @@ def test_a_vocabulary_beyond_reason_is_refused(cache, classes):
 
 @pytest.mark.parametrize("part", ["fingerprint", "recorded"])
 @pytest.mark.parametrize("value", [None, "x", {}, {"clip": {}, "dataset": "x"}])
-def test_a_cache_that_does_not_tell_how_it_was_made_is_refused(cache, part, value):
+def test_cache_without_settings_is_rejected(cache, part, value):
     if (part, value) == ("recorded", {}):
         pytest.skip("it may have recorded nothing")
     if part == "recorded" and value:
@@ -128,12 +128,12 @@ def test_a_cache_that_does_not_tell_how_it_was_made_is_refused(cache, part, valu
     refused(lambda: Cache(cache), "how it was made")
 
 
-def test_a_mask_set_that_does_not_tell_how_it_was_made_is_refused(cache):
+def test_mask_set_without_settings_is_rejected(cache):
     forge(cache, "masks/default", lambda node: node["attributes"].pop("windows"))
     refused(lambda: Cache(cache), "how it was made")
 
 
-def test_metadata_nested_beyond_reason_is_refused(cache):
+def test_deeply_nested_metadata_is_rejected(cache):
     (cache / "zarr.json").write_text("[" * 200_000)
     refused(lambda: Cache(cache), "metadata is damaged")
 
@@ -153,7 +153,7 @@ def test_metadata_nested_beyond_reason_is_refused(cache):
     ],
     ids=str,
 )
-def test_a_record_that_no_writer_of_ours_left_is_found_and_never_believed(cache, forged):
+def test_forged_journal_records_are_rejected(cache, forged):
     group = CacheWriter(cache).group
     group["journal"][0] = json.dumps(json.loads(str(group["journal"][0])) | forged)
     refused(lambda: Cache(cache).load("default"), "a damaged journal record")
@@ -161,19 +161,19 @@ def test_a_record_that_no_writer_of_ours_left_is_found_and_never_believed(cache,
     assert damaged_shards(Cache(cache), "") == [0]
 
 
-def test_a_record_in_the_place_of_another_is_found(cache):
+def test_misplaced_journal_records_are_rejected(cache):
     shutil.copyfile(cache / "journal/c/0", cache / "journal/c/1")
     assert damaged_shards(Cache(cache), "") == [1]
     refused(lambda: Cache(cache).load("default"), "shard 0 in the place of shard 1")
 
 
-def test_a_codec_that_we_do_not_use_is_refused(cache):
+def test_unknown_codecs_are_rejected(cache):
     forge(cache, "cls", lambda node: node["codecs"].append({"name": "gzip", "configuration": {"level": 1}}))
     refused(lambda: Cache(cache), "codec gzip")
 
 
 @pytest.mark.parametrize("key", ["../outside", "/etc/hostname", "cls/../../outside"])
-def test_a_record_that_leads_out_of_the_cache_is_refused_and_its_path_not_read(cache, tmp_path, key):
+def test_record_paths_outside_the_cache_are_rejected(cache, tmp_path, key):
     (tmp_path / "outside").write_text("private")
     group = CacheWriter(cache).group
     record = json.loads(str(group["journal"][0]))
@@ -183,20 +183,20 @@ def test_a_record_that_leads_out_of_the_cache_is_refused_and_its_path_not_read(c
     assert any("leads out of the cache" in line for line in verify_files(Cache(cache))[1])
 
 
-def test_metadata_that_names_nodes_outside_is_refused(cache):
+def test_metadata_nodes_outside_the_cache_are_rejected(cache):
     root = json.loads((cache / "zarr.json").read_text())
     root["consolidated_metadata"]["metadata"]["../outside"] = {}
     (cache / "zarr.json").write_text(json.dumps(root))
     refused(lambda: Cache(cache), "metadata is damaged")
 
 
-def test_json_has_a_greatest_size(cache, monkeypatch):
+def test_oversized_json_is_rejected(cache, monkeypatch):
     monkeypatch.setattr(limits, "JSON_BYTES", 100)
     refused(lambda: Cache(cache), "metadata is damaged")
 
 
 @pytest.mark.parametrize("lost", ["cls", "journal", "masks/default/label"])
-def test_a_group_without_our_arrays_is_refused(cache, lost):
+def test_group_without_required_arrays_is_rejected(cache, lost):
     root = json.loads((cache / "zarr.json").read_text())
     del root["consolidated_metadata"]["metadata"][lost]
     (cache / "zarr.json").write_text(json.dumps(root))

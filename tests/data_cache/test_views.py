@@ -10,28 +10,28 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_view_0_is_the_whole_image_unmirrored():
+def test_view_0_is_the_whole_unflipped_image():
     assert whole(30, 40) == View((0, 0, 30, 40), flip=False)
 
 
-def test_an_image_already_of_the_size_is_replayed_untouched():
+def test_image_of_the_target_size_is_unchanged():
     image = picture(32, 32)
     np.testing.assert_array_equal(crop_image(image, whole(32, 32), 32), image)
 
 
-def test_a_crop_shows_the_pixels_of_its_box():
+def test_crop_contains_the_pixels_of_its_box():
     image = picture(50, 60)
     np.testing.assert_array_equal(crop_image(image, View((7, 9, 39, 41)), 32), image[7:39, 9:41])
 
 
-def test_a_flip_mirrors_image_and_label_left_to_right():
+def test_flip_mirrors_image_and_label():
     image, label = picture(32, 32), picture(32, 32)[..., 0]
     view = View((0, 0, 32, 32), flip=True)
     np.testing.assert_array_equal(crop_image(image, view, 32), image[:, ::-1])
     np.testing.assert_array_equal(crop_label(label, view, 32), label[:, ::-1])
 
 
-def test_a_label_takes_the_nearest_pixel_and_invents_no_value():
+def test_labels_are_resampled_by_nearest_neighbor():
     label = np.random.default_rng(1).choice(np.array([0, 7, 255], np.uint8), (45, 33))
     size = 20
     rows = ((np.arange(size) + 0.5) * 45 / size).astype(int)
@@ -58,7 +58,7 @@ def resampling(length: int, size: int) -> np.ndarray:
     ("height", "width", "size"), [(48, 64, 51), (20, 9, 32), (150, 61, 32), (1, 3, 16), (400, 2, 8)]
 )
 @pytest.mark.parametrize("flip", [False, True])
-def test_an_image_is_resampled_by_the_antialiased_bicubic_filter_from_its_own_pixels_alone(height, width, size, flip):
+def test_crops_are_resampled_by_antialiased_bicubic(height, width, size, flip):
     image = picture(height + 9, width + 5)
     crop = image[4 : 4 + height, 3 : 3 + width]
     # rows first; each pass rounds to whole grey levels
@@ -73,7 +73,7 @@ def test_an_image_is_resampled_by_the_antialiased_bicubic_filter_from_its_own_pi
 
 
 @pytest.mark.parametrize("size", [16, 64])
-def test_image_and_label_stay_aligned_through_any_view(size):
+def test_image_and_label_stay_aligned_in_any_view(size):
     # a bright square on dark: where the label says square, the image must be bright
     image, label = np.zeros((80, 100, 3), np.uint8), np.zeros((80, 100), np.uint8)
     image[20:60, 30:70], label[20:60, 30:70] = 255, 1
@@ -83,14 +83,14 @@ def test_image_and_label_stay_aligned_through_any_view(size):
     assert agreement > 1 - 8 / size  # at most the border of the square differs, by the filter's width
 
 
-def test_shrinking_averages_instead_of_skipping_pixels():
+def test_downsampling_averages_pixels():
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     image = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
     small = crop_image(image, whole(64, 64), 8)
     assert abs(small.astype(int) - 127).max() <= 2
 
 
-def test_view_0_is_whole_and_the_others_are_crops_of_the_asked_size_and_shape():
+def test_crops_respect_scale_and_ratio():
     cropping = Cropping(count=200, scale=(0.25, 0.8), ratio=(0.5, 2.0))
     views = cropping.views("a.jpg", 300, 400)
     assert views[0] == whole(300, 400)
@@ -109,7 +109,7 @@ def test_view_0_is_whole_and_the_others_are_crops_of_the_asked_size_and_shape():
     assert len({view.box for view in views}) > 190
 
 
-def test_a_view_depends_on_seed_image_and_number_alone():
+def test_views_depend_only_on_seed_image_and_number():
     four, eight = Cropping(count=4).views("a.jpg", 90, 120), Cropping(count=8).views("a.jpg", 90, 120)
     assert eight[:4] == four
     assert Cropping(count=4).views("b.jpg", 90, 120)[1:] != four[1:]
@@ -117,7 +117,7 @@ def test_a_view_depends_on_seed_image_and_number_alone():
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 400), (400, 4), (1, 1), (1, 50)])
-def test_an_image_too_long_for_any_crop_gives_its_middle(height, width):
+def test_very_long_images_are_cropped_at_their_center(height, width):
     for view in Cropping(count=5, scale=(0.9, 1.0)).views("long", height, width):
         top, left, bottom, right = view.box
         assert 0 <= top < bottom <= height
@@ -135,6 +135,6 @@ def test_an_image_too_long_for_any_crop_gives_its_middle(height, width):
         ({"ratio": (2.0, 1.0)}, "--view-ratio"),
     ],
 )
-def test_impossible_views_are_usage_errors(given, word):
+def test_invalid_view_settings_are_usage_errors(given, word):
     with pytest.raises(UsageError, match=word):
         Cropping(**given)
