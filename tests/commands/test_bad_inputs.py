@@ -85,7 +85,7 @@ def root(tmp_path):
     return root
 
 
-def test_each_ends_ok_or_failed_with_its_reason_and_indices_stay_aligned(clipteacher, root, tmp_path):
+def test_bad_images_fail_with_a_reason_and_indices_stay_aligned(clipteacher, root, tmp_path):
     command = ("precompute", "--dataset", "folder", "--root", root, "--unseen", "disc", *TINY, "--shard", 4)
     told = clipteacher(*command, "--cache", tmp_path / "c.zarr", "--json")
     assert told.status == 1
@@ -117,7 +117,7 @@ def test_each_ends_ok_or_failed_with_its_reason_and_indices_stay_aligned(cliptea
     assert accepted["failed"] == sum(reason is not None for reason in wanted.values())
 
 
-def test_mended_photographs_are_encoded_by_retry_failed_alone(clipteacher, root, tmp_path):
+def test_retry_failed_encodes_only_failed_images(clipteacher, root, tmp_path):
     command = ("precompute", "--dataset", "folder", "--root", root, "--unseen", "disc", *TINY, "--shard", 4)
     cache = ("--cache", tmp_path / "c.zarr", "--max-failures", 1, "--json")
     before = clipteacher.good(*command, *cache).json

@@ -26,7 +26,7 @@ MISSPELT = {
 }
 
 
-def test_a_misspelt_name_is_answered_before_anything_heavy_is_imported():
+def test_misspelled_names_are_refused_before_heavy_imports():
     code = f"""
 import cli, sys
 for flag, (value, meant) in {MISSPELT!r}.items():
@@ -47,7 +47,7 @@ sys.exit()
         assert f"did you mean {meant}" in line
 
 
-def test_the_names_are_those_that_the_work_takes():
+def test_choices_match_the_implementations():
     import open_clip
 
     from data_cache.layout import DENSE
@@ -62,31 +62,31 @@ def test_the_names_are_those_that_the_work_takes():
 
 
 @pytest.mark.parametrize("option", ["dataset", "dense", "kmeans", "precision"])
-def test_every_name_there_is_passes(option):
+def test_all_choices_are_accepted(option):
     assert choices_of(PrecomputeConfig, option)
     for name in choices_of(PrecomputeConfig, option):
         check_option(PrecomputeConfig, option, name)
 
 
-def test_every_set_of_prompts_passes():
+def test_all_prompt_sets_are_accepted():
     for name in sets():
         CHECKS["prompts"](name)
         CHECKS["prompts"](f"{name}-clean")
 
 
 @pytest.mark.parametrize(("flag", "names"), [("--preset", PRESETS), ("--student", STUDENTS)])
-def test_every_preset_and_student_passes_and_no_other(flag, names):
+def test_only_known_presets_and_students_are_accepted(flag, names):
     check = choice(flag, names, "").callback
     assert [check(name) for name in (*names, None)] == [*names, None]
     refused(lambda: check("other"), flag, *names, kind=UsageError)
 
 
 @pytest.mark.parametrize("clip", ["ViT-B-16-quickgelu", "tiny", "own/config.json", "hf-hub:someone/model"])
-def test_every_clip_there_may_be_passes(clip):
+def test_valid_clip_names_are_accepted(clip):
     check_clip(clip)
 
 
-def test_what_is_near_comes_first_whatever_its_case():
+def test_suggestions_ignore_case_and_list_the_nearest_first():
     models = ["ViT-B-16-SigLIP-i18n-256", "ViT-B-16", "vit_medium_patch16", "ViT-B-16-plus", "RN50"]
     assert did_you_mean("vit-b-16", models).startswith("; did you mean 'ViT-B-16' or 'ViT-B-16-plus' or")
     assert did_you_mean("qqq", models) == did_you_mean("", models) == ""
@@ -118,7 +118,7 @@ HONEST = (
 
 
 @pytest.mark.parametrize("text", NUMBERED)
-def test_a_class_list_with_numbers_is_refused_with_how_to_mend_it(tmp_path, text):
+def test_numbered_class_lists_are_refused(tmp_path, text):
     file = tmp_path / "classes.txt"
     file.write_text(text)
     refused(lambda: read_classes(file), file, "holds its number", "as 'sky'")
@@ -126,13 +126,13 @@ def test_a_class_list_with_numbers_is_refused_with_how_to_mend_it(tmp_path, text
 
 
 @pytest.mark.parametrize("text", HONEST)
-def test_names_that_begin_with_a_number_are_names(tmp_path, text):
+def test_names_starting_with_a_number_are_accepted(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     names = tuple(text.split("\n"))
     assert read_classes(tmp_path / "classes.txt") == names == names_of(str(tmp_path / "classes.txt"))
 
 
-def test_an_image_whose_name_has_a_comma_is_found_by_all_its_names():
+def test_image_names_may_contain_commas():
     ids = ["images/a,b.jpg", "images/a.jpg", "images/b.jpg", "images/deep/c,d.png"]
     assert (
         choose_images(ids, ["a,b.jpg"]) == choose_images(ids, ["a,b"]) == choose_images(ids, ["images/a,b.jpg"]) == [0]

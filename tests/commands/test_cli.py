@@ -20,7 +20,7 @@ def cached(clipteacher, drawn, tmp_path):
     return cache
 
 
-def test_images_become_a_cache_a_student_and_metrics(clipteacher, cached, drawn, tmp_path):
+def test_precompute_train_and_evaluate_end_to_end(clipteacher, cached, drawn, tmp_path):
     told = clipteacher.good("info", cached, "--json").json
     assert {"images": 6, "views": 1, "done": 6, "failed": 0, "masks": ["default"]}.items() <= told.items()
     assert told["clip"].startswith("tiny-vit")
@@ -46,7 +46,7 @@ def test_images_become_a_cache_a_student_and_metrics(clipteacher, cached, drawn,
     assert "hIoU" in sliding.out
 
 
-def test_a_run_is_repeated_by_its_config(clipteacher, cached, tmp_path):
+def test_saved_config_reproduces_a_run(clipteacher, cached, tmp_path):
     common = ("--iterations", 2, "--batch-size", 2, "--size", 64, "--arch", "fpn", "--encoder", "resnet18", *STUDENT)
     first, second = tmp_path / "first", tmp_path / "second"
     one = clipteacher.good("train", "--cache", cached, "--out", first, *common, "--glm", "mean", "--no-nel", "--json")
@@ -57,7 +57,7 @@ def test_a_run_is_repeated_by_its_config(clipteacher, cached, tmp_path):
     assert two.json["focal"] == two.json["dice"] == 0
 
 
-def test_resume_needs_no_more_than_the_run(clipteacher, cached, tmp_path):
+def test_resume_needs_only_the_run_folder(clipteacher, cached, tmp_path):
     run = tmp_path / "run"
     student = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size", 2, *STUDENT)
     clipteacher.good("train", "--cache", cached, "--out", run, "--iterations", 2, *student)
@@ -74,7 +74,7 @@ def test_resume_needs_no_more_than_the_run(clipteacher, cached, tmp_path):
     assert "no run in" in clipteacher("train", "--out", tmp_path / "nothing", "--resume").error
 
 
-def test_progress_and_advice_go_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
+def test_progress_goes_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
     told = clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c", "--json")
     assert told.json["done"] == 6
     for word in ("meaningless", "cpu in fp32", "MiB", "images/s"):
@@ -82,7 +82,7 @@ def test_progress_and_advice_go_to_stderr_and_results_to_stdout(clipteacher, dra
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(clipteacher, command):
+def test_every_command_has_help(clipteacher, command):
     assert "Usage" in clipteacher.good(command, "--help").out
 
 
@@ -91,13 +91,13 @@ def test_help_does_not_import_torch():
     assert in_a_process("train", "--help", prelude=check).stdout.strip().endswith("False")
 
 
-def test_a_second_precompute_finds_nothing_to_do(clipteacher, cached, drawn):
+def test_second_precompute_encodes_nothing(clipteacher, cached, drawn):
     data = (*pictures(drawn), "--shard", 4)
     told = clipteacher.good("precompute", *data, *TINY, "--cache", cached, "--json")
     assert (told.json["done"], told.json["encoded"]) == (6, 0)
 
 
-def test_a_truncated_image_is_recorded_and_the_run_goes_on(clipteacher, drawn, tmp_path):
+def test_truncated_image_is_recorded_and_skipped(clipteacher, drawn, tmp_path):
     victim = drawn / "images/train/002.png"
     victim.write_bytes(victim.read_bytes()[:300])
     arguments = ("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c")
@@ -133,17 +133,17 @@ def mistake(clipteacher, drawn, tmp_path):
     return run
 
 
-def test_no_such_root(mistake, tmp_path):
+def test_missing_root_is_refused(mistake, tmp_path):
     assert "no such folder" in mistake(root=tmp_path / "nowhere", status=1)
 
 
-def test_an_empty_split(mistake, drawn):
+def test_empty_split_is_refused(mistake, drawn):
     shutil.rmtree(drawn / "images/train")
     (drawn / "images/train").mkdir()
     assert str(drawn / "images/train") in mistake(status=1)
 
 
-def test_label_and_image_sizes_differ(mistake, drawn):
+def test_label_maps_of_another_size_are_refused(mistake, drawn):
     for file in (drawn / "labels/train").iterdir():
         Image.open(file).crop((0, 0, 100, 100)).save(file)
     error = mistake(status=1)
@@ -152,7 +152,7 @@ def test_label_and_image_sizes_differ(mistake, drawn):
     assert "128 x 128" in error
 
 
-def test_a_label_value_outside_the_class_list(mistake, drawn):
+def test_out_of_range_labels_are_reported_with_their_file(mistake, drawn):
     for file in (drawn / "labels/train").iterdir():
         Image.fromarray(np.full((128, 128), 77, np.uint8)).save(file)
     error = mistake(status=1)
@@ -160,19 +160,19 @@ def test_a_label_value_outside_the_class_list(mistake, drawn):
     assert "77" in error
 
 
-def test_an_unknown_class_in_unseen(mistake):
+def test_unknown_unseen_class_gets_a_suggestion(mistake):
     assert "--unseen: no class named 'gras' in folder; did you mean 'grass'?" in mistake(unseen="gras", status=2)
 
 
-def test_a_folder_dataset_needs_unseen(mistake):
+def test_folder_dataset_requires_unseen(mistake):
     assert '--unseen "name,name"' in mistake(unseen=None, status=2)
 
 
-def test_an_unknown_clip(mistake):
+def test_unknown_clip_gets_a_suggestion(mistake):
     assert "did you mean" in mistake("--clip", "ViT-B16-quickgelu", status=2)
 
 
-def test_openai_weights_in_the_wrong_architecture(mistake):
+def test_openai_weights_require_quickgelu(mistake):
     error = mistake("--clip", "ViT-B-16", "--clip-weights", "openai", status=2)
     assert "ViT-B-16-quickgelu" in error
 
@@ -191,19 +191,19 @@ def test_openai_weights_in_the_wrong_architecture(mistake):
         ("--dataset", "cityscapes"),
     ],
 )
-def test_an_impossible_option_is_named(mistake, option, value):
+def test_invalid_precompute_options_are_usage_errors(mistake, option, value):
     error = mistake(option, value, status=2)
     assert value in error
 
 
-def test_too_little_free_disk_names_the_cure(mistake, monkeypatch):
+def test_insufficient_disk_space_suggests_dense_none(mistake, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1000))
     error = mistake(status=1)
     assert "--dense none" in error
     assert "GiB" in error
 
 
-def test_a_cache_with_another_fingerprint(clipteacher, cached, drawn):
+def test_cache_with_another_fingerprint_is_refused(clipteacher, cached, drawn):
     before = {f: f.read_bytes() for f in cached.rglob("*") if f.is_file()}
     data = ("--dataset", "folder", "--root", drawn, "--cache", cached, "--shard", 4, *TINY)
     error = clipteacher("precompute", *data, "--unseen", "disc", "--image-size", 256).error
@@ -215,14 +215,14 @@ def test_a_cache_with_another_fingerprint(clipteacher, cached, drawn):
     assert before == {f: f.read_bytes() for f in cached.rglob("*") if f.is_file()}
 
 
-def test_train_on_an_unfinished_cache(clipteacher, cached, tmp_path):
+def test_training_on_an_unfinished_cache_is_refused(clipteacher, cached, tmp_path):
     (cached / "journal/c/1").unlink()
     told = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT)
     assert "1 of 2 shards are not done" in told.error
     assert not (tmp_path / "run").exists()
 
 
-def test_train_without_cache_takes_the_only_one_or_lists_them(clipteacher, cached, tmp_path, monkeypatch):
+def test_train_defaults_to_the_only_cache(clipteacher, cached, tmp_path, monkeypatch):
     folder = tmp_path / "several"
     folder.mkdir()
     monkeypatch.setenv("CLIPTEACHER_CACHE", str(folder))
@@ -236,12 +236,12 @@ def test_train_without_cache_takes_the_only_one_or_lists_them(clipteacher, cache
     assert "b.zarr" in error
 
 
-def test_train_on_other_photographs(clipteacher, cached, drawn, tmp_path):
+def test_training_on_other_images_is_refused(clipteacher, cached, drawn, tmp_path):
     (drawn / "images/train/000.png").rename(drawn / "images/train/other.png")
     assert "not the images" in clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT).error
 
 
-def test_train_on_photographs_or_labels_that_changed_since(clipteacher, cached, drawn, tmp_path):
+def test_training_on_changed_images_or_labels_is_refused(clipteacher, cached, drawn, tmp_path):
     def error():
         return clipteacher("train", "--cache", cached, "--out", tmp_path / "run", "--size", 64, *STUDENT).error
 
@@ -255,7 +255,7 @@ def test_train_on_photographs_or_labels_that_changed_since(clipteacher, cached, 
 
 
 @pytest.mark.parametrize("change", [list.reverse, lambda names: names.append("moon")])
-def test_train_on_other_class_names(clipteacher, cached, drawn, tmp_path, change):
+def test_training_with_other_class_names_is_refused(clipteacher, cached, drawn, tmp_path, change):
     names = (drawn / "classes.txt").read_text().split()
     change(names)
     (drawn / "classes.txt").write_text("\n".join(names))
@@ -263,7 +263,7 @@ def test_train_on_other_class_names(clipteacher, cached, drawn, tmp_path, change
     assert "class names or their order" in error
 
 
-def test_a_log_without_attention_is_plain_json(clipteacher, cached, tmp_path):
+def test_log_without_attention_is_valid_json(clipteacher, cached, tmp_path):
     run = ("--iterations", 1, "--batch-size", 2, "--size", 64, "--out", tmp_path / "run", "--glm", "max")
     told = clipteacher.good("train", "--cache", cached, *run, *STUDENT, "--json")
     assert "NaN" not in told.out + (tmp_path / "run/log.jsonl").read_text()
@@ -271,7 +271,7 @@ def test_a_log_without_attention_is_plain_json(clipteacher, cached, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
-def test_a_file_where_a_folder_should_be(clipteacher, cached, drawn, tmp_path, option):
+def test_file_in_place_of_a_folder_is_refused(clipteacher, cached, drawn, tmp_path, option):
     (tmp_path / "file").write_text("")
     if option == "--out":
         run = ("--iterations", 1, "--batch-size", 2, "--size", 64)
@@ -293,24 +293,24 @@ def test_a_file_where_a_folder_should_be(clipteacher, cached, drawn, tmp_path, o
         ("--loss-stride", 300),
     ],
 )
-def test_an_impossible_training_option_is_named(clipteacher, cached, tmp_path, arguments):
+def test_invalid_train_options_are_usage_errors(clipteacher, cached, tmp_path, arguments):
     told = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT, *arguments)
     assert told.status == 2
     assert str(arguments[1]) in told.error
     assert not (tmp_path / "run").exists()
 
 
-def test_a_gamma_that_is_no_number_is_refused(clipteacher, drawn, tmp_path):
+def test_nan_gamma_is_refused(clipteacher, drawn, tmp_path):
     told = clipteacher("evaluate", tmp_path, "--dataset", "folder", "--root", drawn, "--gamma", "nan")
     assert "--gamma nan" in told.error
 
 
-def test_evaluate_names_a_missing_checkpoint(clipteacher, drawn, tmp_path):
+def test_missing_checkpoint_is_refused(clipteacher, drawn, tmp_path):
     error = clipteacher("evaluate", tmp_path / "nothing", "--dataset", "folder", "--root", drawn).error
     assert "no such checkpoint" in error
 
 
-def test_missing_data_tells_where_it_is_published(clipteacher, tmp_path, monkeypatch):
+def test_missing_dataset_error_says_where_to_download_it(clipteacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
     told = clipteacher("precompute", "--dataset", "coco")

@@ -55,7 +55,7 @@ def one_line_each(text):
     return not UNPRINTABLE.search(bar) and not any(line.startswith("error: forged") for line in text.splitlines())
 
 
-def test_names_from_outside_are_escaped_in_every_answer(clipteacher, cache, tmp_path):
+def test_untrusted_names_are_escaped_in_all_output(clipteacher, cache, tmp_path):
     for command in (("info", cache), ("verify", cache), ("show", cache, "--out", tmp_path / "p.png", "--json")):
         told = clipteacher(*command)
         assert one_line_each(told.out + told.err), command
@@ -68,19 +68,19 @@ def test_names_from_outside_are_escaped_in_every_answer(clipteacher, cache, tmp_
 
 
 @pytest.mark.parametrize("number", [*range(32), *range(127, 160), 0x2028, 0x202E, 0x2066, 0xD800, 0xDFFF])
-def test_whatever_a_terminal_would_obey_is_printed_as_an_escape_and_is_json_still(number):
+def test_control_characters_are_escaped_and_json_stays_valid(number):
     text = f"a{chr(number)}b"
     assert printable(text).isascii()
     assert printable(text).isprintable()
     assert json.loads(printable(json.dumps(text, ensure_ascii=False))) == text
 
 
-def test_letters_of_all_writing_stay_as_they_are():
+def test_printable_text_of_any_script_is_unchanged():
     text = "Zürich 東京 \u200dनमस्ते 👩\u200d🎨 [red]"
     assert printable(text) == text
 
 
-def test_an_error_of_several_lines_prints_them_and_forges_none(capsys):
+def test_multi_line_errors_cannot_forge_lines(capsys):
     say_error(UserError("camvid is not here", "  it needs:  a\nb", "  put it at: c"))
     assert capsys.readouterr().err == "error: camvid is not here\n  it needs:  a\\nb\n  put it at: c\n"
     say("x\nerror: y", "note: ")
@@ -89,20 +89,20 @@ def test_an_error_of_several_lines_prints_them_and_forges_none(capsys):
     assert capsys.readouterr().out == "x\\ny\nz\n"
 
 
-def test_a_mistake_said_after_something_keeps_its_lines():
+def test_prefixed_errors_keep_their_lines():
     error = UserError("one", "two").prefixed("zero: ")
     assert error.lines == ["zero: one", "two"]
     assert str(error) == "zero: one\ntwo"
     assert error._render_traceback_() == ["error: zero: one\ntwo"]
 
 
-def test_a_notebook_shows_them_escaped_too(cache):
+def test_notebook_reprs_are_escaped(cache):
     from viewer.reader import open_cache
 
     assert all(repr(record).isprintable() for record in open_cache(cache) if isinstance(record, ImageRecord))
 
 
-def test_a_terminal_of_few_letters_ends_no_command(cache):
+def test_ascii_terminals_are_supported(cache):
     for more in ((), ("--json",)):
         done = program("info", cache, *more, PYTHONIOENCODING="ascii", LC_ALL="POSIX")
         assert done.returncode == 0
@@ -112,12 +112,12 @@ def test_a_terminal_of_few_letters_ends_no_command(cache):
     assert program("info", "n\u00f6\udcff", PYTHONIOENCODING="ascii").returncode == 1
 
 
-def test_a_reader_that_has_heard_enough_is_no_error(cache):
+def test_closed_pipe_is_not_an_error(cache):
     for shell in ("| true", "2>&1 | true", "| head -c 5"):
         assert program("info", cache, shell=shell).stderr == ""
 
 
-def test_results_that_cannot_be_written_are_told(cache):
+def test_full_disk_is_reported(cache):
     done = program("info", cache, shell="> /dev/full")
     assert done.returncode == 1
     assert done.stderr == "error: stdout: the disk is full; make room, and run the command again\n"

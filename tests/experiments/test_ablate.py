@@ -32,19 +32,19 @@ def options(cache, tmp_path):
 
 
 @pytest.mark.parametrize("row", VARIANTS)
-def test_a_row_changes_settings_there_are(row):
+def test_variants_override_existing_train_settings(row):
     config = TrainConfig(**VARIANTS[row].train)
     changed = [name for name, value in vars(config).items() if value != getattr(TrainConfig(), name)]
     assert set(changed) <= set(VARIANTS[row].train)
     assert bool(changed or VARIANTS[row].cluster) or row in (FULL, "loss-stride-1", "weight-global-1")
 
 
-def test_each_row_of_the_paper_s_tables_3_to_5_is_there():
+def test_all_rows_of_tables_3_to_5_are_variants():
     assert set(paper()["ablations"]) <= set(VARIANTS)
     assert {VARIANTS[row].table for row in paper()["ablations"]} == {"full method", "Table 3", "Table 4", "Table 5"}
 
 
-def test_rows_and_seeds_become_a_table_with_the_paper_s_figures(clipteacher, options, cache, tmp_path):
+def test_table_reports_mean_std_and_the_papers_figures(clipteacher, options, cache, tmp_path):
     told = clipteacher.good("ablate", *options, "--rows", ROWS, "--json")
     assert "6 of 6" in told.err
     result = told.json
@@ -68,9 +68,7 @@ def test_rows_and_seeds_become_a_table_with_the_paper_s_figures(clipteacher, opt
     assert configs["lambda-0.9_0"]["masks"] == "lambda_0_9"
 
 
-def test_beside_fixed_gammas_there_is_one_picked_for_each_student_without_unseen_labels(
-    clipteacher, options, drawn, tmp_path
-):
+def test_each_student_is_also_evaluated_at_a_picked_gamma(clipteacher, options, drawn, tmp_path):
     found = clipteacher.good("ablate", *options, "--rows", "full", "--json").json["rows"]["full"]
     run = tmp_path / "out/full_1"
     asked = ("evaluate", run, "--dataset", "folder", "--root", drawn, "--pick-gamma", ablations.SAMPLES, "--json")
@@ -81,9 +79,7 @@ def test_beside_fixed_gammas_there_is_one_picked_for_each_student_without_unseen
     assert f"| full | picked {found[0]['picked']:g}/{found[1]['picked']:g} |" in table
 
 
-def test_a_failed_image_and_a_student_that_no_gamma_can_be_picked_for_stop_no_row(
-    clipteacher, options, drawn, tmp_path, monkeypatch
-):
+def test_failed_images_and_unpickable_gammas_do_not_stop_a_row(clipteacher, options, drawn, tmp_path, monkeypatch):
     asked = []
 
     def none(student, images):
@@ -101,7 +97,7 @@ def test_a_failed_image_and_a_student_that_no_gamma_can_be_picked_for_stop_no_ro
     assert asked == [name for place, (name, _) in enumerate(statuses) if place != 1]
 
 
-def test_typed_again_nothing_is_trained_and_more_seeds_are_added(clipteacher, options, monkeypatch):
+def test_rerun_trains_only_missing_seeds(clipteacher, options, monkeypatch):
     first = clipteacher.good("ablate", *options, "--rows", "full", "--json").json
     trained, seen = ablations.trained, []
     monkeypatch.setattr(ablations, "trained", lambda config, *rest: seen.append(config.seed) or trained(config, *rest))
@@ -112,7 +108,7 @@ def test_typed_again_nothing_is_trained_and_more_seeds_are_added(clipteacher, op
     assert more["rows"]["full"][:2] == first["rows"]["full"]
 
 
-def test_a_row_that_asks_for_what_the_full_method_has_is_not_trained_again(clipteacher, options, tmp_path):
+def test_rows_equal_to_the_full_method_share_its_training(clipteacher, options, tmp_path):
     told = clipteacher.good("ablate", *options, "--rows", "full,loss-stride-1", "--json")
     assert "2 of 2: full = loss-stride-1, seed 1" in told.err
     assert told.json["rows"]["full"] == told.json["rows"]["loss-stride-1"]
@@ -121,7 +117,7 @@ def test_a_row_that_asks_for_what_the_full_method_has_is_not_trained_again(clipt
 
 
 @pytest.mark.slow
-def test_several_jobs_give_what_one_gives(clipteacher, options, tmp_path):
+def test_parallel_jobs_match_sequential_results(clipteacher, options, tmp_path):
     one = clipteacher.good("ablate", *options, "--rows", "full,no-glm", "--json").json
     environment = dict(os.environ)
     elsewhere = (*options[:5], tmp_path / "elsewhere", *options[6:])
@@ -134,6 +130,6 @@ def test_several_jobs_give_what_one_gives(clipteacher, options, tmp_path):
                 assert figures == pytest.approx(b["metrics"][gamma], abs=0.05)
 
 
-def test_unknown_rows_and_no_seeds_are_usage_errors(tmp_path):
+def test_unknown_rows_and_zero_seeds_are_usage_errors(tmp_path):
     refused(lambda: AblateConfig(rows="no-such"), "--rows no-such: choose full", kind=UsageError)
     refused(lambda: AblateConfig(seeds=0), "--seeds 0", kind=UsageError)

@@ -51,14 +51,14 @@ def report(out):
 
 
 @pytest.mark.slow
-def test_the_picture_has_a_row_of_six_panels_for_each_scene_and_a_legend(report):
+def test_sheet_has_six_panels_per_scene_and_a_legend(report):
     with Image.open(report.picture) as picture:
         assert picture.width > 6 * DEMO_SIDE
         assert picture.height > DEMO_ROWS * DEMO_SIDE + 40
 
 
 @pytest.mark.slow
-def test_the_report_tells_metrics_as_evaluate_does_and_seconds_a_stage(report):
+def test_json_report_has_metrics_and_seconds_per_stage(report):
     told = report.as_json()
     assert told["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
     assert told["seconds"].keys() == {"precompute", "train", "evaluate"}
@@ -68,7 +68,7 @@ def test_the_report_tells_metrics_as_evaluate_does_and_seconds_a_stage(report):
 
 
 @pytest.mark.slow
-def test_typed_again_it_trains_and_encodes_nothing_and_says_the_same(report, out):
+def test_rerun_reuses_cache_and_student(report, out):
     bars = Bars()
     again = run(DemoConfig(out, SHORT, IMAGES), bars)
     assert again.metrics.summary == report.metrics.summary
@@ -78,21 +78,21 @@ def test_typed_again_it_trains_and_encodes_nothing_and_says_the_same(report, out
 
 
 @pytest.mark.slow
-def test_a_folder_of_another_demo_is_refused_with_a_way_out(report, clipteacher):
+def test_output_folder_of_another_demo_is_refused(report, clipteacher):
     other = SHORT.iterations + 1
     error = clipteacher("demo", "--out", report.picture.parent, "--limit", IMAGES, "--iterations", other).error
     assert "delete it or pass another --out" in error
 
 
 @pytest.mark.parametrize("option", ["--limit", "--iterations"])
-def test_nothing_to_train_on_or_for_is_a_usage_error(clipteacher, tmp_path, option):
+def test_zero_images_or_iterations_are_usage_errors(clipteacher, tmp_path, option):
     result = clipteacher("demo", "--out", tmp_path / "new", "--limit", 2, option, 0)
     assert result.status == 2
     assert f"{option} 0" in result.error
 
 
 @pytest.mark.slow
-def test_the_command_prints_json_alone_and_its_commands_go_on(report, clipteacher):
+def test_command_prints_json_and_its_suggested_commands_work(report, clipteacher):
     short = ("--limit", IMAGES, "--iterations", SHORT.iterations)
     told = clipteacher.good("demo", "--out", report.picture.parent, *short, "--json").json
     assert told["metrics"] == report.as_json()["metrics"]
@@ -101,7 +101,7 @@ def test_the_command_prints_json_alone_and_its_commands_go_on(report, clipteache
     assert evaluated == told["metrics"]
 
 
-def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
+def test_dense_clip_predicts_the_argmax_of_token_text_similarity():
     images = open_dataset("scenes", None, "val", 3)
     clip = load_clip(CLIP, "fp32", "cpu")
     predict = DenseCLIP(clip, make_split("scenes", images.classes, None), "scenes")
@@ -121,7 +121,7 @@ def test_clip_s_own_prediction_is_the_argmax_of_tokens_times_text():
 
 
 @pytest.mark.slow
-def test_attention_over_area_is_1_where_all_cells_count_alike_and_0_where_none_does(report, monkeypatch):
+def test_attention_share_is_1_if_uniform_and_0_if_absent(report, monkeypatch):
     def grounds_alone(student, cls, image, view):
         label = next(label for shown, label in scenes if np.array_equal(shown, image))
         return (label < len(STUFF)).astype(float)
@@ -136,7 +136,7 @@ def test_attention_over_area_is_1_where_all_cells_count_alike_and_0_where_none_d
 
 
 @pytest.mark.slow
-def test_the_readme_s_pictures_are_drawn_from_a_demo_and_small(report, tmp_path):
+def test_readme_pictures_are_drawn_from_a_demo(report, tmp_path):
     script = [sys.executable, REPOSITORY / "docs/pictures.py"]
     subprocess.run([*script, report.picture.parent, "--out", tmp_path / "new"], check=True)
     pictures = sorted((tmp_path / "new").iterdir())
@@ -153,7 +153,7 @@ def test_the_readme_s_pictures_are_drawn_from_a_demo_and_small(report, tmp_path)
 
 
 @pytest.mark.slow
-def test_at_full_length_the_demo_shows_what_the_paper_shows(tmp_path):
+def test_full_demo_shows_the_papers_effects(tmp_path):
     """Ten minutes on two cores. Margins are half of what was seen there, or less."""
     report = run(DemoConfig(tmp_path, replace(STUDENT, device="cpu"), variants=ALL_VARIANTS), Bars())
     print(report)

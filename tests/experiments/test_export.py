@@ -73,7 +73,7 @@ def exported(run) -> Path:
     return graphs.export(graphs.ExportConfig(run, run / "graphs/student.onnx")).path
 
 
-def test_a_convolutional_student_is_its_graph_at_any_size_and_in_any_batch(run, exported):
+def test_convolutional_graph_matches_student_at_any_size_and_batch(run, exported):
     is_the_student(exported, run, SIZES)
     assert session(exported).get_inputs()[0].shape == ["batch", 3, "32*rows", "32*columns"]
     assert session(exported).get_outputs()[0].shape == ["batch", 4, "8*rows", "8*columns"]
@@ -81,7 +81,7 @@ def test_a_convolutional_student_is_its_graph_at_any_size_and_in_any_batch(run, 
 
 
 @pytest.mark.slow
-def test_a_segformer_is_its_graph_at_any_size(tmp_path, clipteacher):
+def test_segformer_graph_matches_student_at_any_size(tmp_path, clipteacher):
     run = make_student(tmp_path / "run", "segformer", "mit_b0")
     told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--json").json
     assert told["height"] == told["width"] == "any"
@@ -90,7 +90,7 @@ def test_a_segformer_is_its_graph_at_any_size(tmp_path, clipteacher):
 
 
 @pytest.mark.slow
-def test_a_swin_is_its_graph_at_the_training_s_size_and_the_command_says_so(tmp_path, clipteacher):
+def test_swin_is_exported_at_training_size_with_a_message(tmp_path, clipteacher):
     run = make_student(tmp_path / "run", "upernet", MICRO_SWIN)
     told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx")
     assert "64 x 64 pixels only" in told.err
@@ -105,9 +105,7 @@ def test_a_swin_is_its_graph_at_the_training_s_size_and_the_command_says_so(tmp_
 @pytest.mark.parametrize(
     ("arch", "encoder"), [("upernet", MICRO_SWIN), ("upernet", "resnet18"), ("segnext", "mscan_t")]
 )
-def test_students_with_windows_pyramids_and_a_hamburger_are_their_graphs_at_any_size(
-    tmp_path, clipteacher, arch, encoder
-):
+def test_upernet_and_segnext_graphs_match_student_at_any_size(tmp_path, clipteacher, arch, encoder):
     run = make_student(tmp_path / "run", arch, encoder)
     clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", "any")
     is_the_student(tmp_path / "s.onnx", run, SIZES)
@@ -115,7 +113,7 @@ def test_students_with_windows_pyramids_and_a_hamburger_are_their_graphs_at_any_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin-b", "segnext-b", "segformer-b4"])
-def test_the_paper_s_students_are_their_graphs(tmp_path, clipteacher, name):
+def test_graphs_of_the_papers_students_match(tmp_path, clipteacher, name):
     student = STUDENTS[name]
     run = make_student(tmp_path / "run", student["arch"], student["encoder"])
     clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", "96,128")
@@ -123,7 +121,7 @@ def test_the_paper_s_students_are_their_graphs(tmp_path, clipteacher, name):
 
 
 @pytest.mark.slow
-def test_a_graph_for_one_size_takes_that_size_alone(run, tmp_path, clipteacher):
+def test_fixed_size_graph_matches_student(run, tmp_path, clipteacher):
     file = tmp_path / "s.onnx"
     told = clipteacher.good("export", run, "--onnx", file, "--size", "64,96")
     assert "64 x 96" in told.out
@@ -133,7 +131,7 @@ def test_a_graph_for_one_size_takes_that_size_alone(run, tmp_path, clipteacher):
     assert (about(file)["height"], about(file)["width"]) == ("64", "96")
 
 
-def test_the_graph_says_what_it_is(exported):
+def test_metadata_describes_the_graph(exported):
     told = about(exported)
     assert json.loads(told["classes"]) == list(CLASSES)
     assert json.loads(told["unseen"]) == ["tiger"]
@@ -146,7 +144,7 @@ def test_the_graph_says_what_it_is(exported):
 
 
 @pytest.mark.slow
-def test_other_names_and_gamma_go_into_the_graph(run, tmp_path, clipteacher):
+def test_custom_classes_and_gamma_are_part_of_the_graph(run, tmp_path, clipteacher):
     file, names = tmp_path / "s.onnx", ("frisbee", "sky", "tiger")
     clipteacher.good("export", run, "--onnx", file, "--classes", ",".join(names), "--gamma", 2.25)
     images = noise(2, 64, 96)
@@ -160,7 +158,7 @@ def test_other_names_and_gamma_go_into_the_graph(run, tmp_path, clipteacher):
 
 
 @pytest.mark.slow
-def test_plain_products_are_exported_as_such(tmp_path, clipteacher):
+def test_dot_logits_are_exported(tmp_path, clipteacher):
     run = make_student(tmp_path / "run", logits="dot")
     clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", 64)
     images = noise(1, 64, 64)
@@ -172,7 +170,7 @@ def test_plain_products_are_exported_as_such(tmp_path, clipteacher):
     )
 
 
-def test_the_example_in_the_documentation_is_what_predict_says(run, exported, tmp_path, clipteacher, monkeypatch):
+def test_documented_example_matches_predict(run, exported, tmp_path, clipteacher, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "student.onnx").write_bytes(exported.read_bytes())
     coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
@@ -187,12 +185,12 @@ def test_the_example_in_the_documentation_is_what_predict_says(run, exported, tm
 
 @pytest.mark.parametrize("bins", [(1, 3), (2, 2), (3, 3), (6, 6), (5, 4)])
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (6, 6), (7, 20), (16, 11)])
-def test_means_over_bins_are_torch_s_adaptive_pooling(bins, size):
+def test_bin_means_match_adaptive_average_pooling(bins, size):
     x = torch.randn(2, 3, *size)
     torch.testing.assert_close(BinMeans(*bins)(x), F.adaptive_avg_pool2d(x, bins))
 
 
-def test_a_graph_that_differs_from_the_student_is_not_kept(run, tmp_path, clipteacher, monkeypatch):
+def test_graph_that_differs_from_the_student_is_not_kept(run, tmp_path, clipteacher, monkeypatch):
     class Wrong(graphs.Graph):
         def forward(self, image):
             return super().forward(image) + 0.01 * (image.shape[3] > 64)
@@ -207,7 +205,7 @@ def test_a_graph_that_differs_from_the_student_is_not_kept(run, tmp_path, clipte
 
 
 @pytest.mark.slow
-def test_a_student_that_cannot_be_traced_for_any_size_gets_a_graph_for_one(run, tmp_path, clipteacher, monkeypatch):
+def test_export_falls_back_to_a_fixed_size(run, tmp_path, clipteacher, monkeypatch):
     def trace(graph, size, original=graphs._trace):
         if size is None:
             raise RuntimeError("a symbol became a number\nin line 3")
@@ -221,7 +219,7 @@ def test_a_student_that_cannot_be_traced_for_any_size_gets_a_graph_for_one(run, 
 
 
 @pytest.mark.parametrize("package", graphs.NEEDED)
-def test_without_the_packages_the_command_says_how_to_get_them(run, tmp_path, clipteacher, monkeypatch, package):
+def test_missing_packages_are_reported_with_the_install_command(run, tmp_path, clipteacher, monkeypatch, package):
     monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == package else name)
     told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx")
     assert told.status == 1
@@ -229,16 +227,16 @@ def test_without_the_packages_the_command_says_how_to_get_them(run, tmp_path, cl
 
 
 @pytest.mark.parametrize("size", ["100", "0", "-32", "64,64,64", "big", "64,", ""])
-def test_an_impossible_size_is_named(run, tmp_path, clipteacher, size):
+def test_invalid_sizes_are_usage_errors(run, tmp_path, clipteacher, size):
     told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx", f"--size={size}")
     assert told.status == 2
     assert f"--size {size}: must be any" in told.error
 
 
-def test_a_folder_where_the_file_should_be(run, tmp_path, clipteacher):
+def test_folder_in_place_of_the_file_is_refused(run, tmp_path, clipteacher):
     assert "is a folder" in clipteacher("export", run, "--onnx", tmp_path).error
 
 
-def test_no_such_checkpoint_or_names(run, tmp_path, clipteacher):
+def test_missing_checkpoint_and_blank_names_are_refused(run, tmp_path, clipteacher):
     assert "no such checkpoint" in clipteacher("export", tmp_path / "none", "--onnx", tmp_path / "s.onnx").error
     assert "name 2 is blank" in clipteacher("export", run, "--onnx", tmp_path / "s.onnx", "--classes", "a,,b").error

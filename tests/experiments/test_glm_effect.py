@@ -124,7 +124,7 @@ def found(tmp_path_factory):
     return result
 
 
-def test_hidden_classes_are_named_with_global_learning_and_not_without(found):
+def test_unseen_classes_are_predicted_only_with_glm(found):
     told = {name: str(one) for name, one in found.items()}
     assert found[FULL].miou_unseen > found[WITHOUT_GLM].miou_unseen + 0.15, told
     # and not because everything is named so

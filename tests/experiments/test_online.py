@@ -76,7 +76,7 @@ class Compared:
         return cls, label
 
 
-def test_with_equal_batches_in_the_teacher_losses_agree_to_1e_5_and_masks_are_identical(world, cached, tmp_path):
+def test_online_losses_and_masks_match_the_cache(world, cached, tmp_path):
     _, _, config = world
     live = Compared(live_for(config), config.cache)
     assert live.live.batch == 1
@@ -86,7 +86,7 @@ def test_with_equal_batches_in_the_teacher_losses_agree_to_1e_5_and_masks_are_id
     assert live.views == set(range(VIEWS))
 
 
-def test_with_other_batches_in_the_teacher_losses_agree_within_a_hundredth(world, cached, tmp_path):
+def test_losses_with_other_teacher_batches_agree_within_1_percent(world, cached, tmp_path):
     _, _, config = world
     online = steps(config, tmp_path / "online", replace(live_for(config), batch=4))
     np.testing.assert_allclose(online, cached, rtol=0.01, atol=0.01)
@@ -94,7 +94,7 @@ def test_with_other_batches_in_the_teacher_losses_agree_within_a_hundredth(world
 
 @pytest.mark.parametrize("forgotten", ["flip", "box"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_whoever_forgets_flip_or_crop_no_longer_agrees(world, cached, tmp_path, monkeypatch, side, forgotten):
+def test_ignoring_flip_or_crop_changes_the_losses(world, cached, tmp_path, monkeypatch, side, forgotten):
     _, _, config = world
     config, live = replace(config, iterations=4), live_for(config)
     wrong = {"flip": np.zeros_like(live.flip), "box": live.box[:, :1].repeat(VIEWS, axis=1)}[forgotten]
@@ -115,7 +115,7 @@ def test_whoever_forgets_flip_or_crop_no_longer_agrees(world, cached, tmp_path, 
     assert difference[TERMS.index(term)] > 1e-3  # a hundred times what agreement is held to
 
 
-def test_masks_of_a_view_are_clustered_from_its_own_ignored_area(world):
+def test_masks_cover_the_ignored_area_of_their_own_view(world):
     name, root, config = world
     cache = Cache(Path(config.cache))
     images = open_dataset(name, root, "train", 16)
@@ -140,7 +140,7 @@ def test_masks_of_a_view_are_clustered_from_its_own_ignored_area(world):
     assert checked > 5
 
 
-def test_the_command_trains_online_and_says_the_same(clipteacher, world, tmp_path):
+def test_online_and_strict_training_match_cached_training(clipteacher, world, tmp_path):
     _, _, config = world
     config = replace(config, iterations=3)
     config.save(tmp_path / "config.json")
@@ -153,7 +153,7 @@ def test_the_command_trains_online_and_says_the_same(clipteacher, world, tmp_pat
         assert told[0][name] == told[2][name]
 
 
-def test_a_cache_of_views_tells_its_geometry_and_refuses_another(world, clipteacher):
+def test_cache_with_another_view_geometry_is_refused(world, clipteacher):
     name, root, config = world
     group = zarr.open_group(config.cache, mode="r")
     assert group["view/box"].shape == (16, VIEWS, 4)

@@ -83,9 +83,7 @@ def agrees(found: np.ndarray, logits: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("gamma", [None, 0, -0.5])
-def test_the_index_map_is_the_argmax_over_the_training_s_classes_once_gamma_is_on_its_unseen_ones(
-    run, photo, clipteacher, gamma
-):
+def test_index_map_is_the_argmax_with_gamma_on_unseen_classes(run, photo, clipteacher, gamma):
     given = () if gamma is None else ("--gamma", gamma)
     clipteacher.good("predict", run, photo, "--out", "out", *given)
     logits = expected(
@@ -94,9 +92,7 @@ def test_the_index_map_is_the_argmax_over_the_training_s_classes_once_gamma_is_o
     agrees(index_map(Path("out"), "photo.png"), logits)
 
 
-def test_names_the_student_knows_keep_its_features_and_others_are_asked_with_the_prompts_of_the_training(
-    tmp_path, photo, clipteacher
-):
+def test_known_names_keep_their_features_and_new_names_are_encoded(tmp_path, photo, clipteacher):
     # features of its own, which no text tower would give
     own = F.normalize(torch.randn(4, 128, generator=torch.Generator().manual_seed(1)), dim=1)
     run = make_student(tmp_path / "own", text=own)
@@ -108,7 +104,7 @@ def test_names_the_student_knows_keep_its_features_and_others_are_asked_with_the
     )
 
 
-def test_other_prompts_are_for_all_names(tmp_path, photo, clipteacher):
+def test_other_prompts_apply_to_all_names(tmp_path, photo, clipteacher):
     run = make_student(tmp_path / "own", text=torch.eye(4, 128))
     clipteacher.good("predict", run, photo, "--classes", "sky,rose", "--prompts", "zegclip15", "--out", "out")
     logits = expected(run, text_of(("sky", "rose"), "zegclip15"), [False, False], scene(90, 120), 0)
@@ -116,13 +112,13 @@ def test_other_prompts_are_for_all_names(tmp_path, photo, clipteacher):
     assert areas(Path("out"), "photo.png")["settings"]["prompts"] == "zegclip15"
 
 
-def test_a_name_that_had_labels_is_seen_in_capitals_or_by_a_synonym(run, photo, clipteacher):
+def test_labelled_names_match_in_any_case_and_by_synonym(run, photo, clipteacher):
     clipteacher.good("predict", run, photo, "--classes", "Sky,Tiger,sky-other", "--out", "out")
     told = areas(Path("out"), "photo.png")["areas"]
     assert {name: area["unseen"] for name, area in told.items()} == {"Sky": False, "Tiger": True, "sky-other": False}
 
 
-def test_areas_are_the_pixels_of_the_index_map(run, photo, clipteacher):
+def test_areas_match_the_index_map(run, photo, clipteacher):
     told = clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out", "--json").json
     file, found = areas(Path("out"), "photo.png"), index_map(Path("out"), "photo.png")
     assert (file["height"], file["width"]) == found.shape == (90, 120)
@@ -137,9 +133,7 @@ def test_areas_are_the_pixels_of_the_index_map(run, photo, clipteacher):
     assert (told["photographs"], told["done"], told["failed"]) == (1, 1, 0)
 
 
-def test_the_overlay_is_the_photograph_in_grey_through_colours_above_a_legend_of_the_classes_present(
-    run, photo, clipteacher
-):
+def test_overlay_has_a_legend_of_the_classes_present(run, photo, clipteacher):
     clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out")
     found = index_map(Path("out"), "photo.png")
     drawn = np.asarray(Image.open("out/photo.png.overlay.png")).astype(int)
@@ -152,7 +146,7 @@ def test_the_overlay_is_the_photograph_in_grey_through_colours_above_a_legend_of
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 2), (40, 30), (400, 900)])
-def test_the_legend_is_never_cut_off(run, tmp_path, clipteacher, height, width):
+def test_legend_is_never_cut_off(run, tmp_path, clipteacher, height, width):
     Image.fromarray(scene(height, width)).save(tmp_path / "p.png")
     clipteacher.good(
         "predict", run, tmp_path / "p.png", "--classes", "a name of many words and letters", "--out", "out"
@@ -163,7 +157,7 @@ def test_the_legend_is_never_cut_off(run, tmp_path, clipteacher, height, width):
     assert (drawn[height:] < 128).any()
 
 
-def test_names_the_font_does_not_have_are_drawn_without_accents_or_by_their_index(run, photo, clipteacher):
+def test_names_missing_from_the_font_lose_accents_or_become_an_index(run, photo, clipteacher):
     def drawn(names: str) -> bytes:
         clipteacher.good("predict", run, photo, "--classes", names, "--out", "out")
         return Path("out/photo.png.overlay.png").read_bytes()
@@ -173,7 +167,7 @@ def test_names_the_font_does_not_have_are_drawn_without_accents_or_by_their_inde
     assert list(areas(Path("out"), "photo.png")["areas"]) == ["class 0"]
 
 
-def test_a_folder_is_walked_in_order_and_files_of_one_stem_never_overwrite_each_other(run, tmp_path, clipteacher):
+def test_folder_is_walked_in_order_and_equal_stems_do_not_collide(run, tmp_path, clipteacher):
     folder, names = tmp_path / "album", ["a.jpg", "a.png", "b [1]/a.JPG", "b [1]/c/a.jpg"]
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +182,7 @@ def test_a_folder_is_walked_in_order_and_files_of_one_stem_never_overwrite_each_
         assert index_map(Path("out"), name).shape == (40 + seed, 50)
 
 
-def test_a_folder_goes_on_past_unreadable_photographs_and_ends_with_status_1(run, tmp_path, clipteacher):
+def test_unreadable_images_are_skipped_and_the_exit_status_is_1(run, tmp_path, clipteacher):
     folder = tmp_path / "album"
     folder.mkdir()
     for name in ("a.jpg", "z.jpg"):
@@ -207,7 +201,7 @@ def test_a_folder_goes_on_past_unreadable_photographs_and_ends_with_status_1(run
     assert (Path("out") / "z.jpg.areas.json").is_file()
 
 
-def test_a_file_whose_name_is_no_text_is_told_and_passed(run, tmp_path, clipteacher):
+def test_undecodable_file_names_are_reported_and_skipped(run, tmp_path, clipteacher):
     folder = tmp_path / "album"
     folder.mkdir()
     Image.fromarray(scene(40, 50)).save(folder / "a.jpg")
@@ -220,14 +214,14 @@ def test_a_file_whose_name_is_no_text_is_told_and_passed(run, tmp_path, clipteac
     assert "udcff.jpg" in told.err
 
 
-def test_a_single_unreadable_photograph_is_one_line(run, tmp_path, clipteacher):
+def test_single_unreadable_image_is_an_error(run, tmp_path, clipteacher):
     (tmp_path / "p.jpg").write_bytes(b"no picture")
     told = clipteacher("predict", run, tmp_path / "p.jpg", "--out", "out")
     assert "cannot read the image" in told.error
     assert not Path("out").exists()
 
 
-def test_a_photograph_is_turned_upright_first(run, tmp_path, clipteacher):
+def test_exif_orientation_is_applied(run, tmp_path, clipteacher):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(scene(90, 120)).save(tmp_path / "p.png", exif=exif)
@@ -239,7 +233,7 @@ def test_a_photograph_is_turned_upright_first(run, tmp_path, clipteacher):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
-def test_photographs_of_every_mode_are_segmented(run, tmp_path, clipteacher, mode):
+def test_images_of_every_mode_are_segmented(run, tmp_path, clipteacher, mode):
     picture = Image.fromarray(scene(40, 50))
     file = tmp_path / ("p.tif" if mode == "CMYK" else "p.png")
     grey = np.asarray(picture.convert("L"))
@@ -248,7 +242,7 @@ def test_photographs_of_every_mode_are_segmented(run, tmp_path, clipteacher, mod
     assert index_map(Path("out"), file.name).shape == (40, 50)
 
 
-def test_sliding_is_the_sliding_prediction(run, photo, clipteacher):
+def test_sliding_option_uses_the_sliding_window(run, photo, clipteacher):
     clipteacher.good("predict", run, photo, "--out", "out", "--sliding")
     wanted = Predictor(load(run, torch.device("cpu")), sliding=True)(scene(90, 120)).at(1.5)
     np.testing.assert_array_equal(index_map(Path("out"), "photo.png"), wanted)
@@ -256,7 +250,7 @@ def test_sliding_is_the_sliding_prediction(run, photo, clipteacher):
 
 
 @pytest.mark.parametrize(("count", "mode"), [(1, "L"), (200, "L"), (255, "L"), (256, "I;16"), (300, "I;16")])
-def test_index_maps_have_8_bits_and_16_above_255_classes(run, photo, clipteacher, monkeypatch, count, mode):
+def test_index_maps_have_16_bits_above_255_classes(run, photo, clipteacher, monkeypatch, count, mode):
     features = F.normalize(torch.randn(count, 128, generator=torch.Generator().manual_seed(0)), dim=1)
     monkeypatch.setattr(transfer, "text_features", lambda *_: features.numpy())
     (photo.parent / "names.txt").write_text("\n".join(f"thing {n}" for n in range(count)))
@@ -269,7 +263,7 @@ def test_index_maps_have_8_bits_and_16_above_255_classes(run, photo, clipteacher
     assert count < 300 or found.max() > 255
 
 
-def test_a_file_of_names_is_the_list_of_its_lines(run, photo, clipteacher):
+def test_class_file_equals_a_list_of_names(run, photo, clipteacher):
     clipteacher.good("predict", run, photo, "--classes", "grass, a  big frisbee,sky", "--out", "list")
     (photo.parent / "names").write_bytes(b"\xef\xbb\xbfgrass\r\n a big frisbee \r\nsky\r\n\r\n")
     clipteacher.good("predict", run, photo, "--classes", photo.parent / "names", "--out", "file")
@@ -289,7 +283,7 @@ def test_a_file_of_names_is_the_list_of_its_lines(run, photo, clipteacher):
         ("no-such-file.txt", "no such file"),
     ],
 )
-def test_a_list_of_names_that_cannot_be_meant_is_refused(run, photo, clipteacher, classes, word):
+def test_invalid_class_lists_are_refused(run, photo, clipteacher, classes, word):
     told = clipteacher("predict", run, photo, "--classes", classes, "--out", "out")
     assert told.status == 2
     assert word in told.error
@@ -305,12 +299,12 @@ def test_a_list_of_names_that_cannot_be_meant_is_refused(run, photo, clipteacher
         (b"\xff\xfe", "UTF-8"),
     ],
 )
-def test_a_file_of_names_that_cannot_be_meant_is_refused(run, photo, clipteacher, content, word):
+def test_invalid_class_files_are_refused(run, photo, clipteacher, content, word):
     (photo.parent / "names").write_bytes(content)
     assert word in clipteacher("predict", run, photo, "--classes", photo.parent / "names").error
 
 
-def test_photographs_that_are_not_there(run, tmp_path, clipteacher):
+def test_missing_images_are_refused(run, tmp_path, clipteacher):
     assert "no such file or folder" in clipteacher("predict", run, tmp_path / "nothing.jpg").error
     (tmp_path / "empty").mkdir()
     assert "no photographs" in clipteacher("predict", run, tmp_path / "empty").error
@@ -319,14 +313,14 @@ def test_photographs_that_are_not_there(run, tmp_path, clipteacher):
 @pytest.mark.parametrize(
     "option", [("--gamma", "nan"), ("--gamma", "1e+39"), ("--gamma", "1,2"), ("--device", "tpu"), ("--prompts", "many")]
 )
-def test_an_impossible_option_is_named(run, photo, clipteacher, option):
+def test_invalid_options_are_usage_errors(run, photo, clipteacher, option):
     told = clipteacher("predict", run, photo, *option)
     assert told.status == 2
     assert option[1] in told.error
 
 
 @pytest.mark.parametrize("out", ["album", "album/results", "album/../album/a"])
-def test_results_never_lie_among_the_photographs(run, tmp_path, clipteacher, out):
+def test_output_inside_the_input_folder_is_refused(run, tmp_path, clipteacher, out):
     (tmp_path / "album").mkdir()
     Image.fromarray(scene(40, 50)).save(tmp_path / "album/p.png")
     told = clipteacher("predict", run, "album", "--out", out)
@@ -335,7 +329,7 @@ def test_results_never_lie_among_the_photographs(run, tmp_path, clipteacher, out
     assert [file.name for file in (tmp_path / "album").rglob("*")] == ["p.png"]
 
 
-def test_without_the_text_tower_the_training_s_names_work_and_names_asked_before(run, photo, clipteacher, monkeypatch):
+def test_known_and_cached_names_need_no_text_tower(run, photo, clipteacher, monkeypatch):
     clipteacher.good("predict", run, photo, "--classes", "frisbee,sky", "--out", "before")
 
     def refuse(*_):
@@ -349,7 +343,7 @@ def test_without_the_text_tower_the_training_s_names_work_and_names_asked_before
         clipteacher("predict", run, photo, "--classes", "gnu", "--out", "new")
 
 
-def test_new_names_without_a_text_tower_are_refused_by_name(run, photo, clipteacher):
+def test_new_names_without_the_training_clip_are_refused(run, photo, clipteacher):
     arguments = ("predict", run, photo, "--classes", "sky,gnu,okapi", "--out", "out")
     error = clipteacher(*arguments, "--clip", photo.parent / "none.json").error
     assert "'gnu' and 1 more must be encoded by the text tower" in error
@@ -358,7 +352,7 @@ def test_new_names_without_a_text_tower_are_refused_by_name(run, photo, clipteac
     assert not Path("out").exists()
 
 
-def test_one_photograph_whose_results_cannot_be_written_does_not_stop_the_others(run, tmp_path, clipteacher):
+def test_unwritable_results_of_one_image_do_not_stop_the_others(run, tmp_path, clipteacher):
     folder, long = tmp_path / "album", f"{'n' * 245}.jpg"
     folder.mkdir()
     for name in ("a.jpg", long, "z.jpg"):
@@ -371,7 +365,7 @@ def test_one_photograph_whose_results_cannot_be_written_does_not_stop_the_others
     assert all("rename the file" in why for why in told.json["failures"].values())
 
 
-def test_a_named_pipe_is_no_photograph_and_nobody_waits_for_it(run, tmp_path, clipteacher):
+def test_named_pipes_are_skipped_without_blocking(run, tmp_path, clipteacher):
     (tmp_path / "album").mkdir()
     os.mkfifo(tmp_path / "album/pipe.jpg")
     Image.fromarray(scene(40, 50)).save(tmp_path / "album/a.jpg")
@@ -380,20 +374,20 @@ def test_a_named_pipe_is_no_photograph_and_nobody_waits_for_it(run, tmp_path, cl
     assert "is not a file" in told.json["failures"]["pipe.jpg"]
 
 
-def test_names_that_clip_cannot_tell_apart_are_refused(run, photo, clipteacher):
+def test_indistinguishable_names_are_refused(run, photo, clipteacher):
     long = "x " * 200
     told = clipteacher("predict", run, photo, "--classes", f"{long}a,sky,{long}b", "--out", "out")
     assert told.status == 2
     assert "cannot tell" in told.error
 
 
-def test_what_a_loss_that_was_not_finite_left_behind_is_no_checkpoint(run, photo, tmp_path, clipteacher):
+def test_state_saved_after_a_non_finite_loss_is_refused(run, photo, tmp_path, clipteacher):
     shutil.copytree(next(run.glob("step_*")), tmp_path / "failed_00000001")
     change_card(tmp_path / "failed_00000001", lambda card: card.update(failed="ce"))
     assert "not finite" in clipteacher("predict", tmp_path / "failed_00000001", photo, "--out", "out").error
 
 
-def test_photographs_that_are_left_out_because_of_their_endings_are_counted(run, photo, clipteacher, tmp_path):
+def test_skipped_file_types_are_counted(run, photo, clipteacher, tmp_path):
     (tmp_path / "album").mkdir()
     shutil.copy(photo, tmp_path / "album/a.png")
     for name in ("b.jfif", "c.jpe"):

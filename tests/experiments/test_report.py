@@ -67,7 +67,7 @@ def copied(made, tmp_path, checkpoint=True):
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_is_well_formed_and_self_contained(report, made):
+def test_report_is_well_formed_and_self_contained(report, made):
     page, missing = report(made.run)
     assert not missing
     assert not page.all("script")
@@ -81,7 +81,7 @@ def test_a_report_is_well_formed_and_self_contained(report, made):
     assert "//" not in re.sub(r"data:[^\"]*", "", page.text).replace("</", "")
 
 
-def test_a_report_has_a_title_headings_in_order_and_words_for_every_picture(report, made):
+def test_report_has_ordered_headings_and_alt_texts(report, made):
     page, _ = report(made.run)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -101,7 +101,7 @@ def test_a_report_has_a_title_headings_in_order_and_words_for_every_picture(repo
         assert "<th" in table
 
 
-def test_names_are_escaped_and_never_become_markup(report, made, tmp_path):
+def test_names_are_escaped(report, made, tmp_path):
     page, _ = report(made.run, "--out", tmp_path / "x.html")
     for name in CLASSES:
         assert name in page.words.replace("  ", " ")
@@ -109,7 +109,7 @@ def test_names_are_escaped_and_never_become_markup(report, made, tmp_path):
     assert "<i>report & co" in page.words
 
 
-def test_the_page_has_styles_for_dark_mode_phones_and_print(report, made):
+def test_page_has_styles_for_dark_mode_phones_and_print(report, made):
     page, _ = report(made.run)
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
     assert "@media (prefers-color-scheme: dark)" in page.text
@@ -119,7 +119,7 @@ def test_the_page_has_styles_for_dark_mode_phones_and_print(report, made):
 # -- what it says --------------------------------------------------------------------------------------------------
 
 
-def test_metrics_are_those_of_evaluate_at_every_gamma(report, made, found):
+def test_metrics_match_evaluate_at_every_gamma(report, made, found):
     page, _ = report(made.run)
     for gamma in (0, 1.5):
         figures = [f"{100 * value:.1f}" for value in found.at(gamma).summary.values()]
@@ -132,7 +132,7 @@ def test_metrics_are_those_of_evaluate_at_every_gamma(report, made, found):
     assert told == {name: f"{100 * v:.1f}" for name, v in zip(CLASSES, iou, strict=True) if not np.isnan(v)}
 
 
-def test_a_class_has_a_bar_as_long_as_its_iou_and_unseen_classes_are_listed_apart(report, made, found):
+def test_class_bars_match_iou_and_unseen_classes_are_separate(report, made, found):
     page, _ = report(made.run)
     widths = [float(re.search(r"width: ([\d.]+)%", a["style"])[1]) for a in page.all("span") if "bar" in a["class"]]
     known = found.at(1.5).iou[~np.isnan(found.at(1.5).iou)]
@@ -142,7 +142,7 @@ def test_a_class_has_a_bar_as_long_as_its_iou_and_unseen_classes_are_listed_apar
     assert "Seen classes (5)" in page.words
 
 
-def test_all_settings_are_listed_and_those_that_differ_come_first(report, made):
+def test_all_settings_are_listed_with_changed_ones_first(report, made):
     page, _ = report(made.run)
     config, default = vars(read_run(made.run).config), vars(TrainConfig())
     changed = [row[0] for row in page.rows if len(row) == 3 and row[0] in config and row[2] == str(default[row[0]])]
@@ -152,7 +152,7 @@ def test_all_settings_are_listed_and_those_that_differ_come_first(report, made):
     assert "5 with labels in training, 1 without: disc" in page.words
 
 
-def test_pictures_are_those_of_the_student_exactly(report, made):
+def test_pictures_match_the_students_predictions(report, made):
     page, _ = report(made.run, "--pictures", 1)
     by_alt = {picture["alt"]: picture["src"] for picture in page.all("img")}
     assert len(by_alt) == 6
@@ -164,7 +164,7 @@ def test_pictures_are_those_of_the_student_exactly(report, made):
     assert (drawn == wanted).all(axis=2).mean() > 0.95
 
 
-def test_a_label_map_is_stored_losslessly_and_a_photograph_as_a_jpeg():
+def test_label_maps_are_png_and_images_are_jpeg():
     rng = np.random.default_rng(0)
     labels = np.stack([colour_of(i) for i in range(171)])[rng.integers(0, 171, (60, 90))]
     kind, content = data_uri(Panel("labels", labels)).split(";base64,")
@@ -174,14 +174,14 @@ def test_a_label_map_is_stored_losslessly_and_a_photograph_as_a_jpeg():
     assert data_uri(photograph).startswith("data:image/jpeg")
 
 
-def test_without_pictures_there_are_none(report, made):
+def test_zero_pictures_omits_all_figures(report, made):
     page, missing = report(made.run, "--pictures", 0, "--limit", 1)
     assert not page.all("img")
     assert not missing
     assert "the first 1 images" in page.words
 
 
-def test_every_term_of_the_log_has_a_curve_and_unused_ones_are_named(report, made, tmp_path):
+def test_each_logged_term_has_a_curve_and_unused_terms_are_listed(report, made, tmp_path):
     run = copied(made, tmp_path, checkpoint=False)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     (run / "log.jsonl").write_text("".join(json.dumps(line | {"dice": 0}) + "\n" for line in lines))
@@ -193,7 +193,7 @@ def test_every_term_of_the_log_has_a_curve_and_unused_ones_are_named(report, mad
     assert "Not used in this run: Dice loss." in page.words
 
 
-def test_a_learning_rate_that_decays_to_zero_is_drawn_from_zero(report, made, tmp_path):
+def test_learning_rate_axis_starts_at_zero(report, made, tmp_path):
     run = copied(made, tmp_path, checkpoint=False)
     lines = [{"step": step, "lr": 0.01 * (1 - step / 401), "total": 1.0} for step in range(1, 401)]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -208,7 +208,7 @@ def test_a_learning_rate_that_decays_to_zero_is_drawn_from_zero(report, made, tm
 # -- what it cannot say --------------------------------------------------------------------------------------------
 
 
-def test_a_run_in_progress_has_curves_alone_and_says_why(report, made, tmp_path):
+def test_run_in_progress_shows_only_curves_and_the_reason(report, made, tmp_path):
     run = copied(made, tmp_path, checkpoint=False)
     log = (run / "log.jsonl").read_text().splitlines()
     (run / "log.jsonl").write_text("\n".join(log[:2]) + '\n{"step": 3, "lr": 0.0')
@@ -225,7 +225,7 @@ def test_a_run_in_progress_has_curves_alone_and_says_why(report, made, tmp_path)
     assert "disc" in page.words
 
 
-def test_a_run_that_has_just_begun_has_its_settings(report, made, tmp_path):
+def test_run_without_a_log_shows_its_settings(report, made, tmp_path):
     run = copied(made, tmp_path, checkpoint=False)
     (run / "log.jsonl").unlink()
     page, missing = report(run)
@@ -234,7 +234,7 @@ def test_a_run_that_has_just_begun_has_its_settings(report, made, tmp_path):
     assert page.row("iterations", "3", "20000")
 
 
-def test_missing_images_and_a_missing_cache_are_reported_and_the_rest_is_shown(report, clipteacher, made, tmp_path):
+def test_missing_images_and_cache_are_reported_and_the_rest_is_shown(report, clipteacher, made, tmp_path):
     run = copied(made, tmp_path)
     change_card(run, lambda card: card["recorded"].update(root=str(tmp_path / "no")))
     change_card(run, lambda card: card["config"].update(cache=str(tmp_path / "no.zarr")))
@@ -250,7 +250,7 @@ def test_missing_images_and_a_missing_cache_are_reported_and_the_rest_is_shown(r
     assert not missing
 
 
-def test_a_damaged_checkpoint_is_reported_as_missing(report, made, tmp_path):
+def test_damaged_checkpoint_is_reported_as_missing(report, made, tmp_path):
     run = copied(made, tmp_path)
     next(run.glob("step_*/model.safetensors")).write_bytes(b"rubbish")
     page, missing = report(run)
@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_reported_as_missing(report, made, tmp_path):
     assert page.all("svg")
 
 
-def test_a_damaged_config_and_log_leave_the_other_parts_intact(report, made, tmp_path):
+def test_damaged_config_and_log_leave_other_parts_intact(report, made, tmp_path):
     run = copied(made, tmp_path)
     page, _ = report(run, "--pictures", 0)
     (run / "config.json").write_bytes(b"")
@@ -272,7 +272,7 @@ def test_a_damaged_config_and_log_leave_the_other_parts_intact(report, made, tmp
     assert again.row("iterations", "3", "20000")
 
 
-def test_ctrl_c_ends_a_report_and_is_not_recorded_as_missing(made):
+def test_ctrl_c_is_not_recorded_as_a_missing_part(made):
     report = RunReport(read_run(made.run))
     with pytest.raises(InterruptError), report.trying("all"):
         raise InterruptError("interrupted")
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_a_report_and_is_not_recorded_as_missing(made):
 # -- results measured before ---------------------------------------------------------------------------------------
 
 
-def test_a_result_of_evaluate_is_shown_without_evaluating_again(report, clipteacher, made, tmp_path, found):
+def test_saved_result_is_shown_without_evaluating(report, clipteacher, made, tmp_path, found):
     data = ("--dataset", "folder", "--root", made.root, "--limit", 1, "--gamma", "1.5,0,5")
     file = tmp_path / "result.json"
     file.write_text(clipteacher.good("evaluate", made.run, *data, "--json").out)
@@ -300,7 +300,7 @@ def test_a_result_of_evaluate_is_shown_without_evaluating_again(report, clipteac
     assert not missing
 
 
-def test_a_row_of_reproduce_stands_beside_the_paper_s(report, made, tmp_path):
+def test_reproduced_row_is_shown_with_the_papers(report, made, tmp_path):
     run = copied(made, tmp_path)
     metrics = {"pAcc": 0.5, "mIoU_S": 0.4, "mIoU_U": None, "hIoU": 0.3, "gamma": 1.5, "per_class": {"disc": 0.25}}
     row = {"metrics": metrics, "paper": {"pAcc": 0.933, "hIoU": 0.865}, "departures": ["lr=1 instead of 2"]}
@@ -314,7 +314,7 @@ def test_a_row_of_reproduce_stands_beside_the_paper_s(report, made, tmp_path):
     assert "Too few gammas" in page.words
 
 
-def test_many_classes_are_ranked_in_tables_that_fit_a_screen_and_absent_ones_are_named(report, made, tmp_path):
+def test_many_classes_are_split_into_ranked_tables(report, made, tmp_path):
     shares = {f"class {i}": (i * 37 % 100) / 100 for i in range(100)} | {"ghost": None, "spook": None}
     figures = dict.fromkeys(("pAcc", "mIoU_S", "mIoU_U", "hIoU"), 0.5)
     (tmp_path / "r.json").write_text(json.dumps({**figures, "gamma": 1.5, "per_class": shares}))
@@ -337,7 +337,7 @@ def test_many_classes_are_ranked_in_tables_that_fit_a_screen_and_absent_ones_are
         '{"gamma": 1, "pAcc": 93, "mIoU_S": 0, "mIoU_U": 0, "hIoU": 0, "per_class": {}}',
     ],
 )
-def test_a_file_that_is_no_result_is_refused(made, tmp_path, content):
+def test_invalid_result_files_are_refused(made, tmp_path, content):
     (tmp_path / "r.json").write_text(content)
     refused(lambda: read_result(tmp_path / "r.json", None), "--result", "not what `evaluate --json` prints")
 
@@ -345,7 +345,7 @@ def test_a_file_that_is_no_result_is_refused(made, tmp_path, content):
 # -- runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_found_by_its_folder_its_checkpoint_or_the_demo_s_folder(made, tmp_path):
+def test_run_is_found_from_its_folder_checkpoint_or_demo(made, tmp_path):
     checkpoint = next(made.run.glob("step_*"))
     for path in (made.run, checkpoint, checkpoint / "model.json", made.run / "log.jsonl"):
         assert run_in(path) == made.run
@@ -369,7 +369,7 @@ def test_a_run_is_found_by_its_folder_its_checkpoint_or_the_demo_s_folder(made, 
         (("--result", "r.json", "--limit", 3), "leave one of them out"),
     ],
 )
-def test_a_mistake_is_a_usage_error_and_nothing_is_written(clipteacher, made, tmp_path, options, words):
+def test_invalid_options_are_usage_errors_and_write_nothing(clipteacher, made, tmp_path, options, words):
     run = copied(made, tmp_path)
     (run / "report.html").unlink(missing_ok=True)
     told = clipteacher("report", run, *options)
@@ -383,7 +383,7 @@ def test_a_mistake_is_a_usage_error_and_nothing_is_written(clipteacher, made, tm
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_cuts_nothing_off_and_reports_no_error(browser, report, made, width, dark):
+def test_page_renders_without_clipping_or_errors(browser, report, made, width, dark):
     page, _ = report(made.run)
     seen = browser.look(page.text, width, dark)
     assert seen.inner == width
@@ -395,7 +395,7 @@ def test_a_browser_cuts_nothing_off_and_reports_no_error(browser, report, made, 
     assert seen.paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
 
 
-def test_the_browser_sees_what_is_wrong_with_a_page(browser):
+def test_browser_check_detects_a_broken_page(browser):
     wrong = (
         '<!DOCTYPE html><body><p style="width:900px">wide</p>'
         '<svg viewBox="0 0 10 10" width="99"><text x="5" y="9">long</text></svg>'

@@ -30,7 +30,7 @@ SMALL = (
         ("context-ablation", 20000, "zegclip15", "context"),
     ],
 )
-def test_a_preset_is_the_paper_s_settings(name, iterations, prompts, dataset):
+def test_presets_match_the_papers_settings(name, iterations, prompts, dataset):
     preset = PRESETS[name]
     settings, config = PrecomputeConfig(**preset.precompute({})), TrainConfig(**preset.train())
     assert (settings.dataset, settings.prompt_set.name, settings.image_size) == (dataset, prompts, 512)
@@ -55,12 +55,12 @@ def test_a_preset_is_the_paper_s_settings(name, iterations, prompts, dataset):
     assert preset.evaluate == {"dataset": dataset, "split": "val", "gamma": (1.5,), "sliding": False}
 
 
-def test_swin_has_one_rate_for_all_and_the_others_a_tenfold_one_for_the_head():
+def test_head_learning_rate_is_tenfold_except_for_swin():
     rates = {name: TrainConfig(**PRESETS["coco"].train(name)).head_lr for name in STUDENTS}
     assert rates == {"segformer-b4": 10, "swin-b": 1, "segnext-b": 10, "segformer-b0": 10}
 
 
-def test_every_student_has_a_row_in_both_tables():
+def test_each_student_has_a_row_in_both_tables():
     for student in ("segformer-b4", "swin-b", "segnext-b"):
         for benchmark in ("voc", "coco", "context"):
             assert len(ReproduceConfig(benchmark, student).row) == 4
@@ -69,12 +69,12 @@ def test_every_student_has_a_row_in_both_tables():
     assert ReproduceConfig("context-ablation").row == [74.8, 41.0, 50.7, 45.4]
 
 
-def test_another_clip_brings_its_own_weights_and_size():
+def test_another_clip_uses_its_own_weights_and_size():
     clip = ReproduceConfig("coco", changed={"clip": "tiny"}).precompute.clip_source
     assert (clip.clip, clip.weights, clip.image_size) == ("tiny", "scenes", None)
 
 
-def test_what_differs_from_the_preset_is_told():
+def test_departures_from_the_preset_are_listed():
     told = ReproduceConfig("coco", limit=9, changed={"iterations": 5, "size": 512}).departures
     assert told == ["iterations=5 instead of 80000", "only the first 9 images"]
     assert ReproduceConfig("coco", changed={"loss_stride": 4, "workers": 9}).departures == [
@@ -118,7 +118,7 @@ def draw_coco(root):
                 Image.fromarray(array).save(folder / f"{number:012}.{ending}")
 
 
-def test_a_row_is_reproduced_with_the_paper_s_beside_it(clipteacher, coco, tmp_path):
+def test_row_is_printed_and_saved_with_the_papers(clipteacher, coco, tmp_path):
     told = clipteacher.good("reproduce", *coco)
     assert "iterations=4 instead of 80000" in told.out
     assert "train has 5 images; the published list has 118287" in told.err
@@ -128,7 +128,7 @@ def test_a_row_is_reproduced_with_the_paper_s_beside_it(clipteacher, coco, tmp_p
     assert again["metrics"] == stored["metrics"]
 
 
-def test_a_row_of_table_2_is_told_by_both_vocabularies(clipteacher, coco, tmp_path):
+def test_table_2_rows_are_evaluated_with_both_vocabularies(clipteacher, coco, tmp_path):
     import numpy as np
     from PIL import Image
 
@@ -145,7 +145,7 @@ def test_a_row_of_table_2_is_told_by_both_vocabularies(clipteacher, coco, tmp_pa
 
 
 @pytest.mark.parametrize("student", ["segformer-b4", "swin-b", "segnext-b"])
-def test_a_dry_run_tells_the_plan_and_writes_nothing(clipteacher, coco, tmp_path, student):
+def test_dry_run_prints_the_plan_and_writes_nothing(clipteacher, coco, tmp_path, student):
     before = sorted(tmp_path.rglob("*"))
     told = clipteacher.good(
         "reproduce", "coco", "--root", tmp_path / "coco", "--student", student, "--dry-run", "--json"
@@ -160,7 +160,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(clipteacher, coco, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_is_wrong_with_a_student_is_told_before_clip_is_asked(clipteacher, coco, tmp_path):
+def test_student_errors_are_reported_before_clip_runs(clipteacher, coco, tmp_path):
     for more, words in (
         (("--student", "segnext-b", "--encoder-weights", "imagenet"), "mscan_b has none to download"),
         (("--encoder-weights", "/nope/weights.pth"), "no such file"),
@@ -170,7 +170,7 @@ def test_what_is_wrong_with_a_student_is_told_before_clip_is_asked(clipteacher, 
     assert not (tmp_path / "data_cache").exists()
 
 
-def test_a_row_goes_on_when_the_photographs_moved(clipteacher, coco, tmp_path):
+def test_reproduce_resumes_after_the_images_moved(clipteacher, coco, tmp_path):
     wanted = clipteacher.good("reproduce", *coco, "--json").json
     moved = (tmp_path / "coco").rename(tmp_path / "moved")
     again = clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--json").json
@@ -181,7 +181,7 @@ def test_a_row_goes_on_when_the_photographs_moved(clipteacher, coco, tmp_path):
     clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--iterations", 6, "--out", tmp_path / "more")
 
 
-def test_a_cache_with_dense_tokens_serves_a_row_too(clipteacher, coco, tmp_path):
+def test_existing_cache_with_dense_tokens_is_reused(clipteacher, coco, tmp_path):
     clip = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
     clipteacher.good("precompute", "--dataset", "coco", "--root", tmp_path / "coco", "--views", 4, *clip)
     clipteacher.good("reproduce", *coco)
@@ -222,7 +222,7 @@ loop.restore, encode.Encoder.shard = restored, encoded
 
 
 @pytest.mark.slow
-def test_killed_at_each_stage_and_typed_again_it_goes_on_and_the_row_is_the_same(clipteacher, coco, tmp_path):
+def test_row_is_unchanged_after_a_kill_at_each_stage(clipteacher, coco, tmp_path):
     wanted = clipteacher.good("reproduce", *coco, "--json").json
     fresh = tmp_path / "fresh"
     fresh.mkdir()
@@ -240,7 +240,7 @@ def test_killed_at_each_stage_and_typed_again_it_goes_on_and_the_row_is_the_same
     assert json.loads(last.stdout)["metrics"] == wanted["metrics"]
 
 
-def test_presets_are_printed_in_full_and_options_override_them(clipteacher, coco, tmp_path):
+def test_presets_are_printed_and_options_override_them(clipteacher, coco, tmp_path):
     small = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
     told = clipteacher.good("precompute", "--preset", "coco", "--root", tmp_path / "coco", *small, "--json")
     assert "preset coco: PrecomputeConfig(dataset='coco'" in told.err
@@ -261,7 +261,7 @@ def test_presets_are_printed_in_full_and_options_override_them(clipteacher, coco
 
 
 @pytest.mark.parametrize("gamma", ["nan", "1,x", "inf", ""])
-def test_a_gamma_that_is_no_number_is_a_usage_error(clipteacher, tmp_path, gamma):
+def test_non_numeric_gammas_are_usage_errors(clipteacher, tmp_path, gamma):
     told = clipteacher("evaluate", tmp_path, "--dataset", "coco", "--gamma", gamma)
     assert told.status == 2
     assert "--gamma" in told.error
@@ -269,7 +269,7 @@ def test_a_gamma_that_is_no_number_is_a_usage_error(clipteacher, tmp_path, gamma
 
 
 @pytest.mark.parametrize("command", [("precompute",), ("evaluate", "run")])
-def test_without_a_dataset_or_a_preset_there_is_nothing_to_do(clipteacher, command):
+def test_dataset_or_preset_is_required(clipteacher, command):
     told = clipteacher(*command)
     assert told.status == 2
     assert "--preset" in told.error

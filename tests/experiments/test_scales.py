@@ -33,7 +33,7 @@ def read(tmp_path_factory):
 
 
 @pytest.mark.parametrize("masks", [None, "other"])
-def test_tokens_clustered_again_and_fused_give_the_stored_masks(read, masks):
+def test_reclustered_tokens_fuse_to_the_stored_masks(read, masks):
     cache = read(masks=masks)
     for record in (image.view(number) for image in cache for number in range(2)):
         fused = fuse(clusters_of(record), record.dense, cache.about["threshold"])
@@ -41,7 +41,7 @@ def test_tokens_clustered_again_and_fused_give_the_stored_masks(read, masks):
 
 
 @pytest.mark.parametrize("dense", ["float16", "int8"])
-def test_every_scale_covers_the_ignored_tokens_and_no_others(read, dense):
+def test_each_scale_covers_exactly_the_ignored_tokens(read, dense):
     for record in read(dense):
         maps = scale_maps(record)
         assert [scale.window for scale in maps] == [3, 7]
@@ -50,10 +50,10 @@ def test_every_scale_covers_the_ignored_tokens_and_no_others(read, dense):
             assert scale.label.max() + 1 == scale.centres
 
 
-def test_a_view_without_ignored_tokens_has_empty_maps():
+def test_label_map_without_masks_is_empty():
     np.testing.assert_array_equal(label_map(np.zeros((0, 2, 3), bool)), np.full((2, 3), NOT_IGNORED))
 
 
-def test_without_dense_tokens_clustering_is_refused(read):
+def test_clustering_without_dense_tokens_is_refused(read):
     with pytest.raises(UserError, match="holds no dense tokens"):
         scale_maps(read("none")[0])

@@ -37,7 +37,7 @@ def other(drawn, tmp_path):
     return ("--dataset", "folder", "--root", drawn, "--unseen", "heaven,grass")
 
 
-def test_other_names_are_asked_of_the_clip_of_the_training_and_kept(run, other, clipteacher, tmp_path, monkeypatch):
+def test_new_class_names_are_encoded_once_by_the_training_clip(run, other, clipteacher, tmp_path, monkeypatch):
     told = clipteacher.good("evaluate", run, *other, "--json").json
     assert list(told["per_class"]) == list(OTHERS)
     assert told["by_training_vocabulary"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma"}
@@ -60,7 +60,7 @@ def load_device():
     return torch.device("cpu")
 
 
-def test_seen_is_told_by_the_target_s_split_and_familiar_by_what_had_labels(run, other, drawn, tmp_path):
+def test_seen_follows_the_target_split_and_labelled_the_training(run, other, drawn, tmp_path):
     student = load(run, load_device())
     vocabulary = vocabulary_for_dataset(student, open_dataset("folder", drawn, "val"), "heaven,grass", tmp_path)
     assert vocabulary.split.unseen == ("heaven", "grass")
@@ -70,7 +70,7 @@ def test_seen_is_told_by_the_target_s_split_and_familiar_by_what_had_labels(run,
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file.write_bytes(file.read_bytes()[:-9]), None])
-def test_damaged_text_features_are_asked_for_again(run, other, clipteacher, tmp_path, spoil):
+def test_damaged_text_features_are_recomputed(run, other, clipteacher, tmp_path, spoil):
     told = clipteacher.good("evaluate", run, *other, "--json").json
     file = next((tmp_path / "data_cache/text").iterdir())
     sound = file.read_bytes()
@@ -87,22 +87,22 @@ def test_another_clip_is_refused(run, other, clipteacher):
     assert "not the CLIP of the cache" in error
 
 
-def test_a_run_that_does_not_know_its_clip_s_place_says_which_one_to_pass(run, other, clipteacher):
+def test_run_with_an_unknown_clip_requires_the_clip_option(run, other, clipteacher):
     change_card(run, lambda card: [card.pop("recorded"), card["clip"].update(model="my-own")])
     assert "--clip" in clipteacher("evaluate", run, *other).error
 
 
-def test_names_without_a_published_split_need_one(run, other, clipteacher):
+def test_datasets_without_a_published_split_require_unseen(run, other, clipteacher):
     assert "--unseen" in clipteacher("evaluate", run, *other[:4]).error
 
 
-def test_the_split_of_the_training_stays(run, drawn, clipteacher):
+def test_unseen_cannot_change_the_training_split(run, drawn, clipteacher):
     told = clipteacher("evaluate", run, "--dataset", "folder", "--root", drawn, "--unseen", "sky")
     assert told.status == 2
     assert "leave it out" in told.error
 
 
-def test_a_gamma_picked_on_training_images_is_told_beside_the_fixed_one(run, drawn, clipteacher):
+def test_picked_gamma_is_reported_with_the_fixed_one(run, drawn, clipteacher):
     where = ("--dataset", "folder", "--root", drawn, "--pick-gamma", 3)
     told = clipteacher.good("evaluate", run, *where, "--json").json
     assert told["gamma"] == 1.5
@@ -119,7 +119,7 @@ def test_a_gamma_picked_on_training_images_is_told_beside_the_fixed_one(run, dra
         ("context", {"cow", "grass", "road", "tree", "computer", "bag", "bedclothes", "sign", "plate"}),
     ],
 )
-def test_of_a_coco_training_voc_and_context_know_all_names_but_these(target, unseen_names):
+def test_coco_labels_cover_all_but_these_names(target, unseen_names):
     coco = class_lists()["coco"]
     trained = [name for name in coco.classes if name not in coco.unseen]
     classes = class_lists()[target].classes

@@ -15,7 +15,7 @@ def cache(clipteacher, drawn, tmp_path):
     return path
 
 
-def test_a_sound_cache_is_called_sound_and_the_live_teacher_says_the_same(clipteacher, cache):
+def test_intact_cache_passes_and_matches_the_live_teacher(clipteacher, cache):
     told = clipteacher.good("verify", cache, "--live", 10, "--device", "cpu", "--json").json
     assert told["bad"] == []
     assert told["files"] > 10
@@ -28,7 +28,7 @@ def test_a_sound_cache_is_called_sound_and_the_live_teacher_says_the_same(clipte
     assert "0 bad" in clipteacher.good("verify", cache).out
 
 
-def test_a_cache_of_other_features_is_found_out(clipteacher, cache):
+def test_overwritten_features_are_detected(clipteacher, cache):
     group = CacheWriter(cache).group
     shard = group["cls"][:4]
     group["cls"][:4] = shard[::-1]
@@ -38,7 +38,7 @@ def test_a_cache_of_other_features_is_found_out(clipteacher, cache):
 
 
 @pytest.mark.parametrize("part", ["cls", "dense", "masks/default/label", "text", "image/id", "view/box"])
-def test_a_flipped_bit_and_a_lost_file_are_named(clipteacher, cache, part):
+def test_flipped_bits_and_missing_files_are_listed(clipteacher, cache, part):
     files = sorted(f for f in (cache / part).rglob("*") if f.is_file() and f.name != "zarr.json")
     content = bytearray(files[0].read_bytes())
     content[len(content) // 2] ^= 4
@@ -52,7 +52,7 @@ def test_a_flipped_bit_and_a_lost_file_are_named(clipteacher, cache, part):
     assert "--repair makes damaged shards again" in told.error
 
 
-def test_int8_and_no_dense_tokens_are_verified_too(clipteacher, drawn, tmp_path):
+def test_caches_with_int8_or_no_dense_tokens_are_verified(clipteacher, drawn, tmp_path):
     for dense in ("int8", "none"):
         path = tmp_path / f"{dense}.zarr"
         clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", path, "--dense", dense)
@@ -63,7 +63,7 @@ def test_int8_and_no_dense_tokens_are_verified_too(clipteacher, drawn, tmp_path)
             assert np.isfinite(live["dense_cosine_min"])
 
 
-def test_views_are_drawn_without_repetition_by_a_seed_and_at_most_all_of_them(clipteacher, cache, monkeypatch):
+def test_random_views_are_distinct_and_seeded(clipteacher, cache, monkeypatch):
     asked, ask = [], LiveTeacher.features
 
     def told(self, image, view):
@@ -82,7 +82,7 @@ def test_views_are_drawn_without_repetition_by_a_seed_and_at_most_all_of_them(cl
     assert drawn_views("--live", 4) == drawn_views("--live", 4, "--seed", 0) != drawn_views("--live", 4, "--seed", 1)
 
 
-def test_shards_that_are_not_done_and_a_damaged_journal_are_findings_beside_all_others(clipteacher, cache):
+def test_unfinished_shards_and_a_damaged_journal_are_findings(clipteacher, cache):
     CacheWriter(cache).group["masks/default/journal"][1] = ""
     told = clipteacher("verify", cache)
     assert told.status == 1
@@ -126,9 +126,7 @@ FLIPPED = ("cls", "dense", "view/box", "image/status", "image/content_hash", "ma
         *(("masks/fine/label", "lost", FINE), ("journal", "cut", FEATURES)),
     ],
 )
-def test_repair_makes_exactly_the_damaged_shards_again_and_the_cache_is_as_it_was(
-    clipteacher, cache, part, damage, told
-):
+def test_repair_recomputes_only_damaged_shards(clipteacher, cache, part, damage, told):
     clipteacher.good("cluster", cache, "--name", "fine", "--threshold", 0.9)
     before, file = contents(cache), chunks(cache, part)[-1]
     spoil(file) if damage == "flipped" else file.unlink() if damage == "lost" else file.write_bytes(b"")
@@ -142,19 +140,19 @@ def test_repair_makes_exactly_the_damaged_shards_again_and_the_cache_is_as_it_wa
     assert touched == {f: f.stat().st_mtime_ns for f in touched}
 
 
-def test_a_sound_cache_is_not_repaired(clipteacher, cache):
+def test_intact_cache_is_not_repaired(clipteacher, cache):
     before = {f: f.stat().st_mtime_ns for f in cache.rglob("*")}
     assert clipteacher.good("verify", cache, "--repair", "--json").json["repaired"] is None
     assert before == {f: f.stat().st_mtime_ns for f in cache.rglob("*")}
 
 
 @pytest.mark.parametrize("part", ["image/id", "text/zegclip15/features"])
-def test_names_and_texts_cannot_be_repaired_and_that_is_said(clipteacher, cache, part):
+def test_damaged_ids_and_texts_are_reported_as_unrepairable(clipteacher, cache, part):
     spoil(chunks(cache, part)[0])
     assert "--overwrite" in clipteacher("verify", cache, "--repair", "--device", "cpu").error
 
 
-def test_repair_does_not_encode_a_photograph_that_changed(clipteacher, cache, drawn):
+def test_repair_refuses_changed_images(clipteacher, cache, drawn):
     spoil(chunks(cache, "cls")[-1])
     images = sorted((drawn / "images/train").iterdir())
     images[-1].write_bytes(images[0].read_bytes())

@@ -51,7 +51,7 @@ def executed(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_runs_from_top_to_bottom_in_a_real_kernel_and_makes_its_own_cache(executed):
+def test_notebook_runs_in_a_real_kernel_and_creates_its_cache(executed):
     folder, notebook = executed
     assert [cell.execution_count for cell in cells(notebook)] == list(range(1, len(cells(notebook)) + 1))
     assert (folder / "runs/inspect/scenes.zarr/zarr.json").is_file()
@@ -59,12 +59,12 @@ def test_it_runs_from_top_to_bottom_in_a_real_kernel_and_makes_its_own_cache(exe
 
 
 @pytest.mark.slow
-def test_the_clustering_done_in_it_is_that_of_the_cache(executed):
+def test_notebook_clustering_matches_the_cache(executed):
     assert "equal to the stored masks: True" in printed(executed[1])
 
 
 @pytest.mark.slow
-def test_it_shows_what_was_committed(executed, committed):
+def test_notebook_outputs_match_the_committed_ones(executed, committed):
     def shown(notebook):
         """Titles of panels and heads of tables without their figures, which another processor may round otherwise."""
         found = [re.findall(r'alt="([^"]*)"|<th[^>]*>([^<]*)', text) for text in html(notebook)[:-1]]
@@ -75,7 +75,7 @@ def test_it_shows_what_was_committed(executed, committed):
 
 
 @pytest.mark.slow
-def test_a_mistake_in_it_is_answered_with_one_line(executed):
+def test_notebook_errors_are_one_line(executed):
     (error,) = cells(executed[1])[-1].outputs
     assert error.ename == "UserError"
     assert [re.sub(r"\x1b\[[\d;]*m", "", line) for line in error.traceback] == [
@@ -83,7 +83,7 @@ def test_a_mistake_in_it_is_answered_with_one_line(executed):
     ]
 
 
-def test_it_is_committed_with_small_outputs_and_nothing_of_any_machine(committed):
+def test_committed_outputs_are_small_and_free_of_local_paths(committed):
     assert FILE.stat().st_size < 600_000
     text = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", FILE.read_text())
     assert not re.search(r"/(home|root|tmp|work|usr|Users)/", text)
@@ -95,6 +95,6 @@ def test_it_is_committed_with_small_outputs_and_nothing_of_any_machine(committed
     assert "stderr" not in [out.get("name") for cell in cells(committed) for out in cell.outputs]
 
 
-def test_its_kernel_is_whichever_python_runs_it(committed):
+def test_notebook_kernel_is_not_pinned(committed):
     assert committed.metadata.kernelspec.name == "python3"
     assert not re.search(r'"version": "3', json.dumps(committed.metadata))

@@ -37,38 +37,38 @@ def cie_lab(rgb: np.ndarray, vision: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-def test_the_first_17_colours_and_no_label_differ_in_normal_and_colour_blind_vision(vision):
+def test_first_17_colors_are_distinct_in_all_color_vision(vision):
     lab = cie_lab(np.stack([*(colour_of(label) for label in range(17)), BLANK]).astype(float), vision)
     distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(18, 1)]
     assert distances.min() > 9  # four times the just noticeable difference (2.3)
 
 
-def test_200_labels_have_200_colours_and_none_is_that_of_no_label():
+def test_200_labels_have_distinct_colors():
     colours = {tuple(colour_of(label)) for label in range(200)} | {tuple(BLANK)}
     assert len(colours) == 201
 
 
-def test_a_label_keeps_its_colour_whatever_else_is_in_the_picture():
+def test_label_color_does_not_depend_on_other_labels():
     one, two = label_to_rgb(np.array([[3, 255]]), 255), label_to_rgb(np.array([[0, 1], [3, 90]]), 255)
     np.testing.assert_array_equal(one[0, 0], two[1, 0])
     np.testing.assert_array_equal(one[0, 1], BLANK)
 
 
-def test_no_label_is_hatched_at_the_size_of_the_picture_and_nothing_else_is():
+def test_only_unlabelled_area_is_hatched():
     painted = paint_labels(np.array([[1, 255]]), 255, (32, 64))
     assert painted.shape == (32, 64, 3)
     assert {tuple(c) for c in painted[:, :32].reshape(-1, 3)} == {tuple(colour_of(1))}
     assert {tuple(c) for c in painted[:, 32:].reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
 
 
-def test_an_overlay_shows_the_photograph_in_grey():
+def test_overlay_shows_the_image_in_gray():
     image = np.array([[[255, 0, 0], [30, 60, 90]]], np.uint8)
     through = overlay(image, np.zeros_like(image))
     assert (through == through[..., :1]).all()
     assert through[0, 0, 0] > through[0, 1, 0] > 0
 
 
-def test_heat_is_brightest_where_the_weight_is_greatest():
+def test_heat_peaks_at_the_largest_weight():
     weights = np.zeros((4, 4))
     weights[2, 1] = 1
     drawn = overlay_heat(np.full((32, 32, 3), 120, np.uint8), weights).astype(int)
@@ -77,19 +77,19 @@ def test_heat_is_brightest_where_the_weight_is_greatest():
 
 
 @pytest.mark.parametrize("classes", [17, 59, 64, 171])
-def test_pseudo_labels_take_the_colours_that_follow_those_of_the_classes(classes):
+def test_pseudo_label_colors_follow_the_class_colors(classes):
     label = np.array([[0, 1, 65535]], np.uint16)
     painted = paint_masks(label, 65535, classes, (4, 12))
     assert [tuple(painted[0, x]) for x in (0, 4)] == [tuple(colour_of((classes + i) % 64)) for i in (0, 1)]
     assert {tuple(c) for c in painted[:, 8:].reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
 
 
-def test_the_largest_stored_label_is_painted_like_all_others():
+def test_largest_stored_label_is_painted():
     painted = paint_masks(np.array([[254, 255]], np.uint8), 255, 17, (2, 4))
     np.testing.assert_array_equal(painted[0, 0], colour_of(17 + 254))
 
 
-def test_masks_over_a_photograph_leave_it_grey_where_there_is_no_label():
+def test_mask_overlay_leaves_unlabelled_area_gray():
     image = np.full((8, 16, 3), (200, 40, 90), np.uint8)
     over = overlay_masks(image, np.array([[3, 255]], np.uint8), 255, 17).astype(int)
     assert np.ptp(over[:, 8:], axis=2).max() == 0
@@ -98,7 +98,7 @@ def test_masks_over_a_photograph_leave_it_grey_where_there_is_no_label():
 
 
 @pytest.mark.parametrize("box", [(2, 3, 10, 12), (5, 5, 5, 5), (0, 0, 16, 16), (15, 15, 16, 16)])
-def test_an_outline_is_drawn_around_any_box_and_nothing_else_is_touched(box):
+def test_box_outline_changes_nothing_outside_the_box(box):
     plain = np.full((16, 16, 3), 90, np.uint8)
     drawn = draw_box(plain, box)
     y, x = np.nonzero((drawn != plain).any(axis=2))
@@ -109,5 +109,5 @@ def test_an_outline_is_drawn_around_any_box_and_nothing_else_is_touched(box):
     assert x.max() < max(right, left + 5)
 
 
-def test_an_empty_panel_is_hatched():
+def test_missing_image_panel_is_hatched():
     assert {tuple(c) for c in hatched_panel(24).reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}

@@ -22,7 +22,7 @@ from experiments.scales import scales_figure
 
 @pytest.mark.parametrize("masks", ["default", "fine"])
 @pytest.mark.parametrize("view", [0, CROP])
-def test_arrays_of_a_view_are_those_in_the_zarr_group(made, masks, view):
+def test_view_arrays_match_the_zarr_group(made, masks, view):
     group, cache = zarr.open_group(made.cache, mode="r"), open_cache(made.cache, masks=masks)
     for index in (0, 1, 2, 5):
         record = cache[index].view(view)
@@ -34,7 +34,7 @@ def test_arrays_of_a_view_are_those_in_the_zarr_group(made, masks, view):
         assert record.geometry.flip == group["view/flip"][index, view]
 
 
-def test_shapes_and_types_are_the_promised_ones(made):
+def test_arrays_have_the_documented_shapes_and_types(made):
     record = open_cache(made.cache)[0]
     arrays = {key: (getattr(record, key).shape, str(getattr(record, key).dtype)) for key in ("masks", "cls", "dense")}
     assert arrays == {"masks": ((8, 8), "uint8"), "cls": ((64,), "float16"), "dense": ((8, 8, 64), "float16")}
@@ -46,7 +46,7 @@ def test_shapes_and_types_are_the_promised_ones(made):
     assert open_cache(made.cache).counts.shape == (IMAGES, 2)
 
 
-def test_mask_sets_have_labels_of_their_own(made):
+def test_mask_sets_are_independent(made):
     cache = open_cache(made.cache)
     assert (cache.masks, cache.using("fine").masks) == ("default", "fine")
     assert (cache[0].masks != cache.using("fine")[0].masks).any()
@@ -54,7 +54,7 @@ def test_mask_sets_have_labels_of_their_own(made):
     np.testing.assert_array_equal(cache.using("fine").counts, zarr.open_group(made.cache)["masks/fine/count"][:])
 
 
-def test_changing_an_array_in_a_notebook_does_not_change_what_is_read_next(made):
+def test_modified_arrays_do_not_affect_later_reads(made):
     cache = open_cache(made.cache)
     before = cache[0].masks.copy()
     cache[0].masks[:] = 7
@@ -63,7 +63,7 @@ def test_changing_an_array_in_a_notebook_does_not_change_what_is_read_next(made)
     assert (cache[0].cls != 7).any()
 
 
-def test_seen_labels_of_a_crop_hide_unseen_classes_and_are_cut_and_mirrored_as_its_picture(made):
+def test_seen_labels_follow_the_crop_and_hide_unseen_classes(made):
     cache = open_cache(made.cache)
     crops = [cache[i].view(CROP) for i in (0, 1, 2, 5)]
     assert {record.geometry.flip for record in crops} == {True, False}
@@ -78,7 +78,7 @@ def test_seen_labels_of_a_crop_hide_unseen_classes_and_are_cut_and_mirrored_as_i
         assert np.abs(record.clip_input.astype(int) - bare).mean() < 6
 
 
-def test_images_are_found_by_number_name_and_slice(made):
+def test_images_are_indexed_by_number_name_and_slice(made):
     cache = open_cache(made.cache)
     assert len(cache) == IMAGES
     assert cache[-1].index == cache[name(5)].index == cache[np.int64(5)].index == 5
@@ -96,7 +96,7 @@ def test_images_are_found_by_number_name_and_slice(made):
     refused(lambda: cache[0].view(-1), "views 0 to 1", kind=UsageError)
 
 
-def test_statistics_of_all_views_are_those_computed_from_the_zarr_group(made):
+def test_statistics_match_the_zarr_group(made):
     group, stats = zarr.open_group(made.cache, mode="r"), open_cache(made.cache).stats()
     ok = np.arange(IMAGES) != FAILED
     label, count = group["masks/default/label"][:][ok], group["masks/default/count"][:][ok]
@@ -115,7 +115,7 @@ def test_statistics_of_all_views_are_those_computed_from_the_zarr_group(made):
     assert f"{norms.max():.4g}" in repr(stats)
 
 
-def test_xarray_has_every_array_with_names_and_opens_without_a_warning(made):
+def test_xarray_has_named_dimensions_and_no_warnings(made):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         arrays = open_cache(made.cache, masks="fine").xarray()
@@ -131,7 +131,7 @@ def test_xarray_has_every_array_with_names_and_opens_without_a_warning(made):
     np.testing.assert_array_equal(lazily["dense"].isel(image=5).compute(), group["dense"][5])
 
 
-def test_a_cache_that_is_not_finished_shows_what_is_done(world):
+def test_unfinished_cache_shows_finished_images(world):
     (world.cache / "journal/c/0").unlink()
     cache = open_cache(world.cache)
     assert "3 of 6 done, 1 failed, 2 not done yet" in words(shown(cache))
@@ -142,7 +142,7 @@ def test_a_cache_that_is_not_finished_shows_what_is_done(world):
     assert len(cache.stats().count) == 6
 
 
-def test_a_mask_set_that_is_not_finished_says_how_to_finish_it(world):
+def test_unfinished_mask_set_says_how_to_resume(world):
     (world.cache / "masks/fine/journal/c/0").unlink()
     cache = open_cache(world.cache, masks="fine")
     assert "fine (shown) (1 shards not done)" in words(shown(cache))
@@ -153,7 +153,7 @@ def test_a_mask_set_that_is_not_finished_says_how_to_finish_it(world):
 
 
 @pytest.mark.parametrize("lost", ["cls/c/1/0/0", "masks/default/label/c/1/0/0/0", "dense/c/1/0/0/0/0"])
-def test_a_missing_file_is_an_error_message_and_never_zeros(world, lost):
+def test_missing_chunks_raise_instead_of_reading_as_zeros(world, lost):
     (world.cache / lost).unlink()
     cache = open_cache(world.cache)
     assert cache[0].masks.shape == (8, 8)
@@ -163,7 +163,7 @@ def test_a_missing_file_is_an_error_message_and_never_zeros(world, lost):
         cache.xarray()
 
 
-def test_a_damaged_file_is_an_error_message(world):
+def test_damaged_chunks_are_reported(world):
     file = world.cache / "masks/default/label/c/1/0/0/0"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 16
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_an_error_message(world):
     assert "fused masks" not in words(tree)
 
 
-def test_without_dense_tokens_there_are_no_scales_but_all_the_rest(made, tmp_path):
+def test_figure_without_dense_tokens_omits_scales(made, tmp_path):
     cache_hostile(made.root, tmp_path / "lean.zarr", dense="none")
     cache = open_cache(tmp_path / "lean.zarr")
     refused(lambda: cache[0].dense, "--dense float16", kind=UserError)
@@ -183,14 +183,14 @@ def test_without_dense_tokens_there_are_no_scales_but_all_the_rest(made, tmp_pat
     assert "dense" not in cache.xarray()
 
 
-def test_tokens_of_eight_bits_come_back_as_numbers(made, tmp_path):
+def test_int8_tokens_are_dequantized(made, tmp_path):
     cache_hostile(made.root, tmp_path / "small.zarr", dense="int8")
     small, full = open_cache(tmp_path / "small.zarr")[0].dense, open_cache(made.cache)[0].dense
     assert small.dtype == np.float32
     np.testing.assert_allclose(small, full, atol=np.abs(full).max() / 100)
 
 
-def test_the_only_cache_needs_no_path_and_wrong_paths_are_refused_in_one_line(made, tmp_path, monkeypatch):
+def test_open_cache_defaults_to_the_only_cache(made, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPTEACHER_CACHE", str(made.cache.parent))
     assert open_cache().cache.path == made.cache
     assert len(open_cache(str(made.cache))) == IMAGES
@@ -208,7 +208,7 @@ def test_importing_clipteacher_loads_neither_numpy_nor_zarr():
     assert printed.startswith("set() <function open_cache")
 
 
-def test_a_cache_without_a_finished_image_has_no_statistics(world):
+def test_cache_without_finished_images_has_no_statistics(world):
     shutil.rmtree(world.cache / "journal/c")
     cells = [element.text for element in shown(open_cache(world.cache).stats()).iter("td")]
     assert set(cells) == {"-"}

@@ -54,7 +54,7 @@ def painted(panel: np.ndarray) -> set[tuple[int, ...]]:
 # -- Figure 6: a cache ---------------------------------------------------------------------------------------------
 
 
-def test_a_cache_becomes_a_picture_of_the_named_images(clipteacher, made, tmp_path):
+def test_masks_figure_shows_the_requested_images(clipteacher, made, tmp_path):
     out = tmp_path / "new/masks.png"
     result = clipteacher.good("show", made.cache, "--image", "5,002", "--image", 0, "--out", out, "--json").json
     assert result["out"] == str(out)
@@ -67,14 +67,14 @@ def test_a_cache_becomes_a_picture_of_the_named_images(clipteacher, made, tmp_pa
         assert picture.height > 3 * 192
 
 
-def test_a_picture_of_a_cache_goes_into_the_working_directory(clipteacher, made, tmp_path, monkeypatch):
+def test_masks_figure_is_written_to_the_working_directory(clipteacher, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert clipteacher.good("show", made.cache, "--images", 1).out.strip() == "drawn_masks.png"
     assert (tmp_path / "drawn_masks.png").is_file()
 
 
 @pytest.mark.parametrize("view", range(VIEWS))
-def test_single_centres_are_those_the_stored_masks_were_fused_from(made, cache, view):
+def test_scale_maps_fuse_to_the_stored_masks(made, cache, view):
     views = [record.view(view) for record in cache]
     for record in views:
         clusters = clusters_of(record)
@@ -89,7 +89,7 @@ def test_single_centres_are_those_the_stored_masks_were_fused_from(made, cache, 
     assert not masks_figure(views).warnings
 
 
-def test_each_centre_and_each_mask_is_one_area_in_a_colour_of_its_own_within_the_ignored_area(cache):
+def test_masks_color_exactly_the_ignored_area(cache):
     row = masks_figure([cache[1]]).rows[0]
     image, _, *masks = [panel.pixels for panel in row.panels]
     assert row.titles == ["image", "seen labels", "centres, windows of 3", "centres, windows of 7", "fused masks"]
@@ -104,7 +104,7 @@ def test_each_centre_and_each_mask_is_one_area_in_a_colour_of_its_own_within_the
     assert row.caption.endswith(f"{count} fused masks")
 
 
-def test_the_ignored_area_is_hatched_and_no_hidden_label_is_painted(cache):
+def test_ignored_area_is_hatched_and_unseen_labels_are_hidden(cache):
     for record in cache:
         label = record.sample.label
         figure = masks_figure([record])
@@ -119,7 +119,7 @@ def test_the_ignored_area_is_hatched_and_no_hidden_label_is_painted(cache):
         assert not figure.unseen
 
 
-def test_a_view_is_shown_as_it_was_cut_and_mirrored(made, cache):
+def test_views_are_shown_cropped_and_flipped(made, cache):
     for view in range(VIEWS):
         for index in range(3):
             panel = masks_figure([cache[index].view(view)]).panels[0].pixels
@@ -135,7 +135,7 @@ def test_a_view_is_shown_as_it_was_cut_and_mirrored(made, cache):
             assert abs(small - wanted[:, ::-1]).mean() > abs(small - wanted).mean()
 
 
-def test_without_dense_tokens_single_centres_are_left_out_with_a_warning(clipteacher, made, tmp_path):
+def test_masks_figure_without_dense_tokens_warns(clipteacher, made, tmp_path):
     path = cache_pictures(made.root, tmp_path / "none.zarr", dense="none")
     result = clipteacher.good("show", path, "--root", made.root, "--images", 1, "--out", tmp_path / "x.png")
     assert result.err.count("holds no dense tokens") == 1
@@ -143,7 +143,7 @@ def test_without_dense_tokens_single_centres_are_left_out_with_a_warning(cliptea
     assert figure.rows[0].titles == ["image", "seen labels", "fused masks"]
 
 
-def test_a_warning_says_that_8_bit_tokens_do_not_give_the_stored_masks(made, tmp_path):
+def test_int8_tokens_that_change_the_masks_cause_a_warning(made, tmp_path):
     path = cache_pictures(made.root, tmp_path / "int8.zarr", dense="int8")
     record = open_finished_cache(path, made.root)[0]
     assert masks_figure([record]).rows[0].titles[2] == "centres, windows of 3"
@@ -153,7 +153,7 @@ def test_a_warning_says_that_8_bit_tokens_do_not_give_the_stored_masks(made, tmp
     assert "8 bits" in warning
 
 
-def test_an_image_without_labels_is_all_ignored(made, tmp_path):
+def test_image_without_a_label_map_is_all_ignored(made, tmp_path):
     root = tmp_path / "bare"
     shutil.copytree(made.root, root)
     (root / "labels/train/001.png").unlink()
@@ -166,7 +166,7 @@ def test_an_image_without_labels_is_all_ignored(made, tmp_path):
 # -- Figure 5: attention -------------------------------------------------------------------------------------------
 
 
-def test_attention_is_eq_1_over_the_student_s_cells(student, cache):
+def test_attention_matches_equation_1(student, cache):
     whole, cls, image = View((0, 0, 128, 128)), cache[2].cls, cache[2].sample.image
     found = attention(student, cls, image, whole)
     pixels = torch.from_numpy(crop_image(image, whole, 64)).permute(2, 0, 1)[None]
@@ -179,7 +179,7 @@ def test_attention_is_eq_1_over_the_student_s_cells(student, cache):
     np.testing.assert_allclose(found, wanted / wanted.sum(), rtol=1e-4)
 
 
-def test_heat_is_orange_where_the_weight_is_greatest_and_grey_without_any():
+def test_heat_is_orange_at_the_peak_and_gray_at_zero():
     weights = np.zeros((4, 4))
     weights[2, 1] = 1
     drawn = overlay_heat(np.full((64, 64, 3), 120, np.uint8), weights).astype(int)
@@ -187,7 +187,7 @@ def test_heat_is_orange_where_the_weight_is_greatest_and_grey_without_any():
     assert np.ptp(drawn[:16, 48:], axis=2).max() <= 1
 
 
-def test_attention_is_drawn_beside_the_image_and_saved_in_the_run(clipteacher, made, cache, student):
+def test_attention_figure_is_saved_in_the_run(clipteacher, made, cache, student):
     result = clipteacher.good("show", made.run, "--attention", "--images", 2, "--side", 64)
     file = made.run / "attention.png"
     assert result.out.strip() == str(file)
@@ -200,14 +200,14 @@ def test_attention_is_drawn_beside_the_image_and_saved_in_the_run(clipteacher, m
     np.testing.assert_array_equal(row.panels[0].pixels, resize_image(cache[4].sample.image, (192, 192)))
 
 
-def test_a_warning_says_that_attention_was_not_trained(clipteacher, made, tmp_path):
+def test_untrained_attention_causes_a_warning(clipteacher, made, tmp_path):
     run = tmp_path / "mean"
     shutil.copytree(made.run, run)
     change_card(run, lambda card: card["config"].update(glm="off"))
     assert "trained with --glm off" in clipteacher.good("show", run, "--attention").err
 
 
-def test_attention_needs_the_cache_of_its_clip(clipteacher, made, tmp_path):
+def test_attention_requires_a_cache_of_the_same_clip(clipteacher, made, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(made.run, run)
     change_card(run, lambda card: card["config"].update(cache=str(tmp_path / "gone.zarr")))
@@ -221,7 +221,7 @@ def test_attention_needs_the_cache_of_its_clip(clipteacher, made, tmp_path):
 # -- Figure 7: predictions -----------------------------------------------------------------------------------------
 
 
-def test_predictions_are_the_student_s_in_the_colours_of_the_truth(student, made):
+def test_predictions_and_ground_truth_share_colors(student, made):
     from data_cache.datasets import open_dataset
 
     images = open_dataset("folder", made.root, "val")
@@ -239,14 +239,14 @@ def test_predictions_are_the_student_s_in_the_colours_of_the_truth(student, made
     assert figure.unseen == {DISC} & shown
 
 
-def test_a_run_shows_predictions_by_default(clipteacher, made):
+def test_run_shows_predictions_by_default(clipteacher, made):
     assert clipteacher.good("show", made.run, "--image", 1).out.strip() == str(made.run / "predictions.png")
     checkpoint = next(made.run.glob("step_*/model.safetensors"))
     named = clipteacher.good("show", checkpoint, "--predictions", "--image", "images/val/001.png")
     assert named.out.strip() == str(made.run / "predictions.png")
 
 
-def test_gamma_is_what_predictions_are_made_at(clipteacher, made, tmp_path):
+def test_gamma_changes_predictions(clipteacher, made, tmp_path):
     pictures = []
     for gamma in (-1000, 1000):
         clipteacher.good("show", made.run, "--gamma", gamma, "--image", 0, "--out", tmp_path / "x.png")
@@ -278,19 +278,19 @@ def test_gamma_is_what_predictions_are_made_at(clipteacher, made, tmp_path):
         (("run", "--dataset", "cocoa"), "--dataset cocoa: choose"),
     ],
 )
-def test_what_cannot_be_shown_is_a_usage_error_of_one_line(clipteacher, made, arguments, words):
+def test_invalid_options_are_usage_errors(clipteacher, made, arguments, words):
     result = clipteacher("show", getattr(made, arguments[0]), *arguments[1:])
     assert result.status == 2
     assert words in result.error
 
 
-def test_a_target_that_is_neither_cache_nor_run_is_refused(clipteacher, made, tmp_path):
+def test_targets_that_are_neither_cache_nor_run_are_refused(clipteacher, made, tmp_path):
     assert "no such cache or run" in clipteacher("show", tmp_path / "nothing").error
     assert "no run" in clipteacher("show", tmp_path).error
     assert "no such folder" in clipteacher("show", made.run, "--root", tmp_path / "nothing").error
 
 
-def test_an_image_that_failed_or_changed_is_refused_and_not_among_the_first(clipteacher, made, tmp_path):
+def test_failed_and_changed_images_are_refused(clipteacher, made, tmp_path):
     root = tmp_path / "drawn"
     shutil.copytree(made.root, root)
     (root / "images/train/000.png").write_bytes(b"no picture")
@@ -304,7 +304,7 @@ def test_an_image_that_failed_or_changed_is_refused_and_not_among_the_first(clip
     assert not list(tmp_path.glob("*.jpg"))
 
 
-def test_an_image_is_chosen_by_its_index_its_id_or_the_end_of_its_id():
+def test_images_are_chosen_by_index_id_or_end_of_id():
     ids = ["images/train/000000000007.jpg", "images/train/a,b.jpg", "images/other/x.jpg", "images/train/x.png", "7"]
     assert choose_images(ids, ["2,0"]) == [2, 0]
     assert choose_images(ids, ["7"]) == [4]
@@ -316,7 +316,7 @@ def test_an_image_is_chosen_by_its_index_its_id_or_the_end_of_its_id():
 # -- the sheet -----------------------------------------------------------------------------------------------------
 
 
-def test_photographs_are_filtered_and_keep_their_aspect_ratio():
+def test_images_are_antialiased_and_keep_their_aspect_ratio():
     grid = (np.indices((80, 160)).sum(axis=0) % 2 * 255).astype(np.uint8)
     drawn = np.asarray(Figure.of([Panel("image", np.stack([grid] * 3, axis=2), photograph=True)], side=40).to_image())
     panel = drawn[-20 - GAP : -GAP, GAP : GAP + 40]
@@ -325,7 +325,7 @@ def test_photographs_are_filtered_and_keep_their_aspect_ratio():
     assert fit_size(2000, 3, 192) == (192, 1)
 
 
-def test_a_panel_at_its_size_is_drawn_as_it_is():
+def test_panel_at_native_size_is_unchanged():
     panel = np.random.default_rng(0).integers(0, 256, (48, 30, 3), np.uint8)
     drawn = np.asarray(Figure.of([Panel("labels", panel)], side=48).to_image())
     np.testing.assert_array_equal(drawn[-48 - GAP : -GAP, GAP : GAP + 30], panel)
@@ -337,7 +337,7 @@ NAMES = st.lists(st.lists(WORDS, min_size=1, max_size=6).map(" ".join), min_size
 
 @settings(deadline=None, max_examples=40)
 @given(NAMES, st.integers(1, 900), st.integers(0, 40), st.integers(FONT_SIZE, 4 * FONT_SIZE))
-def test_no_legend_is_cut_off_however_many_and_long_its_names(names, width, unseen, font_size):
+def test_legends_of_any_length_are_not_cut_off(names, width, unseen, font_size):
     written = []
     write = drawing._write
 
@@ -363,7 +363,7 @@ def test_no_legend_is_cut_off_however_many_and_long_its_names(names, width, unse
         assert "".join(name.split()) in result
 
 
-def test_unseen_classes_are_listed_apart_in_frames_and_others_are_not():
+def test_only_unseen_classes_are_framed_in_the_legend():
     plain = np.asarray(add_legend(Image.new("RGB", (400, 1), "white"), {0: "sky", 3: "disc"}))
     framed = np.asarray(add_legend(Image.new("RGB", (400, 1), "white"), {0: "sky", 3: "disc"}, {3}))
     for picture, whole in ((plain, True), (framed, False)):
@@ -373,7 +373,7 @@ def test_unseen_classes_are_listed_apart_in_frames_and_others_are_not():
     assert framed.shape[0] > plain.shape[0]
 
 
-def test_a_title_longer_than_its_column_is_wrapped():
+def test_long_titles_are_wrapped():
     font = ImageFont.load_default(14)
     panel = np.zeros((40, 40, 3), np.uint8)
     title = "a title of many words which no column of forty pixels holds"

@@ -13,7 +13,7 @@ from experiments.scales import scales_figure
 from viewer.figure import SIDE, Figure, Panel
 
 
-def test_the_summary_card_lists_contents_and_failures(made):
+def test_summary_card_lists_contents_and_failures(made):
     tree = shown(open_cache(made.cache, masks="fine"))
     said = words(tree)
     for part in ("folder train", "5 of 6 done, 1 failed", "the whole image and 1 crop", "tiny-vit", "8 x 8 per view"):
@@ -25,7 +25,7 @@ def test_the_summary_card_lists_contents_and_failures(made):
     assert str(made.cache) in repr(open_cache(made.cache))
 
 
-def test_a_figure_shows_the_image_its_seen_labels_its_scales_and_its_fused_masks(made):
+def test_figure_shows_image_labels_scales_and_masks(made):
     record = open_cache(made.cache)[0]
     tree = shown(scales_figure(record))
     found = pictures(tree)
@@ -45,7 +45,7 @@ def test_a_figure_shows_the_image_its_seen_labels_its_scales_and_its_fused_masks
     assert drawn.height > SIDE
 
 
-def test_a_crop_shows_where_it_is_and_what_it_is(made):
+def test_crop_figure_shows_the_box_and_the_crop(made):
     record = open_cache(made.cache)[0].view(CROP)
     found = pictures(shown(record))
     assert list(found)[:2] == ["photograph", f"view {CROP}"]
@@ -55,7 +55,7 @@ def test_a_crop_shows_where_it_is_and_what_it_is(made):
     assert "px at" in words(shown(record))
 
 
-def test_without_images_there_is_a_hatched_panel_with_a_note_and_the_rest_is_shown(elsewhere):
+def test_missing_images_become_hatched_panels_with_a_note(elsewhere):
     cache = open_cache(elsewhere.cache)
     tree = shown(scales_figure(cache[0]))
     found = pictures(tree)
@@ -69,7 +69,7 @@ def test_without_images_there_is_a_hatched_panel_with_a_note_and_the_rest_is_sho
     assert cache[0].to_image().width > 0
 
 
-def test_images_that_moved_are_found_by_root(elsewhere):
+def test_moved_images_are_found_by_root(elsewhere):
     cache = open_cache(elsewhere.cache, root=elsewhere.root)
     assert cache[0].image.shape == (96, 128, 3)
     assert "no photograph" not in words(shown(cache[0]))
@@ -78,12 +78,12 @@ def test_images_that_moved_are_found_by_root(elsewhere):
     refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root / "none"), "none", kind=UserError)
 
 
-def test_class_names_in_another_order_are_not_taken_for_those_of_the_cache(elsewhere):
+def test_reordered_class_names_are_refused(elsewhere):
     (elsewhere.root / "classes.txt").write_text("\n".join(reversed(CLASSES)) + "\n")
     refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root), "class names or their order", kind=UserError)
 
 
-def test_an_image_that_changed_since_it_was_cached_is_not_shown(elsewhere):
+def test_changed_images_are_not_shown(elsewhere):
     Image.new("RGB", (128, 96)).save(elsewhere.root / name(0))
     cache = open_cache(elsewhere.cache, root=elsewhere.root)
     assert cache[0].image is None
@@ -91,7 +91,7 @@ def test_an_image_that_changed_since_it_was_cached_is_not_shown(elsewhere):
     assert cache[1].image is not None
 
 
-def test_a_failed_image_says_why_and_has_no_arrays(made):
+def test_failed_images_show_the_reason_and_have_no_arrays(made):
     record = open_cache(made.cache)[FAILED]
     tree = shown(scales_figure(record))
     assert words(tree).count("failed when it was cached") == 1
@@ -104,13 +104,13 @@ def test_a_failed_image_says_why_and_has_no_arrays(made):
     assert record.to_image().width > 0
 
 
-def test_an_image_without_a_label_map_says_so(made):
+def test_missing_label_map_is_noted(made):
     tree = shown(open_cache(made.cache)[UNLABELLED])
     assert "no label map" in words(tree)
     assert "seen labels" not in pictures(tree)
 
 
-def test_a_grid_has_a_panel_per_image_in_which_only_masks_have_colour(made):
+def test_grid_colors_only_masks(made):
     cache = open_cache(made.cache)
     found = pictures(shown(cache.grid(range(IMAGES), view=CROP)))
     assert list(found) == [f"{FAILED}: failed" if i == FAILED else str(i) for i in range(IMAGES)]
@@ -128,7 +128,7 @@ def test_a_grid_has_a_panel_per_image_in_which_only_masks_have_colour(made):
     assert cache.grid(range(IMAGES), columns=4).to_image().size > (4 * SIDE, 2 * SIDE)
 
 
-def test_names_that_look_like_html_stay_text_everywhere(made):
+def test_html_in_names_is_escaped(made):
     cache = open_cache(made.cache)
     panel = Panel("<img onerror=x>", cache[0].image)
     figure = Figure.of([panel], heading="<b>", notes=["<i>"], legend={0: "<u>"}, hatched="<s>", warnings=["<p>"])

@@ -10,7 +10,7 @@ STEPS, IMAGES = 100, 64
 
 @pytest.mark.slow
 @pytest.mark.parametrize("student", ["segformer-b4", "swin-b", "segnext-b"])
-def test_a_student_of_the_paper_trains_100_steps_and_is_evaluated(clipteacher, real_data, tmp_path, student):
+def test_papers_students_learn_in_100_steps(clipteacher, real_data, tmp_path, student):
     clip = ("--clip", "tiny", "--device", "cpu")
     where = ("--dataset", "coco", "--root", real_data / "coco")
     clipteacher.good(

@@ -13,7 +13,7 @@ EXPECTED = {"coco": (104, 171, 15), "camvid": (62, 11, 3)}
 
 @pytest.mark.parametrize("dataset", ["coco", "camvid"])
 @pytest.mark.slow
-def test_photographs_go_in_and_metrics_come_out(clipteacher, real_data, tmp_path, dataset):
+def test_real_images_are_cached_trained_on_and_evaluated(clipteacher, real_data, tmp_path, dataset):
     images, classes, unseen = EXPECTED[dataset]
     cache, run = tmp_path / "cache.zarr", tmp_path / "run"
     data = ("--dataset", dataset, "--root", real_data / dataset)
@@ -35,7 +35,7 @@ def test_photographs_go_in_and_metrics_come_out(clipteacher, real_data, tmp_path
     assert result["hIoU"] == pytest.approx(2 * result["mIoU_S"] * result["mIoU_U"] / both if both else 0)
 
 
-def test_ignored_tokens_of_photographs_get_labels_and_no_others(clipteacher, real_data, tmp_path):
+def test_pseudo_labels_of_an_image_are_consecutive(clipteacher, real_data, tmp_path):
     data = ("--dataset", "coco", "--root", real_data / "coco", "--limit", 16)
     clipteacher.good("precompute", *data, *TINY, "--cache", tmp_path / "c", "--dense", "none")
     loaded = Cache(tmp_path / "c").load("default")
@@ -47,7 +47,7 @@ def test_ignored_tokens_of_photographs_get_labels_and_no_others(clipteacher, rea
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", EXPECTED)
-def test_the_papers_clip_encodes_photographs_at_512_pixels(clipteacher, real_data, tmp_path, dataset):
+def test_papers_clip_encodes_real_images_at_512_pixels(clipteacher, real_data, tmp_path, dataset):
     data = ("--dataset", dataset, "--root", real_data / dataset, "--limit", 4)
     clip = ("--clip", "ViT-B-16-quickgelu", "--clip-weights", "random", "--device", "cpu")
     told = clipteacher.good("precompute", *data, *clip, "--cache", tmp_path / "c", "--json").json
