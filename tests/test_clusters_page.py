@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from clusters import kill, until
+from clusters import kill, wait_until
 from command_line import REPOSITORY
 from distributed.cli import dask_scheduler, dask_ssh, dask_worker
 
@@ -87,7 +87,7 @@ def test_the_recipe_for_one_machine_works(tmp_path):
             ["bash", "-c", recipe + "wait\n"], cwd=tmp_path, env=environment, stdout=out, stderr=out
         )
     try:
-        until((tmp_path / "good").exists, 120)
+        wait_until((tmp_path / "good").exists, 120)
     finally:
         kill(shell)
     assert not Cache(cache).pending_shards(DEFAULT_MASKS), log.read_text()

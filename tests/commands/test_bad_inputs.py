@@ -6,14 +6,14 @@ import zlib
 import numpy as np
 import pytest
 from command_line import TINY
-from pictures import CLASSES, draw
 from PIL import Image
+from shapes import CLASSES, draw_shape_image
 
 from data_cache.reader import Cache
 
 
 def good(seed=0):
-    return draw(np.random.default_rng(seed))
+    return draw_shape_image(np.random.default_rng(seed))
 
 
 def bomb(width=40000, height=40000):

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from command_line import STUDENT, TINY, in_a_process, pictures
+from command_line import STUDENT, TINY, folder_options, in_a_process
 from PIL import Image
 
 STAGES = ("precompute", "train", "evaluate", "cluster", "verify", "info")
@@ -75,7 +75,7 @@ def test_resume_needs_only_the_run_folder(clipteacher, cached, tmp_path):
 
 
 def test_progress_goes_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
-    told = clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c", "--json")
+    told = clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", tmp_path / "c", "--json")
     assert told.json["done"] == 6
     for word in ("meaningless", "cpu in fp32", "MiB", "images/s"):
         assert word in told.err
@@ -92,7 +92,7 @@ def test_help_does_not_import_torch():
 
 
 def test_second_precompute_encodes_nothing(clipteacher, cached, drawn):
-    data = (*pictures(drawn), "--shard", 4)
+    data = (*folder_options(drawn), "--shard", 4)
     told = clipteacher.good("precompute", *data, *TINY, "--cache", cached, "--json")
     assert (told.json["done"], told.json["encoded"]) == (6, 0)
 
@@ -100,7 +100,7 @@ def test_second_precompute_encodes_nothing(clipteacher, cached, drawn):
 def test_truncated_image_is_recorded_and_skipped(clipteacher, drawn, tmp_path):
     victim = drawn / "images/train/002.png"
     victim.write_bytes(victim.read_bytes()[:300])
-    arguments = ("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c")
+    arguments = ("precompute", *folder_options(drawn), *TINY, "--cache", tmp_path / "c")
     told = clipteacher(*arguments)
     assert told.status == 1
     assert "1 of 6 images failed" in told.error
@@ -277,7 +277,7 @@ def test_file_in_place_of_a_folder_is_refused(clipteacher, cached, drawn, tmp_pa
         run = ("--iterations", 1, "--batch-size", 2, "--size", 64)
         told = clipteacher("train", "--cache", cached, *run, "--out", tmp_path / "file", *STUDENT)
     else:
-        data = pictures(drawn)
+        data = folder_options(drawn)
         told = clipteacher("precompute", *data, *TINY, "--cache", tmp_path / "file/c.zarr")
     assert str(tmp_path / "file") in told.error
 

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import typer
-from command_line import STUDENT, TINY, pictures
-from pictures import draw_pictures
+from command_line import STUDENT, TINY, folder_options
+from shapes import draw_shapes
 
 import cli
 
@@ -37,10 +37,10 @@ OPTIONS = list(options())
 def world(tmp_path_factory):
     """Pictures, a cache of them and a student, to be copied before they are maltreated."""
     folder = tmp_path_factory.mktemp("world")
-    draw_pictures(folder / "drawn", {"train": 3, "val": 1})
+    draw_shapes(folder / "drawn", {"train": 3, "val": 1})
     with pytest.MonkeyPatch.context() as patch:
         for command in (
-            ("precompute", *pictures(folder / "drawn"), *TINY, "--cache", folder / "c.zarr"),
+            ("precompute", *folder_options(folder / "drawn"), *TINY, "--cache", folder / "c.zarr"),
             ("train", "--cache", folder / "c.zarr", "--out", folder / "run", "--iterations", 1, *SMALL),
         ):
             patch.setattr("sys.argv", ["cli.py", *map(str, command)])
@@ -62,7 +62,7 @@ def base(world, tmp_path, monkeypatch):
     data = ("--dataset", "folder", "--root", place / "drawn")
     cache, run = place / "c.zarr", place / "run"
     return {
-        "precompute": (*pictures(place / "drawn"), *TINY, "--cache", tmp_path / "new.zarr"),
+        "precompute": (*folder_options(place / "drawn"), *TINY, "--cache", tmp_path / "new.zarr"),
         "train": ("--cache", cache, "--out", tmp_path / "out", "--iterations", 1, *SMALL),
         "evaluate": (run, *data, "--device", "cpu"),
         "cluster": (cache, "--name", "fine"),

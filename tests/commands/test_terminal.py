@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from command_line import REPOSITORY, TINY
-from pictures import CLASSES, draw_pictures
+from shapes import CLASSES, draw_shapes
 
 from commands.console import say, say_error, show
 from data_cache.errors import UserError
@@ -23,7 +23,7 @@ UNSEEN = "caf\u00e9\u2066"
 def cache(tmp_path_factory):
     """Made of a picture and of a broken file, both of names that a terminal would obey, as is that of a class."""
     folder = tmp_path_factory.mktemp("nasty")
-    draw_pictures(folder / "drawn", {"train": 2})
+    draw_shapes(folder / "drawn", {"train": 2})
     images = folder / "drawn/images/train"
     (images / "000.png").rename(images / f"sound{NASTY}")
     (images / f"broken{NASTY}").write_bytes(b"none")

@@ -11,8 +11,8 @@ from drawing import (
     draw_image,
     draw_label,
     folder_tree,
-    own_tree,
-    the_only_pair,
+    load_only_sample,
+    one_image_tree,
 )
 from refusals import refused
 
@@ -78,7 +78,7 @@ class TestFolderWithSplits(DatasetContract):
 @pytest.fixture
 def own(tmp_path):
     """A folder dataset of one image and one label map, both to be spoiled."""
-    return own_tree(tmp_path)
+    return one_image_tree(tmp_path)
 
 
 # COCO
@@ -333,12 +333,12 @@ def test_linked_folders_are_followed_once(own, tmp_path_factory):
 )
 def test_unusable_class_lists_are_rejected(own, content, words):
     (own / "classes.txt").write_bytes(content)
-    refused(lambda: the_only_pair(own), own / "classes.txt", *words)
+    refused(lambda: load_only_sample(own), own / "classes.txt", *words)
 
 
 def test_missing_class_list_error_explains_how_to_write_one(own):
     (own / "classes.txt").unlink()
-    refused(lambda: the_only_pair(own), own / "classes.txt", "one class name per line")
+    refused(lambda: load_only_sample(own), own / "classes.txt", "one class name per line")
 
 
 def test_class_list_may_have_windows_line_endings_and_254_names(own):
@@ -353,7 +353,7 @@ def test_class_list_may_have_windows_line_endings_and_254_names(own):
 def test_label_value_254_is_illegal_for_any_number_of_classes(own):
     (own / "classes.txt").write_text("\n".join(f"c{i}" for i in range(254)))
     draw_label(own / "labels/a.png", [254])
-    refused(lambda: the_only_pair(own), "label value 254", "0-253, 255")
+    refused(lambda: load_only_sample(own), "label value 254", "0-253, 255")
 
 
 # Opening

@@ -12,10 +12,10 @@ from drawing import (
     draw_image,
     draw_label,
     grey_png,
-    own_tree,
+    load_only_sample,
+    one_image_tree,
     png,
-    the_only_pair,
-    tiff_of_12_bits,
+    twelve_bit_tiff,
 )
 from PIL import Image, ImageFile, ImageOps
 from refusals import refused
@@ -26,7 +26,7 @@ from data_cache.datasets import open_dataset
 @pytest.fixture
 def own(tmp_path):
     """A folder dataset of one image and one label map, both to be spoiled."""
-    return own_tree(tmp_path)
+    return one_image_tree(tmp_path)
 
 
 # Label maps
@@ -34,7 +34,7 @@ def own(tmp_path):
 
 def test_out_of_range_labels_are_reported_with_their_file(own):
     draw_label(own / "labels/a.png", [0, 1, 7])
-    refused(lambda: the_only_pair(own), own / "labels/a.png", "label value 7", "allowed are 0-1, 255")
+    refused(lambda: load_only_sample(own), own / "labels/a.png", "label value 7", "allowed are 0-1, 255")
 
 
 def test_unused_coco_raw_ids_are_rejected(tmp_path):
@@ -49,26 +49,26 @@ def test_palette_label_maps_are_read_by_index(own):
     indices.putpalette([200, 10, 10, 10, 200, 10] + [0] * 762)
     indices.save(own / "labels/a.png")
     assert Image.open(own / "labels/a.png").mode == "P"
-    assert set(np.unique(the_only_pair(own)[1])) == {0, 1}
+    assert set(np.unique(load_only_sample(own)[1])) == {0, 1}
 
 
 def test_16_bit_label_maps_are_read_if_their_values_fit(own):
     draw_label(own / "labels/a.png", [0, 1, 255], dtype=np.uint16)
-    label = the_only_pair(own)[1]
+    label = load_only_sample(own)[1]
     assert label.dtype == np.uint8
     assert set(np.unique(label)) == {0, 1, 255}
     draw_label(own / "labels/a.png", [0, 1, 256], dtype=np.uint16)
-    refused(lambda: the_only_pair(own), own / "labels/a.png", "label value 256")
+    refused(lambda: load_only_sample(own), own / "labels/a.png", "label value 256")
 
 
 def test_rgb_label_maps_are_rejected(own):
     draw_image(own / "labels/a.png")
-    refused(lambda: the_only_pair(own), own / "labels/a.png", "RGB", "index maps")
+    refused(lambda: load_only_sample(own), own / "labels/a.png", "RGB", "index maps")
 
 
 def test_1_bit_label_maps_decode_to_0_and_255(own):
     Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=bool)).save(own / "labels/a.png")
-    assert set(np.unique(the_only_pair(own)[1])) == {0, 255}
+    assert set(np.unique(load_only_sample(own)[1])) == {0, 255}
 
 
 @pytest.mark.parametrize(("bits", "ids"), [(2, [0, 1, 2, 3]), (4, [0, 1, 9, 15])])
@@ -77,7 +77,7 @@ def test_2_and_4_bit_label_maps_keep_their_stored_samples(own, bits, ids):
     expected = np.resize(np.array(ids, np.uint8), (HEIGHT, WIDTH))
     (own / "labels/a.png").write_bytes(grey_png(expected, bits))
     assert Image.open(own / "labels/a.png").mode == "L"
-    np.testing.assert_array_equal(the_only_pair(own)[1], expected)
+    np.testing.assert_array_equal(load_only_sample(own)[1], expected)
 
 
 def test_gray_palettes_that_contradict_their_indices_are_rejected(own):
@@ -86,7 +86,7 @@ def test_gray_palettes_that_contradict_their_indices_are_rejected(own):
     indices.putpalette([1, 1, 1, 0, 0, 0, 255, 255, 255])
     indices.save(own / "labels/a.png")
     assert set(np.unique(Image.open(own / "labels/a.png").convert("L"))) == {0, 1, 255}
-    refused(lambda: the_only_pair(own), own / "labels/a.png", "index 0 of its palette is the grey 1", "8-bit greys")
+    refused(lambda: load_only_sample(own), own / "labels/a.png", "index 0 of its palette is the grey 1", "8-bit greys")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_unambiguous_palettes_are_read_by_index(own, palette):
     indices.putpalette(palette)
     indices.save(own / "labels/a.png")
     assert Image.open(own / "labels/a.png").mode == "P"
-    np.testing.assert_array_equal(the_only_pair(own)[1], np.array(indices))
+    np.testing.assert_array_equal(load_only_sample(own)[1], np.array(indices))
 
 
 @pytest.mark.parametrize(("orientation", "turned"), [(3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1))])
@@ -111,32 +111,32 @@ def test_label_maps_are_rotated_by_their_exif_orientation(own, orientation, turn
     left_half = np.tile(np.arange(WIDTH) < WIDTH // 2, (HEIGHT, 1)).astype(np.uint8)
     Image.fromarray(left_half).save(own / "labels/a.png", exif=exif)
     Image.fromarray(np.stack([255 * left_half] * 3, axis=-1)).save(own / "images/a.png", exif=exif)
-    image, label = the_only_pair(own)
+    image, label = load_only_sample(own)
     np.testing.assert_array_equal(label, turned(left_half))
     np.testing.assert_array_equal(image[..., 0], 255 * turned(left_half))
 
 
 def test_jpeg_label_maps_are_rejected_under_any_file_name(own):
     Image.new("L", (WIDTH, HEIGHT)).save(own / "labels/a.png", "JPEG")
-    refused(lambda: the_only_pair(own), own / "labels/a.png", "JPEG", "save label maps as PNG")
+    refused(lambda: load_only_sample(own), own / "labels/a.png", "JPEG", "save label maps as PNG")
 
 
 @pytest.mark.parametrize("place", ["images", "labels"])
 def test_named_pipes_are_rejected_without_blocking(own, place):
     (own / place / "a.png").unlink()
     os.mkfifo(own / place / "a.png")
-    refused(lambda: the_only_pair(own), own / place / "a.png", "is not a file")
+    refused(lambda: load_only_sample(own), own / place / "a.png", "is not a file")
     refused(lambda: open_dataset("folder", own, "train").digest(0), own / place / "a.png", "is not a file")
 
 
 def test_size_mismatch_error_names_both_files_and_sizes(own):
     draw_label(own / "labels/a.png", [0], size=(5, 4))
-    refused(lambda: the_only_pair(own), own / "images/a.png", "8 x 6", own / "labels/a.png", "5 x 4")
+    refused(lambda: load_only_sample(own), own / "images/a.png", "8 x 6", own / "labels/a.png", "5 x 4")
 
 
 def test_damaged_label_maps_are_named(own):
     (own / "labels/a.png").write_bytes(b"not a picture")
-    refused(lambda: the_only_pair(own), "cannot read the label map", own / "labels/a.png")
+    refused(lambda: load_only_sample(own), "cannot read the label map", own / "labels/a.png")
 
 
 # Images
@@ -148,47 +148,49 @@ def test_images_of_every_mode_decode_to_rgb(own, mode):
     grey = Image.new("L", (WIDTH, HEIGHT), 255)
     picture = Image.new("I;16", grey.size, 65535) if mode == "I;16" else grey.convert(mode)
     picture.save(own / ("images/a.jpg" if mode == "CMYK" else "images/a.png"))
-    image, _ = the_only_pair(own)
+    image, _ = load_only_sample(own)
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert image.min() >= 250
 
 
 def test_16_bit_grayscale_keeps_its_brightness(own):
     Image.new("I;16", (WIDTH, HEIGHT), 128 * 256).save(own / "images/a.png")
-    assert (the_only_pair(own)[0] == 128).all()
+    assert (load_only_sample(own)[0] == 128).all()
 
 
 def test_float_images_are_rejected(own):
     (own / "images/a.png").unlink()
     Image.fromarray(np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)).save(own / "images/a.tif")
-    refused(lambda: the_only_pair(own), own / "images/a.tif", "floats", "8 or 16 bits")
+    refused(lambda: load_only_sample(own), own / "images/a.tif", "floats", "8 or 16 bits")
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_unscaled_grayscale_in_16_bits_is_rejected(own, bits):
     greys = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
     Image.fromarray(greys).save(own / "images/a.png")
-    refused(lambda: the_only_pair(own), own / "images/a.png", f"only {2**bits - 1} of 65535", "scale them to 16 bits")
+    refused(
+        lambda: load_only_sample(own), own / "images/a.png", f"only {2**bits - 1} of 65535", "scale them to 16 bits"
+    )
 
 
 def test_unscaled_rgb_in_16_bits_is_rejected(own):
     (own / "images/a.png").write_bytes(png(np.full((HEIGHT, WIDTH * 3), 4095, ">u2").tobytes(), WIDTH, 16, 2))
-    refused(lambda: the_only_pair(own), own / "images/a.png", "as if they had fewer bits")
+    refused(lambda: load_only_sample(own), own / "images/a.png", "as if they had fewer bits")
     (own / "images/a.png").write_bytes(png(np.full((HEIGHT, WIDTH * 3), 0x8000, ">u2").tobytes(), WIDTH, 16, 2))
-    assert (the_only_pair(own)[0] == 128).all()
+    assert (load_only_sample(own)[0] == 128).all()
 
 
 def test_grayscale_beyond_16_bits_is_rejected(own):
     (own / "images/a.png").unlink()
     Image.fromarray(np.full((HEIGHT, WIDTH), 70000, np.int32)).save(own / "images/a.tif")
-    refused(lambda: the_only_pair(own), own / "images/a.tif", "from 70000 to 70000")
+    refused(lambda: load_only_sample(own), own / "images/a.tif", "from 70000 to 70000")
 
 
 def test_declared_12_bit_tiffs_keep_their_brightness(own):
     (own / "images/a.png").unlink()
-    (own / "images/a.tif").write_bytes(tiff_of_12_bits(0x800))
+    (own / "images/a.tif").write_bytes(twelve_bit_tiff(0x800))
     draw_label(own / "labels/a.png", [0], size=(2, 1))
-    assert (the_only_pair(own)[0] == 128).all()
+    assert (load_only_sample(own)[0] == 128).all()
 
 
 def test_exif_orientation_is_applied(own):
@@ -271,12 +273,12 @@ def test_truncated_images_are_rejected(own, ending, kept):
     file = own / f"images/a{ending}"
     draw_image(file, size=(64, 48))
     file.write_bytes(file.read_bytes()[:kept])
-    refused(lambda: the_only_pair(own), "cannot read the image", file)
+    refused(lambda: load_only_sample(own), "cannot read the image", file)
 
 
 def test_huge_images_are_rejected_before_decoding(own, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    refused(lambda: the_only_pair(own), own / "images/a.png", "decompression bomb")
+    refused(lambda: load_only_sample(own), own / "images/a.png", "decompression bomb")
 
 
 def test_files_removed_after_opening_are_named(own):

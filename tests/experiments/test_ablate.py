@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from command_line import TINY, pictures
+from command_line import TINY, folder_options
 from refusals import refused
 
 from data_cache.errors import UsageError, UserError
@@ -20,7 +20,7 @@ ROWS = "full,no-glm,lambda-0.9"
 
 @pytest.fixture
 def cache(clipteacher, drawn, tmp_path):
-    clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", tmp_path / "c.zarr")
+    clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", tmp_path / "c.zarr")
     small = {"size": 64, "batch_size": 2, "device": "cpu", "workers": 0, "encoder_weights": "none", "iterations": 2}
     (tmp_path / "config.json").write_text(json.dumps(small))
     return tmp_path / "c.zarr"

@@ -385,14 +385,14 @@ def test_invalid_options_are_usage_errors_and_write_nothing(clipteacher, made, t
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_renders_without_clipping_or_errors(browser, report, made, width, dark):
     page, _ = report(made.run)
-    seen = browser.look(page.text, width, dark)
+    seen = browser.measure(page.text, width, dark)
     assert seen.inner == width
     assert seen.scroll <= width
     assert seen.outside == []
     assert seen.cut == []
     assert seen.console == []
     assert (seen.images, seen.broken) == (27, 0)
-    assert seen.paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+    assert seen.background == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
 
 
 def test_browser_check_detects_a_broken_page(browser):
@@ -401,7 +401,7 @@ def test_browser_check_detects_a_broken_page(browser):
         '<svg viewBox="0 0 10 10" width="99"><text x="5" y="9">long</text></svg>'
         '<img src="data:image/png;base64,AAAA"><script>console.error("bad")</script></body>'
     )
-    seen = browser.look(wrong, 360)
+    seen = browser.measure(wrong, 360)
     assert seen.scroll > 360
     assert len(seen.outside) == 1
     assert seen.cut == ["long"]

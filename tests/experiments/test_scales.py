@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from folders import make_cache
-from tiny_world import draw_blocks
+from tiny_inputs import draw_blocks
 
 from clipteacher import open_cache
 from data_cache.errors import UserError

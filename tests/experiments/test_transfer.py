@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from cards import change_card
-from command_line import STUDENT, pictures
-from pictures import CLASSES
+from command_line import STUDENT, folder_options
 from safetensors.numpy import load_file
+from shapes import CLASSES
 
 from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
@@ -24,7 +24,7 @@ OTHERS = ("heaven", "sand", "grass", "ball", "sky", "thing")
 @pytest.fixture
 def run(clipteacher, drawn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", "caches/first.zarr")
+    clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", "caches/first.zarr")
     short = ("--iterations", 2, "--batch-size", 2, "--size", 64, "--out", "run")
     clipteacher.good("train", "--cache", "caches/first.zarr", *short, *STUDENT)
     return tmp_path / "run"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from command_line import TINY, pictures
+from command_line import TINY, folder_options
 
 from data_cache.writer import CacheWriter
 from pipeline.live import LiveTeacher
@@ -11,7 +11,7 @@ from pipeline.live import LiveTeacher
 @pytest.fixture
 def cache(clipteacher, drawn, tmp_path):
     path = tmp_path / "c.zarr"
-    clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", path, "--shard", 4, "--views", 3)
+    clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", path, "--shard", 4, "--views", 3)
     return path
 
 
@@ -55,7 +55,7 @@ def test_flipped_bits_and_missing_files_are_listed(clipteacher, cache, part):
 def test_caches_with_int8_or_no_dense_tokens_are_verified(clipteacher, drawn, tmp_path):
     for dense in ("int8", "none"):
         path = tmp_path / f"{dense}.zarr"
-        clipteacher.good("precompute", *pictures(drawn), *TINY, "--cache", path, "--dense", dense)
+        clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", path, "--dense", dense)
         live = clipteacher.good("verify", path, "--live", 4, "--device", "cpu", "--json").json["live"]
         assert (live["dense_cosine_mean"] is None) == (dense == "none")
         if dense == "int8":

@@ -1,4 +1,4 @@
-"""Chromium without a window, for tests of pages: what it complains about and what does not fit."""
+"""Headless Chromium for tests of HTML pages: console messages, and what does not fit on the page."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-QUIET = (
+FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000"),
@@ -26,14 +26,14 @@ addEventListener("load", () => {
   }).map(e => e.textContent);
   const broken = [...page.document.images].filter(i => !i.complete || !i.naturalWidth).length;
   const measured = {inner: page.innerWidth, scroll: root.scrollWidth, outside, cut, broken,
-    images: page.document.images.length, paper: page.getComputedStyle(page.document.body).backgroundColor};
+    images: page.document.images.length, background: page.getComputedStyle(page.document.body).backgroundColor};
   document.body.dataset.measured = JSON.stringify(measured);
 });
 """
 
 
-class Seen(NamedTuple):
-    """What a browser made of a page."""
+class PageMetrics(NamedTuple):
+    """How a browser rendered a page."""
 
     inner: int
     scroll: int
@@ -41,27 +41,27 @@ class Seen(NamedTuple):
     cut: list[str]
     broken: int
     images: int
-    paper: str
+    background: str
     console: list[str]
 
 
 class Browser:
-    """Opens pages at any width: in a frame, because the window itself cannot be as narrow as a phone."""
+    """Opens pages at any width, in a frame: the window itself cannot be as narrow as a phone."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self._program, self._folder = program, folder
 
-    def look(self, page: str, width: int, dark: bool = False) -> Seen:
-        """Open a page and measure it."""
+    def measure(self, page: str, width: int, dark: bool = False) -> PageMetrics:
+        """Render a page `width` px wide and measure it."""
         frame = f'<iframe id="page" srcdoc="{escape(page)}" style="border:0;width:{width}px;height:30000px"></iframe>'
         file = self._folder / "frame.html"
         file.write_text(f"<!DOCTYPE html><script>{MEASURE}</script><body>{frame}</body>", encoding="utf-8")
         scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
-        options = [*QUIET, f"--user-data-dir={self._folder / 'profile'}", "--window-size=1600,900", *scheme]
+        options = [*FLAGS, f"--user-data-dir={self._folder / 'profile'}", "--window-size=1600,900", *scheme]
         done = subprocess.run(
             [self._program, *options, "--dump-dom", file.as_uri()], capture_output=True, text=True, check=True
         )
         found = re.search(r'data-measured="([^"]*)"', done.stdout)
         assert found, done.stderr[-2000:]
         measured: dict[str, Any] = json.loads(unescape(found[1]))
-        return Seen(**measured, console=[line for line in done.stderr.splitlines() if "CONSOLE" in line])
+        return PageMetrics(**measured, console=[line for line in done.stderr.splitlines() if "CONSOLE" in line])

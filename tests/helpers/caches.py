@@ -1,4 +1,4 @@
-"""A small cache written through the public interface, for the tests of the cache."""
+"""A small cache written through the public interface, for tests of the cache."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Changes a checkpoint's card as its own program would have written it."""
+"""Edits a checkpoint's card and seals it again, as `trainer.checkpoint` would."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from trainer.checkpoint import CARD, latest, sealed
 
 
 def change_card(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Let `change` alter the card of the newest checkpoint at `path`."""
+    """Apply `change` to the card of the newest checkpoint at `path`."""
     file = latest(path) / CARD
     card = json.loads(file.read_text())
     change(card)

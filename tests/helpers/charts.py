@@ -6,7 +6,7 @@ from html import unescape
 
 
 def read_back(chart, logarithmic=False):
-    """The points of every line of a chart, by what its ticks say, and its texts."""
+    """The points of every line of a chart, in units of its axes, and the texts of the chart."""
     texts = re.findall(r'<text x="([-\d.]+)" y="([-\d.]+)" text-anchor="(\w+)">([^<]*)</text>', chart)
     number = re.compile(r"-?[\d.]+(e-?\d+)?[kM]?")
     value = lambda t: float(t.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(t[-1], 1)  # noqa: E731

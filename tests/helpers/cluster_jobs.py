@@ -1,4 +1,4 @@
-"""Jobs for the workers of a real cluster, which import them from here."""
+"""Jobs for the workers of a real cluster, which import this module."""
 
 import os
 import time
@@ -10,8 +10,8 @@ from data_cache.datasets.scenes import Scenes
 
 
 @dataclass(frozen=True)
-class Traced:
-    """Writes a file for each model that is built and each shard that is begun; shard `endless` ends with the run."""
+class TracedJob:
+    """Touches a file for each model it builds and each shard it starts; shard `endless` runs until it is stopped."""
 
     cache: Path
     endless: int | None = None
@@ -42,7 +42,7 @@ class Traced:
 
 
 @dataclass(frozen=True)
-class Deadly(Traced):
+class WorkerKillingJob(TracedJob):
     """Shard 1 kills its worker, as the kernel does when memory runs out."""
 
     def run(self, shard, progress):

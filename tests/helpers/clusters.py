@@ -21,19 +21,19 @@ class Cluster:
         self.folder, self.processes = folder, []
         file = folder / "scheduler.json"
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file)
-        until(file.exists)
-        until(lambda: file.read_text().endswith("}"))
+        wait_until(file.exists)
+        wait_until(lambda: file.read_text().endswith("}"))
         self.address = json.loads(file.read_text())["address"]
 
     def worker(self, *options: object, **environment: str) -> subprocess.Popen:
-        """Start a worker, in the care of a nanny as `dask worker` does; its address is known once it has joined."""
+        """Start a worker under a nanny, as `dask worker` does; returns once it has joined."""
         before = set(self.workers())
         process = self._start(
             *("worker", self.address, "--nthreads", 1, "--memory-limit", 0),
             *("--local-directory", self.folder, *options),
             **environment,
         )
-        until(lambda: set(self.workers()) > before)
+        wait_until(lambda: set(self.workers()) > before)
         return process
 
     def workers(self) -> list[str]:
@@ -42,7 +42,7 @@ class Cluster:
             return list(client.nthreads())
 
     def _start(self, *command: object, **environment: str) -> subprocess.Popen:
-        # this working tree, wherever the environment was installed from
+        # workers must import this working tree, not an installed copy
         path = (REPOSITORY, REPOSITORY / "tests/helpers", REPOSITORY / "tests/robustness")
         own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, path))}
         log = (self.folder / f"{command[0]}{len(self.processes)}.log").open("w")
@@ -57,7 +57,7 @@ class Cluster:
         return process
 
     def close(self) -> None:
-        """End all that is left."""
+        """Kill all processes that still run."""
         kill(*self.processes)
 
 
@@ -86,9 +86,9 @@ def kill(*processes: subprocess.Popen) -> None:
     psutil.wait_procs(family, timeout=20)
 
 
-def until(condition, seconds=60.0) -> None:
-    """Wait for something to become true."""
+def wait_until(condition, seconds=60.0) -> None:
+    """Wait until a condition holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never happened"
+        assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.02)

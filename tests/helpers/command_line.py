@@ -28,13 +28,13 @@ TINY = (
 STUDENT = ("--encoder-weights", "none", "--workers", "0", "--device", "cpu")
 
 
-def pictures(root: Path) -> tuple[object, ...]:
-    """The options that name the drawn pictures and hide their disc."""
+def folder_options(root: Path) -> tuple[object, ...]:
+    """The options that select a `folder` dataset of drawn shapes and make its disc an unseen class."""
     return ("--dataset", "folder", "--root", root, "--unseen", "disc")
 
 
-def spawned(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """The processes among these that multiprocessing spawned and that still run."""
+def spawned_processes(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of the processes that multiprocessing spawned and that still run."""
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):  # also raised for a zombie
@@ -53,7 +53,7 @@ class Result(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The one line of a mistake."""
+        """The error message, which must be the last line and come without a traceback."""
         assert self.status in (1, 2), self
         assert "Traceback" not in self.err
         last = self.err.strip().splitlines()[-1]
@@ -82,7 +82,7 @@ class CommandLine:
 
 
 def in_a_process(*arguments: object, prelude: str = "", **environment: str) -> subprocess.CompletedProcess:
-    """`python cli.py ...` in a process of its own, after some lines of Python."""
+    """Run `python cli.py ...` in a process of its own, after the Python code `prelude`."""
     code = f"{prelude}\nimport cli, sys\nsys.argv = ['cli.py', *sys.argv[1:]]\ncli.main()"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],

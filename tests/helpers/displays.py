@@ -1,4 +1,4 @@
-"""A cache of pictures with hostile names, and how to read what a display object shows."""
+"""A cache of images with hostile names, and readers for the HTML of display objects."""
 
 import base64
 import io
@@ -25,12 +25,12 @@ def name(number: int) -> str:
 
 
 def cache_hostile(root: Path, cache: Path, **given: object) -> Path:
-    """Precompute the pictures with hostile names."""
+    """Precompute the images with hostile names."""
     return make_cache(root, cache, **({"unseen": UNSEEN, "shard": SHARD, "views": 2} | given))
 
 
 def parsed(html: str) -> ElementTree.Element:
-    """The HTML of a display object, which must be well-formed and free of what could run or fetch anything."""
+    """Parse the HTML of a display object; it must be well-formed, without scripts or external resources."""
     tree = ElementTree.fromstring(html)
     assert {e.tag for e in tree.iter()} <= {
         *("div", "span", "strong", "img", "table", "thead", "tbody", "tr", "th", "td")
@@ -38,21 +38,21 @@ def parsed(html: str) -> ElementTree.Element:
     for element in tree.iter():
         assert set(element.attrib) <= {"style", "src", "alt", "width", "height"}
         assert element.get("src", "data:image/").startswith("data:image/")
-        # text takes the colours of the theme
+        # text must inherit the colors of the theme
         assert not re.search(r"(^|;)\s*(color|background)\s*:", element.get("style", ""))
     return tree
 
 
-def shown(thing: object) -> ElementTree.Element:
+def rendered(thing: object) -> ElementTree.Element:
     return parsed(thing._repr_html_())
 
 
-def words(tree: ElementTree.Element) -> str:
+def visible_text(tree: ElementTree.Element) -> str:
     return " ".join(tree.itertext())
 
 
-def pictures(tree: ElementTree.Element) -> dict[str, np.ndarray]:
-    """All pictures by their titles."""
+def images_by_title(tree: ElementTree.Element) -> dict[str, np.ndarray]:
+    """All images, by alt text."""
     found = {}
     for image in tree.iter("img"):
         data = base64.b64decode(image.get("src").split(",")[1])
@@ -61,12 +61,12 @@ def pictures(tree: ElementTree.Element) -> dict[str, np.ndarray]:
     return found
 
 
-def hatched(picture: np.ndarray) -> bool:
-    """Grey diagonals and nothing else."""
-    return {tuple(colour) for colour in picture.reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
+def hatched(image: np.ndarray) -> bool:
+    """Whether an image is nothing but the hatching of missing panels."""
+    return {tuple(color) for color in image.reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
 
 
-def alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """The same picture but for what a lossy format and resampling change: means of 8 x 8 pixels."""
-    means = [picture.reshape(SIDE // 8, 8, SIDE // 8, 8, 3).mean(axis=(1, 3)) for picture in (one, other)]
+def nearly_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two images are equal up to lossy compression and resampling, in means of 8 x 8 pixels."""
+    means = [image.reshape(SIDE // 8, 8, SIDE // 8, 8, 3).mean(axis=(1, 3)) for image in (one, other)]
     return np.abs(means[0] - means[1]).mean() < 3

@@ -1,4 +1,4 @@
-"""Draws small dataset trees for the tests of this room."""
+"""Draws small dataset trees in the layouts of the supported datasets."""
 
 import struct
 import zlib
@@ -45,19 +45,19 @@ def folder_tree(root: Path, labelled: bool = True) -> None:
     (root / "classes.txt").write_text("sky\nroad\ngarden gnome\n", encoding="utf-8")
 
 
-def own_tree(root: Path) -> Path:
+def one_image_tree(root: Path) -> Path:
     draw_image(root / "images/a.png")
     draw_label(root / "labels/a.png", [0, 1])
     (root / "classes.txt").write_text("sky\nroad\n")
     return root
 
 
-def the_only_pair(root: Path):
+def load_only_sample(root: Path):
     return open_dataset("folder", root, "train").load(0)
 
 
 def grey_png(samples: np.ndarray, bits: int) -> bytes:
-    """A PNG of greys of fewer than eight bits, which Pillow does not write; rows fill whole bytes."""
+    """A grayscale PNG of fewer than eight bits, which Pillow does not write; rows must fill whole bytes."""
     each = 8 // bits
     shifts = np.arange(each)[::-1] * bits
     packed = (samples.reshape(len(samples), -1, each) << shifts).sum(axis=2).astype(np.uint8)
@@ -65,7 +65,7 @@ def grey_png(samples: np.ndarray, bits: int) -> bytes:
 
 
 def png(rows: bytes, width: int, bits: int, colour: int) -> bytes:
-    """A PNG of `HEIGHT` rows, unfiltered."""
+    """An unfiltered PNG of `HEIGHT` rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -76,8 +76,8 @@ def png(rows: bytes, width: int, bits: int, colour: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def tiff_of_12_bits(grey: int) -> bytes:
-    """A TIFF of two pixels that says its samples have 12 bits."""
+def twelve_bit_tiff(grey: int) -> bytes:
+    """A TIFF of two pixels whose header declares 12 bits per sample."""
     entries = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
     pixels = (grey << 12 | grey).to_bytes(3, "big")
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())

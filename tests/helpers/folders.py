@@ -1,4 +1,4 @@
-"""A `folder` dataset on the disk and a cache of it: the one place where tests make either."""
+"""A `folder` dataset on disk and a cache of it: the one place where tests make either."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,24 +15,24 @@ UNTRAINED = {"clip": str(Path(__file__).parent / "tiny-vit.json"), "clip_weights
 """A CLIP of 128 px, 16 px patches and 64 channels."""
 
 
-class World(NamedTuple):
-    """Where a dataset and its cache are."""
+class CachedDataset(NamedTuple):
+    """Paths of a dataset and its cache."""
 
     root: Path
     cache: Path
 
 
 def draw_folder(
-    root: Path, classes: Sequence[str], pictures: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
+    root: Path, classes: Sequence[str], samples: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 ) -> Path:
-    """Write classes.txt and, by their place such as "train/000", images and label maps, None for no label map."""
+    """Write classes.txt, and the image and the label map (or None) of each name, such as "train/000"."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "classes.txt").write_text("\n".join(classes) + "\n")
-    for place, arrays in pictures.items():
+    for name, arrays in samples.items():
         for kind, array in zip(("images", "labels"), arrays, strict=True):
-            (root / kind / place).parent.mkdir(parents=True, exist_ok=True)
+            (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
             if array is not None:
-                Image.fromarray(array).save(root / kind / f"{place}.png")
+                Image.fromarray(array).save(root / kind / f"{name}.png")
     return root
 
 

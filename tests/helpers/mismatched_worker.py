@@ -1,4 +1,4 @@
-"""Preloaded by a worker that lacks what $CLIPTEACHER_TEST_LACKS names: torch's version, the program, or files."""
+"""Preloaded by a worker to make it lack what $CLIPTEACHER_TEST_LACKS names: torch's version, clipteacher, or files."""
 
 import importlib.metadata
 import os
@@ -27,5 +27,5 @@ elif LACKS == "clipteacher":
 else:
     from pipeline.dask import cluster as scheduler
 
-    scheduler.FILE_TIMEOUT = 0.1  # nothing will appear
+    scheduler.FILE_TIMEOUT = 0.1  # the files will not appear
     Path.read_bytes = without_files(Path.read_bytes, LACKS)

@@ -1,6 +1,6 @@
 """The paper's clustering and fusion written out in float64, as a reference for tests.
 
-Nothing here calls the code under test. Sources: eq. 4-5 and Algorithm 1 as docs/decisions/method.md reads them.
+Nothing here calls the code under test. Sources: eq. 4-5 and Algorithm 1 as interpreted in docs/decisions/method.md.
 """
 
 import numpy as np
@@ -60,7 +60,7 @@ def clusters(dense, ignored, windows=(3, 7), updates=10):
 
 
 def groups(centres, threshold):
-    """Algorithm 1 as its comment says: a selected centre is not selected again."""
+    """Algorithm 1 as its comment says: a selected center is not selected again."""
     centres, taken, found = unit(centres), set(), []
     for first in range(len(centres)):
         if first in taken:
@@ -75,7 +75,7 @@ def groups(centres, threshold):
 
 
 def literal_groups(centres, threshold):
-    """Algorithm 1 as it is printed: a step retires the row and the column of its seed only."""
+    """Algorithm 1 as printed: each step retires only the row and the column of its seed."""
     similarity = unit(centres) @ unit(centres).T
     np.fill_diagonal(similarity, 1)
     found = []
@@ -87,7 +87,7 @@ def literal_groups(centres, threshold):
 
 
 def fused(centres, masks, scales, dense, threshold=0.8):
-    """Labels by vote: most votes, then the more similar vote, then the lower group; -1 where nothing votes."""
+    """Labels by vote: most votes, then the more similar center, then the lower group; -1 where nothing votes."""
     group_of = {centre: number for number, members in enumerate(groups(centres, threshold)) for centre in members}
     tokens, centres, labels, names = unit(dense), unit(centres), np.full(masks.shape[1:], -1), {}
     for y, x in np.ndindex(*labels.shape):

@@ -133,7 +133,7 @@ def numpy_attention(cls: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 def numpy_info_nce(pooled, cls, image, bank_cls, bank_image, tau) -> float:
-    """Eq. 3 with its logarithm: entries of the same image, and empty ones, are no negatives."""
+    """Eq. 3 with its logarithm: entries of the same image and empty entries are not negatives."""
 
     def cosine(a, b):
         return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))

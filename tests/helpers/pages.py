@@ -1,4 +1,4 @@
-"""An HTML page taken apart, for tests of what it says."""
+"""A parser of HTML pages, for tests of their content."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID_ELEMENTS = {"meta", "link", "img", "br", "wbr", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """A page taken apart; fails for tags that are not closed in order."""
+    """The tags, texts and table rows of a page; fails for tags that are not closed in order."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)

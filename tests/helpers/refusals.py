@@ -1,4 +1,4 @@
-"""Every room answers a mistake with one line."""
+"""Checks that a user's mistake raises an error of one line."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from data_cache.errors import UserError
 
 
 def refused(action: Callable[[], object], *words: object, kind: type[UserError] = UserError) -> str:
-    """The error of an action, after checking that it is of this kind, one line, and has these words."""
+    """The message of the error that `action` raises: of this kind, one line, and with these words."""
     with pytest.raises(UserError) as error:
         action()
     message = str(error.value)

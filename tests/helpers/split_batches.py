@@ -1,6 +1,6 @@
-"""The real loop with everything that differs between parts of a batch switched off, in one process and in two.
+"""The training loop without anything that depends on how a batch is split over ranks: runs in one process or in two.
 
-Batch norm and dropout are in eval mode, and some batches lose labels, so that a part has none at all.
+Batch norm and dropout are in eval mode. Some images lose labels, so that one rank may have none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,11 @@ from trainer.losses.total import TeacherTargets
 
 SEEN = 3
 Hidden = Mapping[int, Mapping[int, str]]
-"""What is taken out of the labels, by update (from 1) and image: `seen`, `pseudo` or `all`."""
+"""Which labels are removed, by update (from 1) and image: `seen`, `pseudo` or `all`."""
 
 
 def hide(target: torch.Tensor, what: str) -> torch.Tensor:
-    """A label map without its seen labels, its pseudo labels, or any."""
+    """A label map without its seen labels, its pseudo labels, or all labels."""
     gone = {"seen": (target >= 0) & (target < SEEN), "pseudo": target >= SEEN, "all": target == target}[what]
     return target.masked_fill(gone, IGNORE)
 
@@ -36,7 +36,7 @@ def train_each(
     on_update: Callable[[dict[str, float]], None] = lambda _: None,
     interrupts: AbstractContextManager[Callable[[], bool]] | None = None,
 ) -> dict[str, float]:
-    """Train by each config into a folder of its name below `out`; and keep what each rank's bank holds in the end."""
+    """Train each config into the folder of its name below `out`, and save each rank's final bank."""
     teacher_targets, resume_state, last = loop.teacher_targets, loop.resume_state, {}
 
     class Learner(loop.Learner):
@@ -49,7 +49,7 @@ def train_each(
             type(self).updates += 1
             return super().forward(images, targets)
 
-    def censored(teacher, batch, classes, device) -> TeacherTargets:
+    def with_hidden_labels(teacher, batch, classes, device) -> TeacherTargets:
         whole, away = teacher_targets(teacher, batch, classes, device), hidden.get(Learner.updates + 1, {})
         rows = zip(whole.target, whole.image, strict=True)
         return whole._replace(target=torch.stack([hide(t, away[int(i)]) if int(i) in away else t for t, i in rows]))
@@ -63,9 +63,9 @@ def train_each(
 
         with (
             mock.patch.object(loop, "Learner", Learner),
-            mock.patch.object(loop, "teacher_targets", censored),
+            mock.patch.object(loop, "teacher_targets", with_hidden_labels),
             mock.patch.object(loop, "resume_state", keep),
-            # Adam divides gradients by their size, those that are nothing but rounding included
+            # Adam would scale up gradients that are nothing but rounding
             mock.patch.object(torch.optim, "AdamW", partial(torch.optim.SGD, lr=1e-3, momentum=0.9)),
         ):
             last = loop.train_rank(
@@ -76,12 +76,12 @@ def train_each(
 
 
 def gather_parts(cases: Sequence[Sequence[Sequence[float]]], *_: object) -> dict[str, list[float]]:
-    """What ranks with so many rows each gather, and the gradients that come back to their own, case by case."""
+    """The rows that each rank gathers and the gradients of its own rows, case by case."""
     found = {}
     for case, parts in enumerate(cases):
         mine = torch.tensor(parts[rank()], requires_grad=True)
         everyone = all_gather(mine)
-        # another loss on each rank: the gradient of a row is the sum over all of them
+        # each rank has another loss: the gradient of a row is the sum over all ranks
         weights = torch.arange(1.0, len(everyone) + 1) ** (rank() + 1)
         (everyone * weights).sum().backward()
         found |= {f"rows {case}": everyone.tolist(), f"gradients {case}": all_gather(mine.grad).tolist()}

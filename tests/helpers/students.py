@@ -1,4 +1,4 @@
-"""Checkpoints of untrained students with text features of the tiny CLIP, for tests that only use students."""
+"""Checkpoints of untrained students with text features of the tiny CLIP, for tests that need no training."""
 
 from pathlib import Path
 

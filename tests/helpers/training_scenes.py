@@ -1,4 +1,4 @@
-"""Draws the tiny dataset that this room's tests train from: coloured regions, five classes, two of them unseen."""
+"""Draws the tiny dataset that the trainer's tests use: colored regions, five classes, two of them unseen."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ UNSEEN = "cow,house"
 VOID = 255
 SIZES = ((64, 64), (96, 128), (128, 80), (72, 100), (128, 128), (64, 96), (101, 67), (80, 80))
 
-_COLOURS = np.array([(90, 150, 230), (60, 160, 50), (110, 110, 115), (150, 80, 40), (220, 60, 150)])
-# each picture has a light of its own, or an untrained CLIP could hardly distinguish them
-_LIGHTS = np.array(
+_COLORS = np.array([(90, 150, 230), (60, 160, 50), (110, 110, 115), (150, 80, 40), (220, 60, 150)])
+# each image has its own tint, or an untrained CLIP could hardly distinguish them
+_TINTS = np.array(
     [
         (80, -64, -64),
         (-64, 80, -64),
@@ -27,7 +27,7 @@ _LIGHTS = np.array(
 
 
 def draw_scene(index: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture and its label map: bands of the three seen classes, unseen things in most, a void corner."""
+    """An image and its label map: bands of the three seen classes, unseen things in most, a void corner."""
     rng = np.random.default_rng(index)
     label = np.zeros((height, width), np.uint8)
     bands, cuts = rng.permutation(3), sorted(rng.integers(height // 5, 4 * height // 5, 2))
@@ -36,7 +36,7 @@ def draw_scene(index: int, height: int, width: int) -> tuple[np.ndarray, np.ndar
         if index % 4 in (thing - 3, 2):
             top = rng.integers(0, height // 2)
             label[top : top + height // 2, first : first + width // 3] = thing
-    image = 0.6 * (_COLOURS[label] + rng.integers(-12, 13, (height, width, 3))) + _LIGHTS[index % len(_LIGHTS)]
+    image = 0.6 * (_COLORS[label] + rng.integers(-12, 13, (height, width, 3))) + _TINTS[index % len(_TINTS)]
     label[: height // 10, : width // 10] = VOID
     return image.clip(0, 255).astype(np.uint8), label
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_world import random_dense
+from tiny_inputs import random_dense
 
 from data_cache.datasets.decode import decode_image
 from data_cache.sample import crop_image

@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 from refusals import refused
-from tiny_world import CONFIG, picture, tiny_clip
+from tiny_inputs import CONFIG, random_image, tiny_clip
 from torch._dynamo.exc import BackendCompilerFailed
 
 from data_cache.errors import UsageError
@@ -17,7 +17,7 @@ from pipeline.teacher.clip import MAX_CONCURRENT_BATCHES, DeviceFeatures, Frozen
 from pipeline.teacher.prompts import Prompts
 from pipeline.teacher.weights import CLIPSource
 
-IMAGES = np.stack([picture(seed, 128, 128) for seed in range(3)])
+IMAGES = np.stack([random_image(seed, 128, 128) for seed in range(3)])
 CLASSES, TEMPLATES = ["sky", "garden gnome"], ["a photo of a {}", "this is the {} in the scene."]
 INTERNAL = (np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711]))
 """CLIP's mean and standard deviation, as open_clip publishes them (OPENAI_DATASET_MEAN and _STD)."""
@@ -84,7 +84,7 @@ def test_dense_tokens_lie_row_by_row_on_the_grid(row, column):
     clip = tiny_clip()
     clip.model.visual.positional_embedding.zero_()  # all grey patches now give one and the same token
     image = np.full((1, 128, 128, 3), 120, np.uint8)
-    image[0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = picture(1, 16, 16)
+    image[0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = random_image(1, 16, 16)
     dense = clip.encode(image).dense[0].astype(float)
     distance = np.linalg.norm(dense - np.median(dense, axis=(0, 1)), axis=-1)
     assert np.unravel_index(distance.argmax(), (8, 8)) == (row, column)

@@ -11,7 +11,7 @@ import oracle_masks as oracle
 import pytest
 import torch
 from PIL import Image
-from tiny_world import CLASSES, draw_blocks, tiny_clip
+from tiny_inputs import CLASSES, draw_blocks, tiny_clip
 
 from data_cache.datasets import open_dataset
 from data_cache.layout import Layout

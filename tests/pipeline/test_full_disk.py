@@ -11,7 +11,7 @@ import zarr.storage._local as local
 from refusals import refused
 from test_precompute import same_arrays
 from test_reopen import settings_of
-from tiny_world import draw_blocks
+from tiny_inputs import draw_blocks
 
 from data_cache.integrity import verify_files
 from data_cache.layout import DEFAULT_MASKS

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
-from tiny_world import random_dense
+from tiny_inputs import random_dense
 
 from data_cache.errors import UsageError
 from pipeline.masks.kmeans import (

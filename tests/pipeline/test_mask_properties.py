@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_world import random_dense
+from tiny_inputs import random_dense
 
 from pipeline.masks.fusion import NOT_IGNORED, fuse, group_centres
 from pipeline.masks.kmeans import assign_faiss, cluster, max_centres

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
-from tiny_world import random_dense
+from tiny_inputs import random_dense
 
 from data_cache.errors import UsageError
 from data_cache.splits import Split

@@ -6,7 +6,7 @@ import pytest
 from refusals import refused
 from test_precompute import same_arrays
 from test_reopen import settings_of
-from tiny_world import draw_blocks
+from tiny_inputs import draw_blocks
 
 from data_cache.layout import DEFAULT_MASKS
 from data_cache.reader import Cache

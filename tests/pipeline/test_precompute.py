@@ -10,7 +10,7 @@ import torch
 import zarr
 from folders import precompute_config
 from refusals import refused
-from tiny_world import CLASSES, draw_blocks, tiny_clip
+from tiny_inputs import CLASSES, draw_blocks, tiny_clip
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import psutil
 import pytest
 import torch
-from clusters import until
+from clusters import wait_until
 from dask.distributed import LocalCluster
 
 from data_cache.errors import UsageError
@@ -41,7 +41,7 @@ def test_each_worker_process_sees_a_gpu_of_its_own_of_those_the_user_left_visibl
         assert len({*pids.values(), os.getpid()}) == 3
         lost = next(iter(pids))
         psutil.Process(pids[lost]).kill()
-        until(lambda: lost not in client.nthreads() and len(client.nthreads()) == 2)
+        wait_until(lambda: lost not in client.nthreads() and len(client.nthreads()) == 2)
         assert seen(client) == ["2", "GPU-8f1c"], "a worker that is started again has its GPU again"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-8f1c"
 

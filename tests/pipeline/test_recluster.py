@@ -5,7 +5,7 @@ import pytest
 from command_line import in_a_process
 from folders import make_cache, precompute_config
 from refusals import refused
-from tiny_world import CLASSES, draw_blocks
+from tiny_inputs import CLASSES, draw_blocks
 
 from commands.options import parsed
 from data_cache.content import quantised

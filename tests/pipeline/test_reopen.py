@@ -9,7 +9,7 @@ from folders import precompute_config
 from PIL import Image
 from refusals import refused
 from test_precompute import arrays, same_arrays
-from tiny_world import draw_blocks, label_map, picture
+from tiny_inputs import draw_blocks, random_image, random_label_map
 
 from data_cache.errors import UsageError
 from data_cache.integrity import verify_files
@@ -50,12 +50,12 @@ def encoded(monkeypatch):
 
 
 def add(root, name, seed):
-    Image.fromarray(picture(seed)).save(root / f"images/{name}.png")
-    Image.fromarray(label_map(seed)).save(root / f"labels/{name}.png")
+    Image.fromarray(random_image(seed)).save(root / f"images/{name}.png")
+    Image.fromarray(random_label_map(seed)).save(root / f"labels/{name}.png")
 
 
 def mend(root):
-    Image.fromarray(picture(2)).save(root / "images/02.png")
+    Image.fromarray(random_image(2)).save(root / "images/02.png")
 
 
 def alike(cache, other):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from refusals import refused
 from safetensors.torch import save_file
-from tiny_world import CONFIG, CPU, picture, tiny_clip
+from tiny_inputs import CONFIG, CPU, random_image, tiny_clip
 
 from data_cache.errors import UsageError
 from pipeline.teacher.clip import FrozenCLIP, resolve_precision
 from pipeline.teacher.weights import CLIPSource
 
-IMAGES = picture(0, 128, 128)[None]
+IMAGES = random_image(0, 128, 128)[None]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_position_embeddings_are_resized_bicubically_to_another_image_size(tmp_p
     grid = torch.nn.functional.interpolate(grid, (12, 12), mode="bicubic", antialias=True, align_corners=False)
     expected = torch.cat([stored[:1], grid[0].flatten(1).T])
     torch.testing.assert_close(clip.model.visual.positional_embedding, expected)
-    assert clip.encode(picture(0, 192, 192)[None]).dense.shape == (1, 12, 12, 64)
+    assert clip.encode(random_image(0, 192, 192)[None]).dense.shape == (1, 12, 12, 64)
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 from cards import change_card
-from command_line import REPOSITORY, STUDENT, TINY, in_a_process, pictures, spawned
-from pictures import draw_pictures
+from command_line import REPOSITORY, STUDENT, TINY, folder_options, in_a_process, spawned_processes
 from safetensors.torch import load_file
+from shapes import draw_shapes
 
 from trainer import checkpoint
 
@@ -26,8 +26,8 @@ BOUND = 60
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
-    draw_pictures(folder / "drawn", {"train": 6})
-    made = in_a_process("precompute", *pictures(folder / "drawn"), *TINY, "--cache", folder / "c.zarr")
+    draw_shapes(folder / "drawn", {"train": 6})
+    made = in_a_process("precompute", *folder_options(folder / "drawn"), *TINY, "--cache", folder / "c.zarr")
     assert made.returncode == 0, made.stderr
     return folder / "c.zarr"
 
@@ -51,7 +51,7 @@ def start(cache, run, *arguments, until=None):
 
 
 def ranks_of(process) -> list[psutil.Process]:
-    return spawned(psutil.Process(process.pid).children())
+    return spawned_processes(psutil.Process(process.pid).children())
 
 
 def ended(process, everyone) -> str:
@@ -85,7 +85,7 @@ def test_two_processes_write_one_run_which_one_process_resumes(clipteacher, cach
     assert [entry.name for entry in run.glob("step_*")] == [f"step_{step + 2:08d}"]
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
-    assert clipteacher.good("evaluate", run, *pictures(cache.parent / "drawn")[:4], "--split", "train").out
+    assert clipteacher.good("evaluate", run, *folder_options(cache.parent / "drawn")[:4], "--split", "train").out
 
 
 @pytest.mark.slow

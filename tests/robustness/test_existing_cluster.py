@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cluster_jobs import Traced
-from clusters import cluster, kill, until
-from command_line import REPOSITORY, TINY, pictures
+from cluster_jobs import TracedJob
+from clusters import cluster, kill, wait_until
+from command_line import REPOSITORY, TINY, folder_options
 from dask.distributed import Client, WorkerPlugin
-from pictures import draw_pictures
 from refusals import refused
+from shapes import draw_shapes
 
 from data_cache.errors import UsageError
 from data_cache.layout import DEFAULT_MASKS
@@ -43,7 +43,7 @@ def dask(tmp_path_factory):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    draw_pictures(folder, {"train": IMAGES})
+    draw_shapes(folder, {"train": IMAGES})
     return folder
 
 
@@ -116,7 +116,7 @@ def test_a_worker_killed_mid_run_loses_nothing_and_every_file_equals_that_of_one
         summary = execute(work, count_images, notes.append)
         assert contents(tmp_path / "c.zarr") == reference
         assert summary.encoded == sum(counts) == IMAGES, "the images of a shard begun twice count once"
-        until(lambda: left_behind(dask.address) == before)
+        wait_until(lambda: left_behind(dask.address) == before)
         assert {*other.run(handler).values()} <= {*handlers.values()}
         assert theirs.result() == 3
         other.unregister_worker_plugin("somebody's")
@@ -136,7 +136,7 @@ handler.__module__ = "__main__"  # so that it is pickled by value
 def traced(folder, address, shards=6, endless=None, progress=lambda _: None):
     folder.mkdir(exist_ok=True)
     with writer_lock(folder):
-        yield from run_shards(Traced(folder, endless), range(shards), progress, Workers(scheduler=address))
+        yield from run_shards(TracedJob(folder, endless), range(shards), progress, Workers(scheduler=address))
 
 
 def test_each_worker_builds_its_model_once_and_each_shard_is_done_once(dask, tmp_path):
@@ -156,7 +156,7 @@ def test_a_client_that_stops_listening_leaves_no_shard_running_and_the_cluster_a
     assert not (tmp_path / "c/stopped_0").exists()
     shards.close()
     assert (tmp_path / "c/stopped_0").exists(), "it may have written into the next run's cache"
-    until(lambda: left_behind(dask.address) == before)
+    wait_until(lambda: left_behind(dask.address) == before)
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_ctrl_c_cancels_only_this_run_in_one_line_and_resuming_ends_with_the_sam
     dask, root, tmp_path, reference
 ):
     cache, before = tmp_path / "own/c.zarr", left_behind(dask.address)
-    data = (*pictures(root), *TINY, "--image-size", SIZE, "--shard", 1, "--cache", cache)
+    data = (*folder_options(root), *TINY, "--image-size", SIZE, "--shard", 1, "--cache", cache)
     command = (sys.executable, REPOSITORY / "cli.py", "precompute", *data, "--scheduler", dask.address)
     process = subprocess.Popen(
         list(map(str, command)),
@@ -173,7 +173,7 @@ def test_ctrl_c_cancels_only_this_run_in_one_line_and_resuming_ends_with_the_sam
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    until(lambda: process.poll() is not None or (cache / "journal/c").is_dir())
+    wait_until(lambda: process.poll() is not None or (cache / "journal/c").is_dir())
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
@@ -181,7 +181,7 @@ def test_ctrl_c_cancels_only_this_run_in_one_line_and_resuming_ends_with_the_sam
     assert "interrupted; finished shards are kept" in err.strip().splitlines()[-1]
     assert Cache(cache).pending_shards(DEFAULT_MASKS)
     assert len(dask.workers()) == 2
-    until(lambda: left_behind(dask.address) == before)
+    wait_until(lambda: left_behind(dask.address) == before)
     execute(planned(root, cache, dask.address))
     assert contents(cache) == reference
     assert [f.name for f in cache.parent.iterdir()] == ["c.zarr"]
@@ -198,12 +198,12 @@ from test_existing_cluster import traced
 for _ in traced(Path({str(folder)!r}), {dask.address!r}, endless=0): pass
 """
     process = subprocess.Popen([sys.executable, "-c", code])
-    until(lambda: list(folder.glob("begun_0_*")))
+    wait_until(lambda: list(folder.glob("begun_0_*")))
     process.kill()
     process.wait()
-    until((folder / "stopped_0").exists)
+    wait_until((folder / "stopped_0").exists)
     assert len(list(traced(folder, dask.address, 2))) == 2
-    until(lambda: left_behind(dask.address) == before)
+    wait_until(lambda: left_behind(dask.address) == before)
 
 
 def test_clustering_on_a_cluster_gives_the_masks_of_one_process(dask, clipteacher, root, tmp_path):
@@ -236,7 +236,7 @@ def test_a_mismatched_worker_is_named_with_the_fix(dask, root, tmp_path, monkeyp
     finally:
         kill(mismatched)
     assert not (cache.exists() and Cache(cache).records())
-    until(lambda: len(dask.workers()) == 2)
+    wait_until(lambda: len(dask.workers()) == 2)
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_an_address_without_a_scheduler_is_refused_with_the_fix(dask, clipteache
     monkeypatch.setattr(scheduler, "CONNECT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-    command = ("precompute", *pictures(root), *TINY, "--cache", tmp_path / "c.zarr", "--scheduler")
+    command = ("precompute", *folder_options(root), *TINY, "--cache", tmp_path / "c.zarr", "--scheduler")
     for address in (closed, silent, dask.workers()[0]):
         result = clipteacher(*command, address)
         assert result.status == 1
@@ -338,13 +338,13 @@ def test_workers_that_are_all_lost_are_waited_for(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_shard_that_kills_every_worker_ends_the_run_in_one_line(dask, tmp_path):
-    from cluster_jobs import Deadly
+    from cluster_jobs import WorkerKillingJob
 
     (tmp_path / "c").mkdir()
     with writer_lock(tmp_path / "c"):
-        run = run_shards(Deadly(tmp_path / "c"), range(3), lambda _: None, Workers(scheduler=dask.address))
+        run = run_shards(WorkerKillingJob(tmp_path / "c"), range(3), lambda _: None, Workers(scheduler=dask.address))
         refused(lambda: list(run), "4 workers died at one shard", "finished shards are kept")
-    until(lambda: len(dask.workers()) == 2)
+    wait_until(lambda: len(dask.workers()) == 2)
 
 
 @pytest.mark.slow

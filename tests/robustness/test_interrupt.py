@@ -8,7 +8,7 @@ import time
 from unittest.mock import Mock
 
 import pytest
-from command_line import REPOSITORY, STUDENT, TINY, pictures
+from command_line import REPOSITORY, STUDENT, TINY, folder_options
 
 from data_cache.reader import Cache
 
@@ -48,7 +48,7 @@ def interrupted(arguments, is_time, numbers):
 )
 def test_training_saves_its_last_update_and_resumes_from_it(clipteacher, drawn, tmp_path, workers, numbers):
     cache, run = tmp_path / "c.zarr", tmp_path / "run"
-    data = pictures(drawn)
+    data = folder_options(drawn)
     clipteacher.good("precompute", *data, *TINY, "--cache", cache)
     student = (
         "--arch",
@@ -81,7 +81,7 @@ def test_training_saves_its_last_update_and_resumes_from_it(clipteacher, drawn, 
 )
 def test_precompute_keeps_finished_shards_and_resumes(clipteacher, drawn, tmp_path, numbers):
     cache = tmp_path / "c.zarr"
-    data = (*pictures(drawn), "--shard", 1, "--image-size", 512)
+    data = (*folder_options(drawn), "--shard", 1, "--image-size", 512)
     arguments = ("precompute", *data, *TINY, "--cache", cache)
     status, err = interrupted(arguments, lambda: (cache / "journal/c/0").exists(), numbers)
     assert status == 1, err

@@ -1,7 +1,7 @@
 """Killed at the worst instants and rerun, a cache ends as if nothing had happened."""
 
 import pytest
-from command_line import TINY, in_a_process, pictures
+from command_line import TINY, folder_options, in_a_process
 
 from data_cache.reader import Cache
 
@@ -66,7 +66,7 @@ local._put = dying
 )
 def test_killed_mid_shard_and_rerun_every_file_equals_an_uninterrupted_run(clipteacher, drawn, tmp_path, instant):
     def arguments(cache):
-        data = (*pictures(drawn), "--shard", 2)
+        data = (*folder_options(drawn), "--shard", 2)
         return ("precompute", *data, *TINY, "--cache", cache, "--json")
 
     killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"

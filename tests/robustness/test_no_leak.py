@@ -5,9 +5,9 @@ import pytest
 import torch
 import zarr
 from folders import precompute_config
-from pictures import CLASSES, draw_pictures
 from PIL import Image
 from safetensors.torch import load_file
+from shapes import CLASSES, draw_shapes
 
 from pipeline.plan import plan
 from pipeline.precompute import execute
@@ -22,7 +22,7 @@ def worlds(tmp_path_factory):
     """Two datasets of the same pictures: in the second unseen pixels are void, and unseen names are exchanged."""
     visible, hidden = (tmp_path_factory.mktemp(name) for name in ("visible", "hidden"))
     for root in (visible, hidden):
-        draw_pictures(root, {"train": 6})
+        draw_shapes(root, {"train": 6})
     a, b = (CLASSES.index(name) for name in UNSEEN)
     changed = 0
     for file in hidden.glob("labels/*/*.png"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from command_line import STUDENT, TINY, CommandLine
 from folders import draw_folder
-from pictures import draw
 from PIL import Image
+from shapes import draw_shape_image
 
 CLASSES = ("background", "road")
 SMALL = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size", 2, "--iterations", 1, *STUDENT)
@@ -15,7 +15,9 @@ SMALL = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size",
 
 def write(root: Path, labels: list[np.ndarray | None], classes: tuple[str, ...] = CLASSES) -> Path:
     generator = np.random.default_rng(0)
-    return draw_folder(root, classes, {str(n): (draw(generator)[0], label) for n, label in enumerate(labels)})
+    return draw_folder(
+        root, classes, {str(n): (draw_shape_image(generator)[0], label) for n, label in enumerate(labels)}
+    )
 
 
 def mask(*values: int, dtype: type = np.uint8) -> np.ndarray:

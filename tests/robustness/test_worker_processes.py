@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from command_line import REPOSITORY, TINY, pictures, spawned
-from pictures import draw_pictures
+from command_line import REPOSITORY, TINY, folder_options, spawned_processes
+from shapes import draw_shapes
 
 from data_cache.layout import DEFAULT_MASKS
 from data_cache.reader import Cache
@@ -24,13 +24,13 @@ SIZE = 512
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    draw_pictures(folder, {"train": IMAGES})
+    draw_shapes(folder, {"train": IMAGES})
     return folder
 
 
 def start(root, cache, workers):
     options = (
-        *pictures(root),
+        *folder_options(root),
         *TINY,
         "--shard",
         2,
@@ -80,7 +80,7 @@ def test_two_workers_write_the_same_files_as_one_and_a_killed_one_loses_nothing(
     cache = tmp_path / "own/c.zarr"
     process = start(root, cache, 2)
     begun(cache, process)
-    workers = spawned(psutil.Process(process.pid).children(recursive=True))
+    workers = spawned_processes(psutil.Process(process.pid).children(recursive=True))
     assert len(workers) == 2
     workers[0].kill()
     assert Cache(cache).pending_shards(DEFAULT_MASKS), "nothing was left to lose"

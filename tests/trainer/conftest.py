@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from folders import World
+from folders import CachedDataset
 from training_scenes import cache_scenes, draw_scenes
 
 from trainer.config import TrainConfig
@@ -20,14 +20,14 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> CachedDataset:
     folder = tmp_path_factory.mktemp("world")
     root = draw_scenes(folder / "photographs")
-    return World(root, cache_scenes(root, folder / "folder.zarr"))
+    return CachedDataset(root, cache_scenes(root, folder / "folder.zarr"))
 
 
 @pytest.fixture(scope="session")
-def tiny_config(world: World) -> Callable[..., TrainConfig]:
+def tiny_config(world: CachedDataset) -> Callable[..., TrainConfig]:
     """A config for the drawn dataset: a small student at 64 px on the CPU; keywords override it."""
 
     def build(**given: object) -> TrainConfig:

@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from displays import CACHE, CLASSES, FAILED, IMAGES, UNLABELLED, cache_hostile, name
-from folders import World, draw_folder
-from pictures import draw
+from folders import CachedDataset, draw_folder
+from shapes import draw_shape_image
 
 from pipeline.config import ClusterConfig
 from pipeline.recluster import recluster
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory) -> World:
+def made(tmp_path_factory) -> CachedDataset:
     """Six pictures with names that look like HTML: one is damaged, one has no label map."""
     folder = tmp_path_factory.mktemp("reader")
     generator, pictures = np.random.default_rng(0), {}
     for number in range(IMAGES):
-        image, label = (pixels[: 96 + 4 * number] for pixels in draw(generator))
+        image, label = (pixels[: 96 + 4 * number] for pixels in draw_shape_image(generator))
         place = name(number).removeprefix("images/").removesuffix(".png")
         pictures[place] = (image, None if number == UNLABELLED else label)
     root = draw_folder(folder / "photographs", CLASSES, pictures)
@@ -27,18 +27,18 @@ def made(tmp_path_factory) -> World:
     failed.write_bytes(failed.read_bytes()[:300])
     cache = cache_hostile(root, folder / CACHE)
     recluster(ClusterConfig(cache, "fine", threshold=0.99, unseen="grass & sand"))
-    return World(root, cache)
+    return CachedDataset(root, cache)
 
 
 @pytest.fixture
-def world(made, tmp_path) -> World:
+def world(made, tmp_path) -> CachedDataset:
     """A copy that a test may damage; the cache still names the original folder of the images."""
-    return World(made.root, Path(shutil.copytree(made.cache, tmp_path / CACHE)))
+    return CachedDataset(made.root, Path(shutil.copytree(made.cache, tmp_path / CACHE)))
 
 
 @pytest.fixture
-def elsewhere(made, tmp_path, monkeypatch) -> World:
+def elsewhere(made, tmp_path, monkeypatch) -> CachedDataset:
     """The images have moved."""
     moved = shutil.copytree(made.root, tmp_path / "moved")
     monkeypatch.setattr("data_cache.source_dataset.recorded_root", lambda _: tmp_path / "gone")
-    return World(moved, made.cache)
+    return CachedDataset(moved, made.cache)

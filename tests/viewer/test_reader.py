@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 from command_line import REPOSITORY
-from displays import CROP, FAILED, IMAGES, cache_hostile, hatched, name, pictures, shown, words
+from displays import CROP, FAILED, IMAGES, cache_hostile, hatched, images_by_title, name, rendered, visible_text
 from PIL import Image
 from refusals import refused
 
@@ -109,7 +109,7 @@ def test_statistics_match_the_zarr_group(made):
     np.testing.assert_allclose(figures["tokens per pseudo label"], tokens)
     norms = np.linalg.norm(group["cls"][:][ok].astype(float), axis=2).ravel()
     np.testing.assert_allclose(figures["norm of CLS"], norms, rtol=1e-5)
-    cells = [element.text for element in shown(stats).iter("td")]
+    cells = [element.text for element in rendered(stats).iter("td")]
     assert f"{count.mean():.4g}" == cells[0]
     assert f"{norms.max():.4g}" == cells[-1]
     assert f"{norms.max():.4g}" in repr(stats)
@@ -134,21 +134,21 @@ def test_xarray_has_named_dimensions_and_no_warnings(made):
 def test_unfinished_cache_shows_finished_images(world):
     (world.cache / "journal/c/0").unlink()
     cache = open_cache(world.cache)
-    assert "3 of 6 done, 1 failed, 2 not done yet" in words(shown(cache))
-    assert "not done; run the same `precompute`" in words(shown(cache[0]))
+    assert "3 of 6 done, 1 failed, 2 not done yet" in visible_text(rendered(cache))
+    assert "not done; run the same `precompute`" in visible_text(rendered(cache[0]))
     assert cache[0].image is not None
     refused(lambda: cache[0].masks, "not done", kind=UserError)
-    assert list(pictures(shown(cache.grid([0, 2])))) == ["0: not done", "2"]
+    assert list(images_by_title(rendered(cache.grid([0, 2])))) == ["0: not done", "2"]
     assert len(cache.stats().count) == 6
 
 
 def test_unfinished_mask_set_says_how_to_resume(world):
     (world.cache / "masks/fine/journal/c/0").unlink()
     cache = open_cache(world.cache, masks="fine")
-    assert "fine (shown) (1 shards not done)" in words(shown(cache))
-    tree = shown(cache[0])
-    assert "`cluster` with --name fine" in words(tree)
-    assert not hatched(pictures(tree)["photograph"])
+    assert "fine (shown) (1 shards not done)" in visible_text(rendered(cache))
+    tree = rendered(cache[0])
+    assert "`cluster` with --name fine" in visible_text(tree)
+    assert not hatched(images_by_title(tree)["photograph"])
     assert cache[2].masks.shape == (8, 8)
 
 
@@ -168,18 +168,22 @@ def test_damaged_chunks_are_reported(world):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 16
     file.write_bytes(content)
-    tree = shown(open_cache(world.cache)[2])
-    assert "damaged" in words(tree)
-    assert "fused masks" not in words(tree)
+    tree = rendered(open_cache(world.cache)[2])
+    assert "damaged" in visible_text(tree)
+    assert "fused masks" not in visible_text(tree)
 
 
 def test_figure_without_dense_tokens_omits_scales(made, tmp_path):
     cache_hostile(made.root, tmp_path / "lean.zarr", dense="none")
     cache = open_cache(tmp_path / "lean.zarr")
     refused(lambda: cache[0].dense, "--dense float16", kind=UserError)
-    tree = shown(scales_figure(cache[0]))
-    assert words(tree).count("holds no dense tokens") == 1
-    assert [re.sub(r": \d+$", "", title) for title in pictures(tree)] == ["photograph", "seen labels", "fused masks"]
+    tree = rendered(scales_figure(cache[0]))
+    assert visible_text(tree).count("holds no dense tokens") == 1
+    assert [re.sub(r": \d+$", "", title) for title in images_by_title(tree)] == [
+        "photograph",
+        "seen labels",
+        "fused masks",
+    ]
     assert "dense" not in cache.xarray()
 
 
@@ -210,5 +214,5 @@ def test_importing_clipteacher_loads_neither_numpy_nor_zarr():
 
 def test_cache_without_finished_images_has_no_statistics(world):
     shutil.rmtree(world.cache / "journal/c")
-    cells = [element.text for element in shown(open_cache(world.cache).stats()).iter("td")]
+    cells = [element.text for element in rendered(open_cache(world.cache).stats()).iter("td")]
     assert set(cells) == {"-"}

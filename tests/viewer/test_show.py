@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 from refusals import refused
-from small_run import VIEWS, cache_pictures, small_run
+from small_run import VIEWS, cache_shapes, small_run
 
 from data_cache.errors import UsageError
 from data_cache.reader import Cache
@@ -136,7 +136,7 @@ def test_views_are_shown_cropped_and_flipped(made, cache):
 
 
 def test_masks_figure_without_dense_tokens_warns(clipteacher, made, tmp_path):
-    path = cache_pictures(made.root, tmp_path / "none.zarr", dense="none")
+    path = cache_shapes(made.root, tmp_path / "none.zarr", dense="none")
     result = clipteacher.good("show", path, "--root", made.root, "--images", 1, "--out", tmp_path / "x.png")
     assert result.err.count("holds no dense tokens") == 1
     figure = masks_figure([open_finished_cache(path, made.root)[0]])
@@ -144,7 +144,7 @@ def test_masks_figure_without_dense_tokens_warns(clipteacher, made, tmp_path):
 
 
 def test_int8_tokens_that_change_the_masks_cause_a_warning(made, tmp_path):
-    path = cache_pictures(made.root, tmp_path / "int8.zarr", dense="int8")
+    path = cache_shapes(made.root, tmp_path / "int8.zarr", dense="int8")
     record = open_finished_cache(path, made.root)[0]
     assert masks_figure([record]).rows[0].titles[2] == "centres, windows of 3"
     labels = record.mask_set.loaded(0).label[0, 0]
@@ -157,7 +157,7 @@ def test_image_without_a_label_map_is_all_ignored(made, tmp_path):
     root = tmp_path / "bare"
     shutil.copytree(made.root, root)
     (root / "labels/train/001.png").unlink()
-    figure = masks_figure([open_finished_cache(cache_pictures(root, tmp_path / "bare.zarr"), root)[1]])
+    figure = masks_figure([open_finished_cache(cache_shapes(root, tmp_path / "bare.zarr"), root)[1]])
     assert painted(figure.panels[1].pixels) == {tuple(BLANK), tuple(HATCH)}
     assert not figure.legend
     assert figure.to_image().height > 192
@@ -214,7 +214,7 @@ def test_attention_requires_a_cache_of_the_same_clip(clipteacher, made, tmp_path
     assert "pass --cache PATH" in clipteacher("show", run, "--attention").error
     clipteacher.good("show", run, "--attention", "--cache", made.cache)
     clip = {"clip": str(REPOSITORY / "tests/helpers/tiny-vit.json"), "clip_weights": "random", "image_size": 64}
-    other = cache_pictures(made.root, tmp_path / "other.zarr", **clip)
+    other = cache_shapes(made.root, tmp_path / "other.zarr", **clip)
     assert "another CLIP" in clipteacher("show", run, "--attention", "--cache", other).error
 
 
@@ -294,7 +294,7 @@ def test_failed_and_changed_images_are_refused(clipteacher, made, tmp_path):
     root = tmp_path / "drawn"
     shutil.copytree(made.root, root)
     (root / "images/train/000.png").write_bytes(b"no picture")
-    path = cache_pictures(root, tmp_path / "c.zarr")
+    path = cache_shapes(root, tmp_path / "c.zarr")
     out = ("--out", tmp_path / "x.png")
     assert "failed when it was cached" in clipteacher("show", path, "--image", 0, *out).error
     result = clipteacher.good("show", path, "--images", 1, *out, "--json").json

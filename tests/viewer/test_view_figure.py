@@ -3,7 +3,20 @@
 import re
 
 import numpy as np
-from displays import CLASSES, CROP, FAILED, IMAGES, UNLABELLED, UNSEEN, alike, hatched, name, pictures, shown, words
+from displays import (
+    CLASSES,
+    CROP,
+    FAILED,
+    IMAGES,
+    UNLABELLED,
+    UNSEEN,
+    hatched,
+    images_by_title,
+    name,
+    nearly_equal,
+    rendered,
+    visible_text,
+)
 from PIL import Image
 from refusals import refused
 
@@ -14,8 +27,8 @@ from viewer.figure import SIDE, Figure, Panel
 
 
 def test_summary_card_lists_contents_and_failures(made):
-    tree = shown(open_cache(made.cache, masks="fine"))
-    said = words(tree)
+    tree = rendered(open_cache(made.cache, masks="fine"))
+    said = visible_text(tree)
     for part in ("folder train", "5 of 6 done, 1 failed", "the whole image and 1 crop", "tiny-vit", "8 x 8 per view"):
         assert part in said
     for part in ("fine (shown)", "0.99", "grass & sand", UNSEEN.replace(",", ", "), str(made.root), "KiB"):
@@ -27,19 +40,21 @@ def test_summary_card_lists_contents_and_failures(made):
 
 def test_figure_shows_image_labels_scales_and_masks(made):
     record = open_cache(made.cache)[0]
-    tree = shown(scales_figure(record))
-    found = pictures(tree)
+    tree = rendered(scales_figure(record))
+    found = images_by_title(tree)
     titles = [re.sub(r": \d+$", "", title) for title in found]
     assert titles == ["photograph", "seen labels", "3 x 3 windows", "7 x 7 windows", "fused masks"]
     assert all(picture.shape == (SIDE, SIDE, 3) for picture in found.values())
     photograph = Image.open(made.root / name(0)).resize((SIDE, SIDE))
-    assert alike(found["photograph"], np.asarray(photograph))
+    assert nearly_equal(found["photograph"], np.asarray(photograph))
     token = SIDE // 8
     fused = found[f"fused masks: {record.count}"]
     middles = fused[token // 2 :: token, token // 2 :: token]
     for label in range(record.count):
         assert len(np.unique(middles[record.masks == label], axis=0)) == 1
-    assert [w for w in CLASSES if w in words(tree)] == [CLASSES[i] for i in np.unique(record.seen_label) if i != 255]
+    assert [w for w in CLASSES if w in visible_text(tree)] == [
+        CLASSES[i] for i in np.unique(record.seen_label) if i != 255
+    ]
     drawn = scales_figure(record).to_image()
     assert drawn.width > 5 * SIDE
     assert drawn.height > SIDE
@@ -47,32 +62,32 @@ def test_figure_shows_image_labels_scales_and_masks(made):
 
 def test_crop_figure_shows_the_box_and_the_crop(made):
     record = open_cache(made.cache)[0].view(CROP)
-    found = pictures(shown(record))
+    found = images_by_title(rendered(record))
     assert list(found)[:2] == ["photograph", f"view {CROP}"]
     wanted = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE)))
-    assert alike(found[f"view {CROP}"], wanted)
-    assert not alike(found["photograph"], wanted)
-    assert "px at" in words(shown(record))
+    assert nearly_equal(found[f"view {CROP}"], wanted)
+    assert not nearly_equal(found["photograph"], wanted)
+    assert "px at" in visible_text(rendered(record))
 
 
 def test_missing_images_become_hatched_panels_with_a_note(elsewhere):
     cache = open_cache(elsewhere.cache)
-    tree = shown(scales_figure(cache[0]))
-    found = pictures(tree)
+    tree = rendered(scales_figure(cache[0]))
+    found = images_by_title(tree)
     assert hatched(found["photograph"])
-    assert "gone" in words(tree)
-    assert "root=DIR" in words(tree)
+    assert "gone" in visible_text(tree)
+    assert "root=DIR" in visible_text(tree)
     assert cache[0].image is cache[0].clip_input is cache[0].seen_label is None
     assert [re.sub(r"\W*\d+$", "", title) for title in found][1:] == ["3 x 3 windows", "7 x 7 windows", "fused masks"]
-    assert words(shown(cache.grid(range(3)))).count("no photograph") == 1
-    assert "gone" in words(shown(cache))
+    assert visible_text(rendered(cache.grid(range(3)))).count("no photograph") == 1
+    assert "gone" in visible_text(rendered(cache))
     assert cache[0].to_image().width > 0
 
 
 def test_moved_images_are_found_by_root(elsewhere):
     cache = open_cache(elsewhere.cache, root=elsewhere.root)
     assert cache[0].image.shape == (96, 128, 3)
-    assert "no photograph" not in words(shown(cache[0]))
+    assert "no photograph" not in visible_text(rendered(cache[0]))
     (elsewhere.root / name(0)).unlink()
     refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root), "not the images", kind=UserError)
     refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root / "none"), "none", kind=UserError)
@@ -87,16 +102,16 @@ def test_changed_images_are_not_shown(elsewhere):
     Image.new("RGB", (128, 96)).save(elsewhere.root / name(0))
     cache = open_cache(elsewhere.cache, root=elsewhere.root)
     assert cache[0].image is None
-    assert "changed since the cache was made" in words(shown(cache[0]))
+    assert "changed since the cache was made" in visible_text(rendered(cache[0]))
     assert cache[1].image is not None
 
 
 def test_failed_images_show_the_reason_and_have_no_arrays(made):
     record = open_cache(made.cache)[FAILED]
-    tree = shown(scales_figure(record))
-    assert words(tree).count("failed when it was cached") == 1
-    assert "cannot read the image" in words(tree)
-    assert list(pictures(tree)) == ["photograph"]
+    tree = rendered(scales_figure(record))
+    assert visible_text(tree).count("failed when it was cached") == 1
+    assert "cannot read the image" in visible_text(tree)
+    assert list(images_by_title(tree)) == ["photograph"]
     assert not record.ok
     for key in ("masks", "cls", "dense", "count", "geometry"):
         refused(lambda key=key: getattr(record, key), f"image {FAILED}", kind=UserError)
@@ -105,14 +120,14 @@ def test_failed_images_show_the_reason_and_have_no_arrays(made):
 
 
 def test_missing_label_map_is_noted(made):
-    tree = shown(open_cache(made.cache)[UNLABELLED])
-    assert "no label map" in words(tree)
-    assert "seen labels" not in pictures(tree)
+    tree = rendered(open_cache(made.cache)[UNLABELLED])
+    assert "no label map" in visible_text(tree)
+    assert "seen labels" not in images_by_title(tree)
 
 
 def test_grid_colors_only_masks(made):
     cache = open_cache(made.cache)
-    found = pictures(shown(cache.grid(range(IMAGES), view=CROP)))
+    found = images_by_title(rendered(cache.grid(range(IMAGES), view=CROP)))
     assert list(found) == [f"{FAILED}: failed" if i == FAILED else str(i) for i in range(IMAGES)]
     assert hatched(found[f"{FAILED}: failed"])
     record = cache[0].view(CROP)
@@ -133,8 +148,8 @@ def test_html_in_names_is_escaped(made):
     panel = Panel("<img onerror=x>", cache[0].image)
     figure = Figure.of([panel], heading="<b>", notes=["<i>"], legend={0: "<u>"}, hatched="<s>", warnings=["<p>"])
     for thing in (cache, cache[0], cache[FAILED], cache[0].view(CROP), cache.grid([0]), cache.stats(), figure):
-        tree = shown(thing)
-        assert "&lt;" not in words(tree)
-    assert CLASSES[0] in "".join(words(shown(record)) for record in cache)
+        tree = rendered(thing)
+        assert "&lt;" not in visible_text(tree)
+    assert CLASSES[0] in "".join(visible_text(rendered(record)) for record in cache)
     for text in ("<img onerror=x>", "<b>", "<i>", "<u>", "<s>", "<p>"):
-        assert text in words(shown(figure))
+        assert text in visible_text(rendered(figure))

@@ -1,4 +1,4 @@
-"""Drawn pictures of shapes on grounds with label maps, for tests that need files."""
+"""Images of shapes on a background, with label maps, for tests that need files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ CLASSES = ("sky", "grass", "sand", "disc", "square", "stripe")
 SIDE = 128
 
 
-def draw_pictures(root: Path, counts: dict[str, int], classes: Sequence[str] = CLASSES) -> Path:
-    """A `folder` dataset with so many pictures in each split."""
+def draw_shapes(root: Path, counts: dict[str, int], classes: Sequence[str] = CLASSES) -> Path:
+    """A `folder` dataset with the given number of images per split."""
     generator = np.random.default_rng(0)
-    places = [f"{split}/{number:03}" for split, count in counts.items() for number in range(count)]
-    return draw_folder(root, classes, {place: draw(generator) for place in places})
+    names = [f"{split}/{number:03}" for split, count in counts.items() for number in range(count)]
+    return draw_folder(root, classes, {name: draw_shape_image(generator) for name in names})
 
 
-def draw(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One picture: sky above grass or sand, a disc, a square and a stripe at random places, and noise."""
+def draw_shape_image(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its label map: sky above grass or sand; a disc, a square and a stripe at random positions; noise."""
     y, x = np.mgrid[:SIDE, :SIDE]
     label = np.where(y < generator.integers(40, 90), 0, generator.integers(1, 3)).astype(np.uint8)
     for name in generator.permutation(("disc", "square", "stripe")):
