@@ -1,4 +1,4 @@
-"""Fusion of the masks of all scales into one label map (Algorithm 1; docs/decisions/method.md#selected-centres)."""
+"""Fusion of the masks of all scales into one label map (Algorithm 1; docs/decisions/method.md#selected-centers)."""
 
 import numpy as np
 from jaxtyping import Float, Int
