@@ -1,4 +1,4 @@
-"""What training reads: a dataset with the content of its cache, and single views cropped as the teacher saw them."""
+"""Training data: a dataset with the content of its cache, and single views cropped exactly as the teacher saw them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from trainer.photometric import distort
 from trainer.sampler import Draw
 
 PHOTOMETRIC = 1
-"""Keeps the generators of colour changes apart from those of the sampling order, which share their seed."""
+"""Separates the random streams of color changes from those of the sampling order, which have the same seed."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The dataset, and what its cache holds: views, CLS tokens, fused masks and text features.
+    """A dataset and its cache: views, CLS tokens, fused masks and text features.
 
-    `size` is the student's side in pixels; `origin` is what a checkpoint records about the cache.
+    `size` is the side of the student's input in pixels. `origin` is what a checkpoint records about the cache.
     """
 
     dataset: Dataset
@@ -44,10 +44,10 @@ class TrainingData:
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
-    """Open cache and dataset, and check that they belong together.
+    """Open cache and dataset, and check that they match.
 
     Raises:
-        UserError, UsageError: a missing or unfinished cache, or images that it was not made from.
+        UserError, UsageError: the cache is missing or unfinished, or was made from other images.
 
     """
     if config.cache is None:
@@ -59,11 +59,11 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     root = Path(config.root) if config.root else recorded_root(cache)
     dataset, texts = open_source_dataset(cache, root), cache.texts()
     if not loaded.ok.any():
-        raise UserError(f"{cache.path}: every image failed; see `info` and run `precompute` again")
+        raise UserError(f"{cache.path}: every image failed; see `info`, then rerun `precompute`")
     if not any(label for _, label in loaded.digest):
         raise UserError(
-            f"{cache.path}: no image has a label map, so the seen classes cannot be learnt; add label maps, and run "
-            "`precompute` again into another --cache"
+            f"{cache.path}: no image has a label map, so the seen classes cannot be learned; add label maps, then "
+            "rerun `precompute` with another --cache"
         )
     split = Split(dataset.classes, tuple(cache.mask_attributes(masks)["unseen"]))
     size = config.size or int(cache.fingerprint["clip"]["image_size"])
@@ -81,22 +81,21 @@ def load_training_data(config: TrainConfig) -> TrainingData:
 
 
 class Batch(NamedTuple):
-    """Views as the student sees them, with the seen labels of their pixels (rank among seen classes, or -1).
+    """The student's input, the seen label of each pixel (its rank among seen classes, or -1), and image and view ids.
 
     A tuple, because a DataLoader does not pin the tensors of other classes.
     """
 
     images: UInt8[Tensor, "batch 3 size size"]
-    seen: Int16[Tensor, "batch size size"]
+    label: Int16[Tensor, "batch size size"]
     image: Int[Tensor, "batch"]
     view: Int[Tensor, "batch"]
 
 
 class ViewDataset(TorchDataset):
-    """The cached views of all images that did not fail, cropped from image and label map exactly as the teacher saw
-    them.
+    """The cached views of all images that did not fail: image and label map, cropped exactly as the teacher saw them.
 
-    Given a seed `photometric`, colours change, differently each time; the geometry never does.
+    With a seed `photometric`, colors change differently at each draw. The geometry never changes.
     """
 
     def __init__(
@@ -105,14 +104,14 @@ class ViewDataset(TorchDataset):
         self.dataset, self.size, self.photometric = dataset, size, photometric
         self.split = split
         self.box, self.flip, self.digest = loaded.box, loaded.flip, loaded.digest
-        self._unchanged: set[int] = set()
+        self._verified: set[int] = set()
         self.images: Int[np.ndarray, "ok"] = np.flatnonzero(loaded.ok)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> tuple[UInt8[Tensor, "3 size size"], Tensor, int, int] | UserError:
-        """One view; an unreadable image is returned as the error, to be raised in the training process."""
+        """One view. The error of an unreadable image is returned, so that the training process can raise it."""
         index, view = int(self.images[draw.item]), draw.view
         try:
             image, label = self._read(index)
@@ -124,18 +123,18 @@ class ViewDataset(TorchDataset):
             pixels = distort(pixels, np.random.default_rng((self.photometric, draw.position, PHOTOMETRIC)))
         if label is None:
             return pixels, torch.full((self.size, self.size), IGNORE, dtype=torch.int16), index, view
-        seen = self.split.seen_target(crop_label(label, geometry, self.size))
-        return pixels, torch.from_numpy(seen), index, view
+        target = self.split.seen_target(crop_label(label, geometry, self.size))
+        return pixels, torch.from_numpy(target), index, view
 
     def _read(self, index: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"] | None]:
-        """Read an image and its label map; their hashes are compared once per process and image, in the same read."""
-        if index in self._unchanged:
+        """Read an image and its label map, and compare their hashes the first time this process reads them."""
+        if index in self._verified:
             return self.dataset.load(index)
         image, label, _ = read_unchanged(self.dataset, index, self.digest[index])
-        self._unchanged.add(index)
+        self._verified.add(index)
         return image, label
 
     def check_unchanged(self, index: int) -> None:
         """Raise UserError if an image or its label map differs from what was cached."""
         check_unchanged(self.dataset, index, self.digest[index])
-        self._unchanged.add(index)
+        self._verified.add(index)

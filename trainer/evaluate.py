@@ -130,7 +130,7 @@ def pick_gamma(segmenter: Segmenter, images: Dataset, progress: Progress = ignor
         found, target = segmenter(image), rank[label]
         known = target != VOID
         # from this position of the grid on, an unseen class wins
-        flip = np.searchsorted(GRID, -found.lead[known], side="right")
+        flip = np.searchsorted(GRID, -found.margin[known], side="right")
         target, ours = target[known], rank[found.labelled[known]]
         hit = ours == target
         for counts, rows, flips in ((true, target, flip), (predicted, ours, flip), (hits, ours[hit], flip[hit])):

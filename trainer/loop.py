@@ -1,4 +1,4 @@
-"""The training loop, to be read top to bottom: cache -> batches -> student -> losses -> checkpoint."""
+"""The training loop, readable top to bottom: cache -> batches -> student -> losses -> checkpoint."""
 
 import json
 import math
@@ -35,8 +35,8 @@ from trainer.sampler import Stream
 from trainer.students.network import StudentNetwork, check_size, parameter_groups
 from trainer.teacher import CachedTeacher, TeacherSource, teacher_targets
 
-CHECKED = 16
-"""Images whose hashes are compared at the start; all others are compared when they are first decoded."""
+NUM_CHECKED = 16
+"""How many images are hashed and compared with the cache at the start; the others are when they are first decoded."""
 
 
 def train(
@@ -48,21 +48,21 @@ def train(
     teacher: TeacherSource | None = None,
     log: Log = ignore,
 ) -> dict[str, float]:
-    """Train a student into the folder `out`: config.json, log.jsonl and step_N/. One process at a time may do so.
+    """Train a student and write config.json, log.jsonl and step_N/ into the folder `out`, which is locked meanwhile.
 
-    With several `config.devices` that many processes train, and this one watches them.
+    With `config.devices` > 1, that many processes train and this one watches them.
 
     Args:
         config: the settings.
         out: the run's folder.
-        resume: continue from the newest checkpoint, bit for bit on CPU.
-        strict: compare all images with the cache before the first update, instead of a sample.
+        resume: continue from the newest checkpoint, bit for bit on a CPU.
+        strict: compare all images with the cache before the first update, not just a sample.
         on_update: receives the losses of every update.
         teacher: replaces the cache as the source of CLS tokens and pseudo labels.
-        log: receives a line if a damaged log was repaired.
+        log: receives a message if a damaged log was repaired.
 
     Returns:
-        The last update's losses, and the most memory held (`peak_bytes`).
+        The losses of the last update, and the peak memory (`peak_bytes`).
 
     Raises:
         UserError: `out` holds another run, or a loss is not finite.
@@ -70,15 +70,15 @@ def train(
 
     """
     if teacher and config.devices > 1:
-        raise UsageError(f"--online: trains in one process; leave --devices {config.devices} out")
+        raise UsageError(f"--online: trains in one process; omit --devices {config.devices}")
     check_processes(config)
     with exclusive_run(out):
         if resume:
             if not checkpoint.checkpoints(out):
-                raise UserError(f"--resume: nothing was saved in {out} yet; leave --resume out to start from scratch")
+                raise UserError(f"--resume: no checkpoint in {out} yet; omit --resume to start from scratch")
             repair_log(out / LOG, log)
         elif checkpoint.checkpoints(out):
-            raise UsageError(f"--out {out}: holds a trained run; pass --resume to continue it, or another --out")
+            raise UsageError(f"--out {out}: contains a trained run; pass --resume to continue it, or another --out")
         if config.devices == 1:
             return train_rank(config, out, resume, strict, on_update, interruptible(), teacher)
         device, arguments = resolve_device(config.device), (config, out, resume, strict)
@@ -94,33 +94,33 @@ def train_rank(
     interrupts: AbstractContextManager[Callable[[], bool]],
     teacher: TeacherSource | None = None,
 ) -> dict[str, float]:
-    """Train as one of `config.devices` processes; only the one of rank 0 writes. See `train`."""
+    """Train as one of `config.devices` processes, of which only rank 0 writes files. See `train`."""
     data = load_training_data(config)
     torch.manual_seed(config.seed)
     fabric = _fabric(config)
-    learner, optimizer, peaks = _learner(fabric, config, data)
+    learner, optimizer, peak_lrs = _learner(fabric, config, data)
     seed_rank(config.seed)
     card = checkpoint.card_of(config, data.split, data.size, {**data.origin, checkpoint.ONLINE: teacher is not None})
     step = restore(out, learner.module, optimizer, card) if resume else 0
-    saver = Saver(out, learner.module, optimizer, torch.from_numpy(data.texts.features), card)
+    saver = CheckpointSaver(out, learner.module, optimizer, torch.from_numpy(data.texts.features), card)
     teacher = teacher or CachedTeacher(data.loaded)
     views = _checked_views(config, data, strict)
     stream = Stream(len(views), data.loaded.cls.shape[1], config.batch_size, config.seed)
 
-    first, start, line = step, time.perf_counter(), {}
+    first_step, start, line = step, time.perf_counter(), {}
 
     def save_progress() -> Path | None:
-        return saver.save(step) if step > first else None
+        return saver.save(step) if step > first_step else None
 
     learner.train()
     with _open_log(config, out, step) as log, interrupts as interrupted:
-        ahead = batches(views, stream, step, config.iterations, config.workers)
-        for batch in _saving_on_error(ahead, out, save_progress):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * schedule(step, config)
+        loader = batches(views, stream, step, config.iterations, config.workers)
+        for batch in _save_on_error(loader, out, save_progress):
+            for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
+                group["lr"] = peak_lr * schedule(step, config)
             targets = teacher_targets(teacher, batch, len(data.split.seen), fabric.device)
             terms = learner(batch.images.to(fabric.device, non_blocking=True), lambda targets=targets: targets)
-            # read back together: reading each by itself would stall a GPU
+            # one transfer for all terms: each transfer stalls a GPU
             losses = dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist(), strict=True))
             _check_finite(losses, batch, step + 1, saver)
             optimizer.zero_grad()
@@ -147,14 +147,14 @@ def train_rank(
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Factor on the learning rates at update `step` (from 0): polynomial decay times a linear warm-up."""
+    """Learning rate factor of update `step` (from 0): polynomial decay times linear warm-up."""
     decay = (1 - step / config.iterations) ** config.poly_power
-    warm = config.warmup_updates
-    return decay * ((step + 1) / warm if step < warm else 1.0)
+    warmup = config.warmup_updates
+    return decay * ((step + 1) / warmup if step < warmup else 1.0)
 
 
 class Learner(nn.Module):
-    """Student and loss as one module, so that Fabric wraps both."""
+    """Student and loss in one module, so that Fabric wraps both."""
 
     def __init__(self, config: TrainConfig, data: TrainingData) -> None:
         super().__init__()
@@ -165,11 +165,11 @@ class Learner(nn.Module):
         self.loss = TeacherLoss(config, text[data.split.seen_index])
 
     def forward(
-        self, images: UInt8[Tensor, "own 3 size size"], targets: Callable[[], TeacherTargets]
+        self, images: UInt8[Tensor, "local 3 size size"], targets: Callable[[], TeacherTargets]
     ) -> dict[str, Tensor]:
-        """The loss terms of a batch, in float32 whatever the student computes in.
+        """The loss terms of a batch, in float32 whatever the student's precision.
 
-        The teacher's `targets` come as a call: Fabric would round its CLS tokens to the student's precision.
+        `targets` is a function because Fabric would cast CLS tokens in a tensor argument to the student's precision.
         """
         features = self.network(images)
         with torch.autocast(features.device.type, enabled=False):
@@ -177,8 +177,8 @@ class Learner(nn.Module):
 
 
 @dataclass(frozen=True)
-class Saver:
-    """Saves the state of a training: all processes take part, and the one of rank 0 writes."""
+class CheckpointSaver:
+    """Saves checkpoints. All processes call it, and rank 0 writes."""
 
     out: Path
     learner: Any
@@ -187,7 +187,7 @@ class Saver:
     card: Mapping[str, Any]
 
     def save(self, step: int, failure: Mapping[str, Any] | None = None) -> Path | None:
-        """Write the checkpoint of an update, or what explains a `failure`; returns its folder, on rank 0 only."""
+        """Write a checkpoint, or the state that explains a `failure`. Returns its folder on rank 0, else None."""
         card, kind = (
             (self.card, checkpoint.STEP) if failure is None else ({**self.card, "failed": failure}, checkpoint.FAILED)
         )
@@ -198,41 +198,41 @@ class Saver:
         return folder
 
 
-def not_finite(losses: Mapping[str, float]) -> str | None:
-    """The last term that is not finite, if any: `total` and `pixel` come before the terms they consist of."""
-    bad = [name for name, value in losses.items() if name != "entropy" and not math.isfinite(value)]
-    return bad[-1] if bad else None
+def nonfinite_term(losses: Mapping[str, float]) -> str | None:
+    """The last term that is not finite, if any: the sums `total` and `pixel` come before their terms."""
+    terms = [name for name, value in losses.items() if name != "entropy" and not math.isfinite(value)]
+    return terms[-1] if terms else None
 
 
-def _check_finite(losses: Mapping[str, float], batch: Batch, step: int, saver: Saver) -> None:
-    bad = not_finite(losses)
-    if not ranks.any_rank(bad is not None):
+def _check_finite(losses: Mapping[str, float], batch: Batch, step: int, saver: CheckpointSaver) -> None:
+    term = nonfinite_term(losses)
+    if not ranks.any_rank(term is not None):
         return
-    term = bad or "another process's"
+    term = term or "another process's"
     failure: dict[str, Any] = {"term": term, "losses": {name: str(value) for name, value in losses.items()}}
     failure |= {name: ranks.all_gather(getattr(batch, name)).tolist() for name in ("image", "view")}
     raise UserError(
         f"update {step}: the loss is not finite (term: {term}); weights and batch are kept in "
-        f"{saver.save(step, failure)}; lower --lr in the config, or use 32-true"
+        f"{saver.save(step, failure)}; lower --lr, or set precision to 32-true in --config"
     )
 
 
-def _saving_on_error(ahead: Iterator[Batch], out: Path, save: Callable[[], Path | None]) -> Iterator[Batch]:
-    """The batches; if reading one fails, the current state is saved before the error is raised.
+def _save_on_error(loader: Iterator[Batch], out: Path, save: Callable[[], Path | None]) -> Iterator[Batch]:
+    """Yield the batches. If reading one fails, save the current state before raising the error.
 
-    With several processes nothing is saved: the others do not learn of the error in time, and saving needs all.
+    With several processes nothing is saved: saving needs all of them, and the others do not learn of the error in time.
     """
     try:
-        yield from ahead
+        yield from loader
     except UserError as error:
-        if ranks.world_size() > 1 or not (kept := save()):
+        if ranks.world_size() > 1 or not (saved := save()):
             raise
-        raise type(error)(f"{error}; {kept.name} is saved, resume with `train --out {out} --resume`") from None
+        raise type(error)(f"{error}; {saved.name} is saved, resume with `train --out {out} --resume`") from None
 
 
 @contextmanager
 def _open_log(config: TrainConfig, out: Path, step: int) -> Iterator[TextIO | None]:
-    """Save the config and open the log, on rank 0 only; a full disk within becomes an error of one line."""
+    """Save the config and open the log, on rank 0 only. A full disk is reported as a one-line error."""
     with disk_errors(out, lambda: full_disk_advice(out)):
         if ranks.rank():
             yield None
@@ -243,37 +243,39 @@ def _open_log(config: TrainConfig, out: Path, step: int) -> Iterator[TextIO | No
 
 
 def _checked_views(config: TrainConfig, data: TrainingData, strict: bool) -> ViewDataset:
-    """The views, after comparing a sample of the images with the cache, or all if `strict`; processes share this."""
+    """The dataset of views, after comparing images with the cache: all if `strict`, else a sample."""
     photometric = config.seed if config.photometric else None
     views = ViewDataset(data.dataset, data.split, data.loaded, data.size, photometric)
-    checked = views.images if strict else views.images[:: max(1, len(views) // CHECKED)]
+    checked = views.images if strict else views.images[:: max(1, len(views) // NUM_CHECKED)]
     for index in checked[ranks.rank() :: ranks.world_size()]:
         views.check_unchanged(int(index))
     return views
 
 
 def _learner(fabric: Fabric, config: TrainConfig, data: TrainingData) -> tuple[Any, Any, list[float]]:
-    """Student and optimiser on the device, and the peak learning rate of each parameter group."""
+    """Student with loss and optimizer on the device, and the peak learning rate of each parameter group."""
     learner: Any = Learner(config, data)
     if ranks.world_size() > 1 and fabric.device.type == "cuda":
         learner = convert_sync_batchnorm(learner)
     encoder = learner.network.network.encoder
     groups = parameter_groups(learner, config.lr, config.head_lr, config.weight_decay, slow=encoder)
-    peaks = [group["lr"] for group in groups]
-    return *fabric.setup(learner, torch.optim.AdamW(groups)), peaks
+    peak_lrs = [group["lr"] for group in groups]
+    return *fabric.setup(learner, torch.optim.AdamW(groups)), peak_lrs
 
 
 def _fabric(config: TrainConfig) -> Fabric:
     device = resolve_device(config.device)
-    kind = device.type
-    auto = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    precision = auto if config.precision == "auto" else config.precision
+    on_gpu = device.type == "cuda"
+    precision = config.precision
+    if precision == "auto":
+        has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if has_bf16 else "32-true"
     if ranks.world_size() == 1:
-        devices = [device.index] if device.index is not None and kind == "cuda" else 1
-        return Fabric(accelerator=kind, devices=devices, precision=precision)
-    # LightningEnvironment: `launch_ranks` started these processes, whatever a cluster's own variables say.
+        devices = [device.index] if on_gpu and device.index is not None else 1
+        return Fabric(accelerator=device.type, devices=devices, precision=precision)
+    # LightningEnvironment: `launch_ranks` started these processes, even if a cluster's variables suggest otherwise.
     # find_unused_parameters: a batch without any label leaves the adapter out of the loss.
     strategy = DDPStrategy(cluster_environment=LightningEnvironment(), find_unused_parameters=True)
-    fabric = Fabric(accelerator=kind, devices=ranks.world_size(), strategy=strategy, precision=precision)
+    fabric = Fabric(accelerator=device.type, devices=ranks.world_size(), strategy=strategy, precision=precision)
     fabric.launch()
     return fabric

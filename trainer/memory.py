@@ -25,12 +25,12 @@ PSEUDO_LABELS = 32
 CE_TENSORS, NEL_TENSORS = 4, 9
 """Tensors of the size of the logits alive at once in one image's cross-entropy; focal and dice, on seen channels."""
 PIXEL_BYTES = 5
-"""Per pixel: its decoded colours and its label."""
+"""Per pixel: its decoded colors and its label."""
 AHEAD = 2
 """Batches that each decoding process keeps ready: PyTorch's prefetch factor."""
 SHARED = Path("/dev/shm")
 """Where decoding processes pass batches on, on Linux; Docker's default is 64 MiB."""
-SHARED_CURE = "enlarge it (docker run --shm-size 1g), or pass --workers 0 or a smaller --batch-size"
+SHM_ADVICE = "enlarge it (docker run --shm-size 1g), or pass --workers 0 or a smaller --batch-size"
 PROCESS_BYTES = 100 * 2**20
 """The least that a process takes after importing PyTorch."""
 PIXEL_KEPT = 2**16
@@ -130,7 +130,7 @@ def _check_shared(config: TrainConfig, size: int) -> None:
     if there.total and need > there.free:  # one without a limit reports a total of 0
         raise UserError(
             f"{SHARED}: has {there.free / 2**20:.1f} MiB free, and decoding processes need {need / 2**20:.1f} MiB "
-            f"there for batches; {SHARED_CURE}"
+            f"there for batches; {SHM_ADVICE}"
         )
 
 

@@ -19,7 +19,7 @@ FREE_TO_CHANGE = {"device", "devices", "workers", "log_every", "checkpoint_every
 
 
 def resume_state(learner: Any, optimizer: Any) -> dict[str, Tensor]:
-    """The state of loss (bank, adapter), optimiser and random numbers, as named tensors: no pickle.
+    """The state of loss (bank, adapter), optimizer and random numbers, as named tensors: no pickle.
 
     The random states of all processes follow one another; everything else is the same in all of them.
     """
@@ -103,5 +103,5 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unwrapped(optimizer: Any) -> Any:
-    # Fabric wraps the optimiser
+    # Fabric wraps the optimizer
     return getattr(optimizer, "optimizer", optimizer)

@@ -1,4 +1,4 @@
-"""What a segmenter is: the classes it chooses from, and its answer for an image, from which every gamma follows."""
+"""The interface of a segmenter: its vocabulary, and a prediction for an image that serves every gamma."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from data_cache.splits import Split
 
-CLASSES_AT_ONCE = 16
+CLASS_CHUNK = 16
+"""Classes resized at a time: all classes of COCO at a photo's own size would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Vocabulary:
         split: the names, and which of them metrics count as seen and unseen.
         text: one feature per name.
         labelled: which names had labels in training; gamma is added to the others. On the training dataset these are
-            the seen classes, on another one those with the same meaning (`data_cache.splits.labelled_in_training`).
+            the seen classes, on another dataset those with the same meaning (`data_cache.splits.labelled_in_training`).
 
     """
 
@@ -32,25 +33,25 @@ class Vocabulary:
 
     @property
     def transferred(self) -> bool:
-        """Whether seen and labelled differ, as they do for the names of another dataset than the training's."""
+        """Whether labelled classes differ from seen classes, as on a dataset other than the training dataset."""
         return not np.array_equal(self.labelled, self.split.is_seen)
 
 
 @dataclass(frozen=True)
 class TopSeenUnseen:
-    """Two class ids per pixel and the lead (logit minus logit) of the unlabelled one; infinite if one kind is missing.
+    """For each pixel the best labelled and the best unlabelled class, and the margin of the latter's logit.
 
-    Gamma is added to the logits of all classes without labels in training alike, so it never changes which of them is
-    the best: one prediction serves every gamma.
+    Gamma is added to the logits of all unlabelled classes alike, so it never changes which of them is the best: one
+    prediction serves every gamma. The margin is infinite if all classes are of one kind.
     """
 
     labelled: Int[np.ndarray, "height width"]
     unlabelled: Int[np.ndarray, "height width"]
-    lead: Float[np.ndarray, "height width"]
+    margin: Float[np.ndarray, "height width"]
 
     def at(self, gamma: float) -> Int[np.ndarray, "height width"]:
-        """The class of the greatest logit once gamma is added to those of the unlabelled classes."""
-        return np.where(self.lead + gamma > 0, self.unlabelled, self.labelled)
+        """The class with the greatest logit after gamma is added to the unlabelled classes."""
+        return np.where(self.margin + gamma > 0, self.unlabelled, self.labelled)
 
 
 class Segmenter(Protocol):
@@ -58,31 +59,30 @@ class Segmenter(Protocol):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The classes it chooses from."""
+        """The classes to choose from."""
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> TopSeenUnseen:
-        """The best labelled and the best unlabelled class at the image's own pixels."""
+        """Predict at the image's own resolution."""
 
 
 @torch.inference_mode()
 def top_seen_unseen(
     logits: Float[Tensor, "class y x"], labelled: Bool[np.ndarray, "class"], size: tuple[int, int]
 ) -> TopSeenUnseen:
-    """The best class of each kind at each of `size` pixels, with the logits resized bilinearly."""
-    seen, seen_logit = _best(logits, np.flatnonzero(labelled), size)
-    unseen, unseen_logit = _best(logits, np.flatnonzero(~labelled), size)
+    """The best class of each kind at each pixel, after resizing the logits bilinearly to `size`."""
+    seen, seen_logit = _best_class(logits, np.flatnonzero(labelled), size)
+    unseen, unseen_logit = _best_class(logits, np.flatnonzero(~labelled), size)
     return TopSeenUnseen(seen.cpu().numpy(), unseen.cpu().numpy(), (unseen_logit - seen_logit).cpu().numpy())
 
 
-def _best(
+def _best_class(
     logits: Float[Tensor, "class y x"], ids: Int[np.ndarray, "id"], size: tuple[int, int]
 ) -> tuple[Int[Tensor, "height width"], Float[Tensor, "height width"]]:
-    best = torch.full(size, -torch.inf, device=logits.device)
-    winner = torch.zeros(size, dtype=torch.long, device=logits.device)
-    # a few classes at a time: all of COCO's at a photo's own size would be gigabytes
-    for start in range(0, len(ids), CLASSES_AT_ONCE):
-        some = torch.from_numpy(ids[start : start + CLASSES_AT_ONCE]).to(logits.device)
-        value, index = F.interpolate(logits[some][None], size, mode="bilinear", align_corners=False)[0].max(dim=0)
-        better = value > best
-        best, winner = torch.where(better, value, best), torch.where(better, some[index], winner)
-    return winner, best
+    best_logit = torch.full(size, -torch.inf, device=logits.device)
+    best_class = torch.zeros(size, dtype=torch.long, device=logits.device)
+    for start in range(0, len(ids), CLASS_CHUNK):
+        chunk = torch.from_numpy(ids[start : start + CLASS_CHUNK]).to(logits.device)
+        logit, index = F.interpolate(logits[chunk][None], size, mode="bilinear", align_corners=False)[0].max(dim=0)
+        better = logit > best_logit
+        best_logit, best_class = torch.where(better, logit, best_logit), torch.where(better, chunk[index], best_class)
+    return best_class, best_logit

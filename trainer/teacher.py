@@ -1,4 +1,4 @@
-"""The teacher's part of a batch: CLS tokens and pseudo labels, from the cache or from a live CLIP."""
+"""The teacher's outputs for a batch, CLS tokens and pseudo labels, from the cache or from a live CLIP."""
 
 from typing import Protocol
 
@@ -17,18 +17,18 @@ CPU = torch.device("cpu")
 
 
 class TeacherSource(Protocol):
-    """What stands in for CLIP during training: the cache, or a live teacher behind the same call."""
+    """Provides the teacher's outputs during training: from the cache, or from a live CLIP."""
 
     def __call__(
         self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
     ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
-        """CLS tokens and fused labels of views, the labels with the reserved value where a token is not ignored."""
+        """CLS tokens and fused labels of views. Tokens that are not ignored have the reserved label."""
 
 
 class CachedTeacher:
-    """Reads CLS tokens and fused labels of views from memory, in the training process alone.
+    """Reads CLS tokens and fused labels from memory.
 
-    Decoding processes never use it: when forked, they share its pages and never touch them.
+    Only the training process calls it: forked decoding processes share its pages but never touch them.
     """
 
     def __init__(self, loaded: Loaded) -> None:
@@ -37,28 +37,28 @@ class CachedTeacher:
     def __call__(
         self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
     ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
-        """What stage 1 stored."""
+        """CLS tokens and fused labels as stage 1 stored them."""
         return self._loaded.cls[image, view], self._loaded.label[image, view]
 
 
-def teacher_targets(teacher: TeacherSource, batch: Batch, seen: int, device: torch.device = CPU) -> TeacherTargets:
-    """A teacher's CLS tokens and the joint pixel targets of a batch, on a device; `seen` counts the seen classes."""
-    cls, labels = teacher(batch.image.numpy(), batch.view.numpy())
-    pseudo = torch.from_numpy(_signed(labels)).to(device)
-    tokens = torch.from_numpy(cls.astype(np.float32)).to(device)
-    label, image = (part.to(device, non_blocking=True) for part in (batch.seen, batch.image))
-    return TeacherTargets(tokens, joint_target(label, pseudo, seen), image)
+def teacher_targets(teacher: TeacherSource, batch: Batch, num_seen: int, device: torch.device = CPU) -> TeacherTargets:
+    """The CLS tokens and pixel targets of a batch on a device, given the number of seen classes."""
+    cls, pseudo_label = teacher(batch.image.numpy(), batch.view.numpy())
+    pseudo_label = torch.from_numpy(_signed(pseudo_label)).to(device)
+    cls = torch.from_numpy(cls.astype(np.float32)).to(device)
+    label, image = (tensor.to(device, non_blocking=True) for tensor in (batch.label, batch.image))
+    return TeacherTargets(cls, joint_target(label, pseudo_label, num_seen), image)
 
 
 def joint_target(
-    label: Int[Tensor, "batch height width"], pseudo: Int[Tensor, "batch y x"], seen: int
+    label: Int[Tensor, "batch height width"], pseudo_label: Int[Tensor, "batch y x"], num_seen: int
 ) -> Int[Tensor, "batch height width"]:
-    """The seen label where a pixel has one, else K + the pseudo label of its (nearest) token, else -1."""
+    """Eq. 6: a pixel's seen label if it has one, else K + the pseudo label of its nearest token, else -1."""
     height, width = label.shape[1:]
-    rows = torch.arange(height, device=label.device) * pseudo.shape[1] // height
-    columns = torch.arange(width, device=label.device) * pseudo.shape[2] // width
-    nearest = pseudo[:, rows[:, None], columns]
-    nearest = torch.where(nearest == IGNORE, IGNORE, nearest + seen)
+    rows = torch.arange(height, device=label.device) * pseudo_label.shape[1] // height
+    columns = torch.arange(width, device=label.device) * pseudo_label.shape[2] // width
+    nearest = pseudo_label[:, rows[:, None], columns]
+    nearest = torch.where(nearest == IGNORE, IGNORE, nearest + num_seen)
     return torch.where(label == IGNORE, nearest, label)
 
 

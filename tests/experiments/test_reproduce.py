@@ -199,7 +199,7 @@ Journal.commit = lambda s, *a: die() if s._array.path == "masks/default/journal"
     + """
 from trainer import loop
 calls = []
-loop.not_finite = lambda losses: calls.append(1) or (die() if len(calls) == 4 else None)
+loop.nonfinite_term = lambda losses: calls.append(1) or (die() if len(calls) == 4 else None)
 """,
     "evaluate": KILL + "import trainer.metrics as m\nm.ConfusionMatrix.update = die\n",
 }

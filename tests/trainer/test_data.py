@@ -1,4 +1,4 @@
-"""What a training step reads: targets, order, replayed views, the cached teacher."""
+"""The input of a training step: targets, sampling order, replayed views, the cached teacher."""
 
 import pickle
 from types import SimpleNamespace
@@ -27,8 +27,8 @@ from trainer.teacher import CachedTeacher, joint_target, teacher_targets
 SEEN = 3
 
 
-def at(item: int, view: int = 0, place: int = 0) -> Draw:
-    return Draw(item, view, place)
+def draw(item: int, view: int = 0, position: int = 0) -> Draw:
+    return Draw(item, view, position)
 
 
 @given(
@@ -37,19 +37,19 @@ def at(item: int, view: int = 0, place: int = 0) -> Draw:
     grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),
 )
 @settings(max_examples=50, deadline=None)
-def test_a_pixel_has_its_seen_label_else_the_pseudo_label_of_its_token_else_none(seed, size, grid):
+def test_pixel_targets_are_seen_labels_else_pseudo_labels_else_ignored(seed, size, grid):
     rng = np.random.default_rng(seed)
     seen, pseudo = rng.integers(-1, SEEN, (2, *size)), rng.integers(-1, 4, (2, *grid))
-    found = joint_target(torch.tensor(seen), torch.tensor(pseudo), SEEN).numpy()
+    target = joint_target(torch.tensor(seen), torch.tensor(pseudo), SEEN).numpy()
     for b, y, x in np.ndindex(seen.shape):
         token = pseudo[b, y * grid[0] // size[0], x * grid[1] // size[1]]
         expected = seen[b, y, x] if seen[b, y, x] >= 0 else (SEEN + token if token >= 0 else -1)
-        assert found[b, y, x] == expected
+        assert target[b, y, x] == expected
 
 
 @given(items=st.integers(1, 20), batch=st.integers(1, 7), seed=st.integers(0, 1000))
 @settings(max_examples=50, deadline=None)
-def test_each_item_comes_once_an_epoch(items, batch, seed):
+def test_each_item_is_drawn_once_per_epoch(items, batch, seed):
     stream = Stream(items, 1, batch, seed)
     order = [draw.item for step in range(items * 3) for draw in stream.batch(step)]
     assert all(len(stream.batch(step)) == batch for step in range(3))
@@ -57,15 +57,15 @@ def test_each_item_comes_once_an_epoch(items, batch, seed):
         assert sorted(order[epoch * items : (epoch + 1) * items]) == list(range(items))
 
 
-def test_order_depends_on_seed_and_step_alone():
+def test_order_depends_only_on_seed_and_step():
     stream = Stream(50, 1, 8, 3)
-    late = stream.batch(17)
-    assert [stream.batch(step) for step in (3, 17, 0)][1] == late == Stream(50, 1, 8, 3).batch(17)
-    assert Stream(50, 1, 8, 4).batch(17) != late
+    batch = stream.batch(17)
+    assert [stream.batch(step) for step in (3, 17, 0)][1] == batch == Stream(50, 1, 8, 3).batch(17)
+    assert Stream(50, 1, 8, 4).batch(17) != batch
     assert stream.batch(0) != Stream(50, 1, 50, 3).batch(1)[:8]
 
 
-def test_epochs_have_orders_of_their_own():
+def test_each_epoch_has_a_new_order():
     stream = Stream(30, 1, 30, 0)
     first, second = ([draw.item for draw in stream.batch(step)] for step in (0, 1))
     assert first != second
@@ -77,23 +77,23 @@ def data(world):
     return dataset, make_split("folder", dataset.classes, UNSEEN), Cache(world.cache).load("default")
 
 
-def failing(loaded: Loaded, *indices: int) -> Loaded:
+def with_failed(loaded: Loaded, *indices: int) -> Loaded:
     ok = loaded.ok.copy()
     ok[list(indices)] = False
     return Loaded(**(vars(loaded) | {"ok": ok}))
 
 
-def test_batches_resumed_at_a_step_are_the_tail_of_the_whole(data):
+def test_batches_resumed_at_a_step_continue_the_same_sequence(data):
     views = ViewDataset(*data, 32)
     stream = Stream(len(views), 1, 3, 1)
-    whole, tail = list(batches(views, stream, 0, 6, 0)), list(batches(views, stream, 4, 6, 0))
-    assert (len(whole), len(tail)) == (6, 2)
-    for one, other in zip(whole[4:], tail, strict=True):
-        for name in ("images", "seen", "image", "view"):
-            assert torch.equal(getattr(one, name), getattr(other, name))
+    complete, resumed = list(batches(views, stream, 0, 6, 0)), list(batches(views, stream, 4, 6, 0))
+    assert (len(complete), len(resumed)) == (6, 2)
+    for expected, batch in zip(complete[4:], resumed, strict=True):
+        for tensor, other in zip(expected, batch, strict=True):
+            assert torch.equal(tensor, other)
 
 
-def test_worker_processes_give_the_same_batches(data):
+def test_decoding_processes_yield_the_same_batches(data):
     views = ViewDataset(*data, 32)
     stream = Stream(len(views), 1, 4, 1)
     for one, other in zip(batches(views, stream, 0, 3, 0), batches(views, stream, 0, 3, 2), strict=True):
@@ -103,57 +103,57 @@ def test_worker_processes_give_the_same_batches(data):
 
 def test_failed_images_are_skipped_and_indices_stay_aligned(data):
     dataset, split, loaded = data
-    views = ViewDataset(dataset, split, failing(loaded, 0, 3), 32)
-    assert [views[at(item)][2] for item in range(len(views))] == [1, 2, 4, 5, 6, 7]
-    pixels, _, index, view = views[at(1)]
+    views = ViewDataset(dataset, split, with_failed(loaded, 0, 3), 32)
+    assert [views[draw(item)][2] for item in range(len(views))] == [1, 2, 4, 5, 6, 7]
+    pixels, _, index, view = views[draw(1)]
     expected = Image.fromarray(dataset.image(2)).resize((32, 32), Image.Resampling.BICUBIC)
     assert (index, view) == (2, 0)
-    # Pillow resamples by the same filter and rounds otherwise
+    # Pillow uses the same filter but rounds differently
     np.testing.assert_allclose(pixels.permute(1, 2, 0).numpy(), np.array(expected), atol=2)
 
 
-def test_seen_labels_are_ranks_among_seen_classes_and_all_else_is_unlabelled(data):
+def test_labels_are_ranks_among_seen_classes_and_all_others_are_unlabelled(data):
     dataset, split, loaded = data
     # cow and house are hidden; sky, grass and road keep their order
     rank = {0: 0, 1: 1, 2: 2, 3: -1, 4: -1, 255: -1}
     views = ViewDataset(dataset, split, loaded, 64)
     label = dataset.label(0)
     assert label.shape == (64, 64)
-    np.testing.assert_array_equal(views[at(0)][1].numpy(), np.vectorize(rank.get)(label))
+    np.testing.assert_array_equal(views[draw(0)][1].numpy(), np.vectorize(rank.get)(label))
 
 
 def test_hiding_the_first_class_shifts_the_ranks_of_the_others(data):
     dataset, _, loaded = data
     views = ViewDataset(dataset, make_split("folder", dataset.classes, "sky,road"), loaded, 64)
     rank = {0: -1, 1: 0, 2: -1, 3: 1, 4: 2, 255: -1}
-    np.testing.assert_array_equal(views[at(0)][1].numpy(), np.vectorize(rank.get)(dataset.label(0)))
+    np.testing.assert_array_equal(views[draw(0)][1].numpy(), np.vectorize(rank.get)(dataset.label(0)))
 
 
 def test_an_image_without_a_label_map_is_unlabelled_everywhere(tmp_path, data):
-    root = draw_scenes(tmp_path / "photographs")
+    root = draw_scenes(tmp_path / "dataset")
     (root / "labels/1.png").unlink()
     dataset, (_, split, loaded) = open_dataset("folder", root, "train"), data
     digest = [dataset.digest(index) for index in range(len(dataset))]
     views = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"digest": digest})), 32)
-    assert (views[at(1)][1] == -1).all()
-    assert (views[at(0)][1] >= 0).any()
+    assert (views[draw(1)][1] == -1).all()
+    assert (views[draw(0)][1] >= 0).any()
 
 
-def test_a_flipped_crop_is_replayed_on_image_and_label_alike(data):
+def test_a_flipped_crop_is_replayed_on_image_and_label(data):
     dataset, split, loaded = data
     box, flip = loaded.box.copy(), loaded.flip.copy()
     box[0, 0], flip[0, 0] = (8, 16, 40, 48), True
-    pixels, seen, _, _ = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[at(0)]
+    pixels, seen, _, _ = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[draw(0)]
     image, label = dataset.load(0)
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image[8:40, 16:48][:, ::-1])
     np.testing.assert_array_equal(seen.numpy(), np.where(label < 3, label.astype(int), -1)[8:40, 16:48][:, ::-1])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_vanished_is_told_in_one_line(tmp_path, data, workers):
-    root = draw_scenes(tmp_path / "photographs")
+def test_an_unreadable_image_is_reported_in_one_line(tmp_path, data, workers):
+    root = draw_scenes(tmp_path / "dataset")
     dataset = open_dataset("folder", root, "train")
-    (root / "images/2.png").write_bytes(b"no picture")
+    (root / "images/2.png").write_bytes(b"not an image")
     views = ViewDataset(dataset, *data[1:], 32)
     with pytest.raises(UserError, match=r"2\.png") as error:
         list(batches(views, Stream(8, 1, 8, 0), 0, 1, workers))
@@ -165,14 +165,14 @@ def test_cached_teacher_returns_the_stored_cls_tokens_exactly(world, data):
     stored = Cache(world.cache).group["cls"][:]
     image = torch.tensor([5, 0, 5])
     batch = Batch(torch.zeros(3, 3, 64, 64), torch.full((3, 64, 64), -1), image, torch.zeros(3, dtype=torch.long))
-    found = teacher_targets(CachedTeacher(loaded), batch, SEEN)
-    assert found.cls.dtype == torch.float32
-    np.testing.assert_array_equal(found.cls.numpy(), stored[[5, 0, 5], 0].astype(np.float32))
-    assert torch.equal(found.image, image)
+    targets = teacher_targets(CachedTeacher(loaded), batch, SEEN)
+    assert targets.cls.dtype == torch.float32
+    np.testing.assert_array_equal(targets.cls.numpy(), stored[[5, 0, 5], 0].astype(np.float32))
+    assert torch.equal(targets.image, image)
 
 
 @pytest.mark.parametrize(("dtype", "reserved"), [("uint8", 255), ("uint16", 65535)])
-def test_cached_teacher_reads_pseudo_labels_of_either_width(dtype, reserved):
+def test_cached_teacher_reads_pseudo_labels_of_either_dtype(dtype, reserved):
     label = np.array([[[[0, 254], [reserved, 1]]]], dtype)
     loaded = SimpleNamespace(cls=np.zeros((1, 1, 2), np.float16), label=label)
     batch = Batch(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), -1), torch.tensor([0]), torch.tensor([0]))
@@ -180,50 +180,50 @@ def test_cached_teacher_reads_pseudo_labels_of_either_width(dtype, reserved):
     assert target.tolist() == [[[SEEN, SEEN + 254], [-1, SEEN + 1]]]
 
 
-def test_an_image_comes_as_each_of_its_views_over_time_and_always_once_an_epoch():
+def test_each_image_is_drawn_once_per_epoch_in_a_random_view():
     stream = Stream(40, 4, 40, 0)
     epochs = [stream.batch(step) for step in range(12)]
     for epoch in epochs:
         assert sorted(draw.item for draw in epoch) == list(range(40))
-    seen = np.zeros((40, 4), int)
+    counts = np.zeros((40, 4), int)
     for epoch in epochs:
         for draw in epoch:
-            seen[draw.item, draw.view] += 1
-    assert ((seen > 0).sum(axis=1) > 1).all()
-    assert (seen.sum(axis=0) > 80).all()
+            counts[draw.item, draw.view] += 1
+    assert ((counts > 0).sum(axis=1) > 1).all()
+    assert (counts.sum(axis=0) > 80).all()
     assert [draw.position for draw in epochs[1]] == list(range(40, 80))
 
 
-def test_one_view_keeps_the_order_it_always_had():
+def test_order_with_one_view_never_changes():
     order = np.random.default_rng((3, 0)).permutation(10)
     assert [(draw.item, draw.view) for draw in Stream(10, 1, 10, 3).batch(0)] == [(int(i), 0) for i in order]
 
 
-def test_colours_change_with_the_place_in_the_stream_and_geometry_never_does(data):
+def test_colors_vary_with_the_stream_position_and_geometry_never_does(data):
     dataset, split, loaded = data
-    plain, changed = ViewDataset(dataset, split, loaded, 64), ViewDataset(dataset, split, loaded, 64, photometric=7)
-    pictures = [changed[at(0, place=place)] for place in range(12)]
-    assert len({pixels.numpy().tobytes() for pixels, *_ in pictures}) > 6
-    for pixels, seen, *_ in pictures:
-        assert torch.equal(seen, plain[at(0)][1])
-        assert pixels.shape == plain[at(0)][0].shape
-    assert torch.equal(changed[at(0, place=5)][0], pictures[5][0])
+    plain, distorted = ViewDataset(dataset, split, loaded, 64), ViewDataset(dataset, split, loaded, 64, photometric=7)
+    views = [distorted[draw(0, position=position)] for position in range(12)]
+    assert len({pixels.numpy().tobytes() for pixels, *_ in views}) > 6
+    for pixels, label, *_ in views:
+        assert torch.equal(label, plain[draw(0)][1])
+        assert pixels.shape == plain[draw(0)][0].shape
+    assert torch.equal(distorted[draw(0, position=5)][0], views[5][0])
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_pixel_s_new_colour_depends_on_another_pixel(seed):
+def test_photometric_distortion_is_pixelwise(seed):
     rng = np.random.default_rng(100 + seed)
-    one, other = torch.tensor(rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8))
-    other[:, :8] = one[:, :8]
-    found = [distort(picture, np.random.default_rng(seed)) for picture in (one, other)]
-    assert torch.equal(found[0][:, :8], found[1][:, :8])
-    assert found[0].dtype == torch.uint8
+    images = torch.tensor(rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8))
+    images[1, :, :8] = images[0, :, :8]
+    distorted = [distort(image, np.random.default_rng(seed)) for image in images]
+    assert torch.equal(distorted[0][:, :8], distorted[1][:, :8])
+    assert distorted[0].dtype == torch.uint8
 
 
-def test_each_of_the_four_changes_happens_in_about_half_of_the_draws():
-    grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)
-    changed = [not torch.equal(distort(grey, np.random.default_rng(seed)), grey) for seed in range(200)]
-    # of a grey picture brightness and contrast alone can be seen: one of the two in three of four draws
+def test_each_distortion_is_applied_about_half_of_the_time():
+    gray = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    changed = [not torch.equal(distort(gray, np.random.default_rng(seed)), gray) for seed in range(200)]
+    # only brightness and contrast show on a gray image: three out of four draws apply at least one of them
     assert 0.65 < np.mean(changed) < 0.85
 
 
@@ -233,34 +233,34 @@ def test_a_cached_crop_is_replayed_on_pixels_and_labels(data, view):
     box, flip = np.repeat(loaded.box, 3, axis=1), np.repeat(loaded.flip, 3, axis=1)
     box[0, view], flip[0, view] = (4, 10, 36, 42), view == 2
     views = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)
-    pixels, seen, index, told = views[at(0, view)]
+    pixels, target, *ids = views[draw(0, view)]
     image, label = (array[4:36, 10:42] for array in dataset.load(0))
     step = -1 if view == 2 else 1
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image[:, ::step])
-    np.testing.assert_array_equal(seen.numpy(), np.where(label < 3, label.astype(int), -1)[:, ::step])
-    assert (index, told) == (0, view)
+    np.testing.assert_array_equal(target.numpy(), np.where(label < 3, label.astype(int), -1)[:, ::step])
+    assert ids == [0, view]
 
 
-def test_workers_share_the_pages_of_cls_tokens_and_masks_and_are_sent_none(data):
+def test_decoding_processes_share_the_memory_of_cls_tokens_and_masks(data):
     dataset, split, loaded = data
     cls = np.ones((8, 1, 2**24), np.float16)
     large = Loaded(**(vars(loaded) | {"cls": cls}))
     views = ViewDataset(dataset, split, large, 32)
-    # what a worker is sent where processes are not forked
+    # where processes are not forked, the dataset is pickled
     assert len(pickle.dumps(views)) < 2**20
     before = set(psutil.Process().children())
-    stream = batches(views, Stream(8, 1, 4, 0), 0, 50, 2)
+    loader = batches(views, Stream(8, 1, 4, 0), 0, 50, 2)
     teacher = CachedTeacher(large)
     for _ in range(4):
-        teacher_targets(teacher, next(stream), SEEN)
+        teacher_targets(teacher, next(loader), SEEN)
     workers = set(psutil.Process().children()) - before
     assert len(workers) == 2
-    own = [worker.memory_full_info().uss for worker in workers]
-    assert max(own) < cls.nbytes / 2, own
-    stream.close()
+    unshared = [worker.memory_full_info().uss for worker in workers]
+    assert max(unshared) < cls.nbytes / 2, unshared
+    loader.close()
 
 
-def test_a_cache_resampled_in_an_earlier_way_is_refused_with_that_reason(world, tiny_config, monkeypatch):
+def test_a_cache_resampled_with_another_filter_is_refused(world, tiny_config, monkeypatch):
     monkeypatch.setattr("data_cache.views.RESIZE_FILTER", "another")
     refused(
         lambda: load_training_data(tiny_config()), world.cache, "resampled by 'torch bicubic-antialias'", "precompute"
@@ -270,13 +270,13 @@ def test_a_cache_resampled_in_an_earlier_way_is_refused_with_that_reason(world, 
 @pytest.mark.parametrize(
     "error", [ConnectionResetError(), EOFError(), RuntimeError("DataLoader worker (pid 7) exited")]
 )
-def test_a_decoding_process_that_dies_at_any_instant_is_called_killed(data, monkeypatch, error):
+def test_a_dead_decoding_process_is_reported_as_killed(data, monkeypatch, error):
     dataset, split, loaded = data
 
-    def lost(*_: object) -> None:
+    def die(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("torch.utils.data.dataloader._SingleProcessDataLoaderIter._next_data", lost)
+    monkeypatch.setattr("torch.utils.data.dataloader._SingleProcessDataLoaderIter._next_data", die)
     stream = Stream(len(loaded.ok), 1, 2, 0)
     refused(
         lambda: next(batches(ViewDataset(dataset, split, loaded, 32), stream, 0, 1, 0)), "decoding process was killed"

@@ -1,4 +1,4 @@
-"""A decoding process ends when its training process says so, and without a word when that one is gone."""
+"""A decoding process ends when its training process ends it, and silently when that process is gone."""
 
 import os
 import signal
@@ -11,43 +11,43 @@ from command_line import REPOSITORY
 
 from data_cache.system.signals import SIGNALS
 from trainer.interrupt import interruptible
-from trainer.loader import FORK, ignore_interrupts
+from trainer.loader import START_METHOD, ignore_interrupts
 
 
 @pytest.fixture
-def said(monkeypatch):
-    said, before = [], {number: signal.getsignal(number) for number in SIGNALS}
-    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: said.append(kind))
+def reported(monkeypatch):
+    reported, handlers = [], {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: reported.append(kind))
     with monkeypatch.context() as patch:
-        patch.delattr(signal, "sigwaitinfo", raising=False)  # this process is to answer its own SIGTERM
+        patch.delattr(signal, "sigwaitinfo", raising=False)  # this process must keep handling SIGTERM
         ignore_interrupts(0)
-    yield said
-    for number, handler in before.items():
+    yield reported
+    for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("kind", [ConnectionResetError, BrokenPipeError, EOFError])
-def test_it_is_silent_about_a_training_process_that_is_gone(said, kind):
+def test_a_missing_training_process_is_not_reported(reported, kind):
     sys.excepthook(kind, kind(), None)
-    assert said == []
+    assert reported == []
 
 
-def test_it_tells_of_anything_else(said):
+def test_other_errors_are_reported(reported):
     sys.excepthook(ValueError, ValueError(), None)
-    assert said == [ValueError]
+    assert reported == [ValueError]
 
 
 TRAINING = """
 import time
 from multiprocessing import get_context
-from trainer.loader import FORK, ignore_interrupts
+from trainer.loader import START_METHOD, ignore_interrupts
 
 def decode():
     ignore_interrupts(0)
     print("ready", flush=True)
     time.sleep(60)
 
-decoding = get_context(FORK).Process(target=decode)
+decoding = get_context(START_METHOD).Process(target=decode)
 decoding.start()
 print(decoding.pid, flush=True)
 input()
@@ -58,9 +58,9 @@ print(decoding.exitcode, flush=True)
 """
 
 
-@pytest.mark.skipif(FORK is None, reason="only a forked process tells who sends a signal")
-def test_ctrl_c_and_anybody_s_sigterm_do_not_end_it_and_its_parent_s_does():
-    # a BLAS library with threads of its own, as most users have it
+@pytest.mark.skipif(START_METHOD is None, reason="this platform does not report which process sent a signal")
+def test_only_a_sigterm_of_the_training_process_ends_it():
+    # let the BLAS library start its threads, as it does for most users
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINING],
@@ -75,11 +75,11 @@ def test_ctrl_c_and_anybody_s_sigterm_do_not_end_it_and_its_parent_s_does():
     for number in SIGNALS:
         os.kill(int(decoding), number)
     time.sleep(0.5)
-    told, _ = process.communicate("go on\n", timeout=60)
-    assert told.split() == ["True", "0"]
+    output, _ = process.communicate("continue\n", timeout=60)
+    assert output.split() == ["True", "0"]
 
 
-def test_a_second_ctrl_c_is_hard_and_a_second_sigterm_is_not(said):
+def test_a_second_ctrl_c_interrupts_at_once_and_a_second_sigterm_does_not(reported):
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
     with interruptible() as interrupted:

@@ -58,7 +58,7 @@ def test_resuming_where_nothing_was_saved_says_so(tiny_config, tmp_path):
     run, config = tmp_path / "run", tiny_config(iterations=1)
     run.mkdir()
     config.save(run / "config.json")
-    refused(lambda: train(config, run, resume=True), f"nothing was saved in {run} yet", "leave --resume out")
+    refused(lambda: train(config, run, resume=True), f"no checkpoint in {run} yet", "omit --resume")
 
 
 @pytest.mark.parametrize("name", ["config.json", "log.jsonl"])

@@ -1,4 +1,4 @@
-"""Global learning: the student's pooled features must name their own image's CLS token (eq. 1-3)."""
+"""Global learning (GLM): an image's pooled student features are matched to its own CLS token (eq. 1-3)."""
 
 from typing import Literal
 
@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from trainer.distributed.ranks import all_reduce_mean, rank
 
 EMPTY = -1
+"""Image of a bank entry that has not been filled yet."""
 
 
 def attention_weights(
     cls: Float[Tensor, "batch channel"], features: Float[Tensor, "batch channel y x"]
 ) -> Float[Tensor, "batch cell"]:
-    """Eq. 1: softmax over the student's cells of s . R / sqrt(C), with s as CLIP gave it (un-normalised)."""
+    """Eq. 1: softmax over the student's cells of s . R / sqrt(C), where s is CLIP's CLS token, not normalized."""
     scores = torch.einsum("bc,bcl->bl", cls, features.flatten(2)) / cls.shape[1] ** 0.5
     return scores.softmax(dim=1)
 
@@ -23,25 +24,26 @@ def attention_weights(
 def pool(
     cls: Float[Tensor, "batch channel"],
     features: Float[Tensor, "batch channel y x"],
-    how: Literal["attention", "max", "mean"],
+    mode: Literal["attention", "max", "mean"],
 ) -> tuple[Float[Tensor, "batch channel"], Float[Tensor, ""]]:
-    """One vector per image: eq. 2, or the maximum or mean over cells (Table 4); and the entropy of the attention.
+    """Pool each image to one vector: eq. 2, or the maximum or mean over cells (Table 4). Also return the entropy.
 
-    The entropy is the batch mean in nats, between 0 (one cell) and log(cells); it is nan for max and mean.
+    The entropy of the attention is averaged over the batch, in nats between 0 (one cell) and log(cells). It is nan for
+    max and mean.
     """
     cells = features.flatten(2)
-    if how == "attention":
+    if mode == "attention":
         weights = attention_weights(cls, features)
         entropy = torch.special.entr(weights.detach()).sum(dim=1).mean()
         return torch.einsum("bcl,bl->bc", cells, weights), entropy
-    pooled = cells.amax(dim=2) if how == "max" else cells.mean(dim=2)
+    pooled = cells.amax(dim=2) if mode == "max" else cells.mean(dim=2)
     return pooled, torch.full((), torch.nan)
 
 
 class CLSBank(nn.Module):
-    """The CLS tokens of the last batches, newest first, and the image each belongs to.
+    """FIFO bank of the CLS tokens of the last batches, newest first, and the image that each belongs to.
 
-    Part of the checkpoint: it starts empty and is full after `batches` batches.
+    It starts empty, is full after `batches` batches, and is part of the checkpoint.
     """
 
     cls: Float[Tensor, "entry channel"]
@@ -54,29 +56,29 @@ class CLSBank(nn.Module):
 
     @torch.no_grad()
     def push(self, cls: Float[Tensor, "batch channel"], image: Int[Tensor, "batch"]) -> None:
-        """Insert a batch and drop the oldest; call it after the batch's own loss."""
+        """Insert a batch and drop the oldest one. Call it after the loss of that batch."""
         self.cls = torch.cat([cls, self.cls])[: len(self.cls)]
         self.image = torch.cat([image, self.image])[: len(self.image)]
 
 
 def info_nce(
-    pooled: Float[Tensor, "own channel"],
+    pooled: Float[Tensor, "local channel"],
     cls: Float[Tensor, "batch channel"],
     image: Int[Tensor, "batch"],
     bank: CLSBank,
     tau: float,
 ) -> Float[Tensor, ""]:
-    """Eq. 3 with the logarithm that is missing in print: mean over the batch, cosine similarities over tau.
+    """Eq. 3 with the logarithm that is missing in print: InfoNCE over cosine similarities, averaged over the batch.
 
-    The positive of a pooled vector is its own CLS token; negatives are the CLS tokens of *other images* in the
-    batch and in the bank. An entry of the same image is neither: cached CLS tokens repeat exactly, and would
-    punish the positive. With several processes each passes the pooled vectors of its own part of the batch.
+    The positive of a pooled vector is its own CLS token. Its negatives are the CLS tokens of *other images* in the
+    batch and in the bank. An entry of the same image is neither: cached CLS tokens repeat exactly, so it would punish
+    the positive. With several processes, each passes the pooled vectors of its own slice of the batch.
     """
     entries = F.normalize(torch.cat([cls, bank.cls]), dim=1)
-    owners = torch.cat([image, bank.image])
+    entry_image = torch.cat([image, bank.image])
     logits = F.normalize(pooled, dim=1) @ entries.T / tau
-    row = torch.arange(len(pooled), device=cls.device) + rank() * len(pooled)
-    own = row[:, None] == torch.arange(len(owners), device=cls.device)
-    excluded = (owners == EMPTY) | (owners == image[row, None])
-    logits = logits.masked_fill(excluded & ~own, -torch.inf)
-    return all_reduce_mean(F.cross_entropy(logits, row))
+    positive = torch.arange(len(pooled), device=cls.device) + rank() * len(pooled)
+    is_positive = positive[:, None] == torch.arange(len(entries), device=cls.device)
+    excluded = (entry_image == EMPTY) | (entry_image == image[positive, None])
+    logits = logits.masked_fill(excluded & ~is_positive, -torch.inf)
+    return all_reduce_mean(F.cross_entropy(logits, positive))

@@ -1,9 +1,9 @@
-"""Pixel learning: prototypes of labels (eq. 7), the vision-language adapter, and the classifiers they make (eq. 9)."""
+"""Pixel learning (PLM): label prototypes (eq. 7), the vision-language adapter, and the classifiers (eq. 9)."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,32 +12,32 @@ from trainer.config import Adapters, Scope
 from trainer.distributed.ranks import all_gather, rank
 
 IGNORE = -1
-"""Target of a pixel without any label. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image."""
+"""Target of an unlabelled pixel. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image."""
 
 HEADS = 8
 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Mean features of the labels in a batch: first the seen classes present, then the pseudo labels of each image.
+    """Mean features of the labels in a batch: the seen classes present, then the pseudo labels of each image.
 
-    `label` holds the target value of each row, `owner` the image of a pseudo label, or -1 for a seen class.
+    `label` is the target value of each row, `image` the image that a pseudo label belongs to, or -1 for a seen class.
     """
 
     features: Float[Tensor, "prototype channel"]
     label: Int[Tensor, "prototype"]
-    owner: Int[Tensor, "prototype"]
+    image: Int[Tensor, "prototype"]
 
     @property
-    def is_seen(self) -> Tensor:
+    def is_seen(self) -> Bool[Tensor, "prototype"]:
         """Which rows are seen classes."""
-        return self.owner < 0
+        return self.image < 0
 
 
 def label_cell_counts(
     target: Int[Tensor, "height width"], grid: tuple[int, int]
 ) -> tuple[Int[Tensor, "label"], Float[Tensor, "label cell"]]:
-    """How many pixels of each label fall on each cell, as if features were nearest-upsampled to the pixels."""
+    """The labels of an image, and how many of their pixels fall on each cell of nearest-upsampled features."""
     height, width = target.shape
     rows = torch.arange(height, device=target.device) * grid[0] // height
     columns = torch.arange(width, device=target.device) * grid[1] // width
@@ -48,23 +48,23 @@ def label_cell_counts(
     return labels, counts.view(len(labels), size).float()
 
 
-def prototypes(
-    features: Float[Tensor, "own channel y x"], target: Int[Tensor, "own height width"], seen: int
+def label_prototypes(
+    features: Float[Tensor, "local channel y x"], target: Int[Tensor, "local height width"], num_seen: int
 ) -> Prototypes:
     """Eq. 7 as count matrix times features: a seen class pools over the batch, a pseudo label over its image.
 
-    Absent labels have no row. With several processes each passes its own part of the batch and gets the prototypes of
+    Absent labels have no row. With several processes, each passes its own slice of the batch and gets the prototypes of
     the whole batch.
     """
-    sums, totals, labels, owners = [], [], [], []
-    for image, (cells, one) in enumerate(zip(features, target, strict=True), rank() * len(target)):
-        found, counts = label_cell_counts(one, (cells.shape[1], cells.shape[2]))
+    sums, totals, labels, images = [], [], [], []
+    for image, (cells, image_target) in enumerate(zip(features, target, strict=True), rank() * len(target)):
+        present, counts = label_cell_counts(image_target, (cells.shape[1], cells.shape[2]))
         counts = counts.to(cells.dtype)
         sums.append(counts @ cells.flatten(1).T)
         totals.append(counts.sum(dim=1))
-        labels.append(found)
-        owners.append(torch.where(found < seen, -1, image))
-    keys = all_gather(torch.stack([torch.cat(owners), torch.cat(labels)], dim=1))
+        labels.append(present)
+        images.append(torch.where(present < num_seen, -1, image))
+    keys = all_gather(torch.stack([torch.cat(images), torch.cat(labels)], dim=1))
     unique, row = keys.unique(dim=0, return_inverse=True)
     pooled = features.new_zeros(len(unique), features.shape[1]).index_add(0, row, all_gather(torch.cat(sums)))
     total = features.new_zeros(len(unique)).index_add(0, row, all_gather(torch.cat(totals)))
@@ -74,8 +74,8 @@ def prototypes(
 class Adapter(nn.Module):
     """The vision-language adapter, used in training only (Table 5).
 
-    `transformer`: one decoder layer, with all prototypes of the batch as one sequence of queries and the
-    batch's L2-normalised CLS tokens as memory. `mlp`: Linear-ReLU-Linear. `identity`: the prototypes themselves.
+    `transformer`: one decoder layer; all prototypes of the batch are one sequence of queries, and the L2-normalized CLS
+    tokens of the batch are the memory. `mlp`: Linear-ReLU-Linear. `identity`: the prototypes themselves.
     """
 
     def __init__(self, kind: Adapters, channels: int) -> None:
@@ -90,50 +90,52 @@ class Adapter(nn.Module):
             self.net = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
 
     def forward(
-        self, features: Float[Tensor, "prototype channel"], cls: Float[Tensor, "batch channel"]
+        self, prototypes: Float[Tensor, "prototype channel"], cls: Float[Tensor, "batch channel"]
     ) -> Float[Tensor, "prototype channel"]:
-        """Generated features of the prototypes."""
-        if not len(features):
-            return features
+        """The generated feature of each prototype."""
+        if not len(prototypes):
+            return prototypes
         if self.kind != "transformer":
-            return self.net(features)
-        return self.net(features[None], F.normalize(cls, dim=1)[None])[0]
+            return self.net(prototypes)
+        return self.net(prototypes[None], F.normalize(cls, dim=1)[None])[0]
 
 
 def generate_loss(
-    generated: Float[Tensor, "prototype channel"], found: Prototypes, text: Float[Tensor, "seen channel"]
+    generated: Float[Tensor, "prototype channel"], prototypes: Prototypes, text: Float[Tensor, "seen channel"]
 ) -> Float[Tensor, ""]:
-    """Eq. 8: the mean over the seen classes present of the squared distance, summed over channels, between their
-    L2-normalised generated and text features. Zero (and differentiable) if no seen class is present.
+    """Eq. 8: the squared distance between L2-normalized generated and text features of the seen classes present.
+
+    It is summed over channels and averaged over classes. It is zero (and differentiable) if no seen class is present.
     """
-    rows = found.is_seen
-    distance = F.normalize(generated[rows], dim=1) - text[found.label[rows]]
-    return distance.square().sum() / rows.sum().clamp(min=1)
+    seen = prototypes.is_seen
+    difference = F.normalize(generated[seen], dim=1) - text[prototypes.label[seen]]
+    return difference.square().sum() / seen.sum().clamp(min=1)
 
 
-def classifiers(
+def build_classifiers(
     generated: Float[Tensor, "prototype channel"],
-    found: Prototypes,
+    prototypes: Prototypes,
     text: Float[Tensor, "seen channel"],
-    target: Int[Tensor, "own height width"],
+    target: Int[Tensor, "local height width"],
     scope: Scope,
-) -> list[tuple[Float[Tensor, "row channel"], Int[Tensor, "height width"]]]:
-    """Per image of this process, the rows its pixels choose between (eq. 9) and its targets as row numbers.
+) -> list[tuple[Float[Tensor, "class channel"], Int[Tensor, "height width"]]]:
+    """For each image of this process, its classifier (eq. 9) and its targets as rows of the classifier.
 
-    Rows are the seen text features, then the generated pseudo features of the image itself or of the whole batch.
+    The rows are the seen text features, then the generated pseudo-label features of the image or of the whole batch.
     """
-    seen = len(text)
-    unit = F.normalize(generated, dim=1)
-    pseudo = ~found.is_seen
-    result = []
-    for image, one in enumerate(target, rank() * len(target)):
-        mine = found.owner == image
-        rows = torch.cat([text, unit[mine if scope == "image" else pseudo]])
-        position = torch.arange(len(rows) - seen, device=one.device)
-        own = position if scope == "image" else position[mine[pseudo]]
-        column = torch.full((int(one.max().clamp(min=seen - 1)) + 2,), IGNORE, device=one.device)
-        column[:seen] = torch.arange(seen, device=one.device)
-        column[found.label[mine]] = seen + own
-        # the last entry stays IGNORE, and is what the target IGNORE = -1 indexes
-        result.append((rows, column[one]))
-    return result
+    num_seen, generated = len(text), F.normalize(generated, dim=1)
+    pseudo = ~prototypes.is_seen
+    classifiers = []
+    for image, image_target in enumerate(target, rank() * len(target)):
+        in_image = prototypes.image == image
+        in_scope = in_image if scope == "image" else pseudo
+        classifier = torch.cat([text, generated[in_scope]])
+        row_of_label = torch.full(
+            (int(image_target.max().clamp(min=num_seen - 1)) + 2,), IGNORE, device=image_target.device
+        )
+        rows = torch.arange(len(classifier), device=image_target.device)
+        row_of_label[:num_seen] = rows[:num_seen]
+        row_of_label[prototypes.label[in_image]] = rows[num_seen:][in_image[in_scope]]
+        # IGNORE = -1 indexes the last entry, which no label fills
+        classifiers.append((classifier, row_of_label[image_target]))
+    return classifiers

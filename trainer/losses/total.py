@@ -1,4 +1,4 @@
-"""The loss of a batch: L = L_global + L_pixel + L_generate (eq. 10-12), every term with a weight and a switch."""
+"""The loss of a batch: L = L_global + L_pixel + L_generate (eq. 10-12). Every term has a weight and a switch."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from trainer.config import TrainConfig
 from trainer.distributed.ranks import all_gather, all_reduce_mean
 from trainer.losses.glm import CLSBank, info_nce, pool
 from trainer.losses.pixel import pixel_losses
-from trainer.losses.plm import Adapter, classifiers, generate_loss, prototypes
+from trainer.losses.plm import Adapter, build_classifiers, generate_loss, label_prototypes
 
 
 class TeacherTargets(NamedTuple):
-    """The teacher's CLS tokens and pixel targets of a batch, and which image each row belongs to."""
+    """The teacher's CLS tokens and pixel targets of a batch, and the index of each image."""
 
     cls: Float[Tensor, "batch channel"]
     target: Int[Tensor, "batch height width"]
@@ -22,7 +22,7 @@ class TeacherTargets(NamedTuple):
 
 
 class TeacherLoss(nn.Module):
-    """All terms of eq. 11 with what they need: the CLS bank, the adapter, the text features of seen classes."""
+    """All terms of eq. 11 and their state: the CLS bank, the adapter, and the text features of the seen classes."""
 
     text: Float[Tensor, "seen channel"]
 
@@ -36,30 +36,31 @@ class TeacherLoss(nn.Module):
         if not (config.ce or config.generate):
             self.adapter.requires_grad_(False)
 
-    def forward(self, features: Float[Tensor, "own channel y x"], targets: TeacherTargets) -> dict[str, Tensor]:
-        """The weighted `total` and each unweighted term; `entropy` is the attention's (not a loss).
+    def forward(self, features: Float[Tensor, "local channel y x"], targets: TeacherTargets) -> dict[str, Tensor]:
+        """The weighted `total` and `pixel` losses, each unweighted term, and the attention's `entropy` (not a loss).
 
-        With several processes each passes its own part of a batch and gets the terms of the whole batch
+        With several processes, each passes its own slice of the batch and gets the terms of the whole batch
         (`trainer.distributed.ranks`).
         """
-        config, zero = self.config, features.new_zeros(())
+        config, zero, num_seen = self.config, features.new_zeros(()), len(self.text)
         cls, image = all_gather(targets.cls), all_gather(targets.image)
         terms = {"global": zero, "ce": zero, "focal": zero, "dice": zero, "generate": zero}
-        extra: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         if config.glm != "off":
             pooled, entropy = pool(targets.cls, features, config.glm)
-            extra = {"entropy": all_reduce_mean(entropy)} if config.glm == "attention" else {}
+            if config.glm == "attention":
+                metrics["entropy"] = all_reduce_mean(entropy)
             terms["global"] = info_nce(pooled, cls, image, self.bank, config.tau)
             self.bank.push(cls, image)
         if config.ce or config.nel or config.generate:
-            found = prototypes(features, targets.target, len(self.text))
-            generated = self.adapter(found.features, cls)
+            prototypes = label_prototypes(features, targets.target, num_seen)
+            generated = self.adapter(prototypes.features, cls)
             if config.generate:
-                terms["generate"] = generate_loss(generated, found, self.text)
+                terms["generate"] = generate_loss(generated, prototypes, self.text)
             if config.ce or config.nel:
-                rows = classifiers(generated, found, self.text, targets.target, config.pseudo_scope)
-                terms |= pixel_losses(features, rows, len(self.text), config)
+                classifiers = build_classifiers(generated, prototypes, self.text, targets.target, config.pseudo_scope)
+                terms |= pixel_losses(features, classifiers, num_seen, config)
         weighted = {name: getattr(config, f"weight_{name}") * term for name, term in terms.items()}
         pixel = weighted["ce"] + weighted["focal"] + weighted["dice"]
-        whole = weighted["global"] + pixel + weighted["generate"]
-        return {"total": whole, "pixel": pixel.detach(), **terms, **extra}
+        total = weighted["global"] + pixel + weighted["generate"]
+        return {"total": total, "pixel": pixel.detach(), **terms, **metrics}

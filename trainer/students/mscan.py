@@ -76,7 +76,7 @@ class ConvolutionalMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised before, scaled, dropped at times, and added."""
+    """Attention and MLP, each normalized before, scaled, dropped at times, and added."""
 
     def __init__(self, width: int, ratio: int, drop: float) -> None:
         super().__init__()
