@@ -52,7 +52,7 @@ def main() -> None:
         demo = DemoConfig(arguments.out / f"views_{views}", student, views=views)
         settings = demo.precompute("train", arguments.images)
         execute(plan(settings)).check(0)
-        size[views] = Cache(settings.cache).bytes()
+        size[views] = Cache(settings.cache).bytes_on_disk()
         say(start, f"{views} views of {arguments.images} scenes cached: {size[views]} bytes")
         for seed in range(arguments.seeds):
             name = f"{views} views, seed {seed}"

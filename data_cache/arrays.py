@@ -88,7 +88,9 @@ class ArraySpec:
     def dtype_in(self, layout: Layout, label_dtype: str = "") -> str:
         """Its data type in a cache, or in a mask set with labels of this type."""
         options = self.dtype.split(" or ")
-        return options[0] if len(options) == 1 else next(one for one in options if one in (layout.dense, label_dtype))
+        if len(options) == 1:
+            return options[0]
+        return next(option for option in options if option in (layout.dense, label_dtype))
 
     def fill_value(self, dtype: str) -> int | bool | str:
         """Its fill value, given its data type."""
@@ -96,8 +98,8 @@ class ArraySpec:
 
     def files(self, sizes: Sizes, group: str = "", shard: int | None = None) -> Iterator[str]:
         """The paths of its chunk files in a cache: those of one shard of images, or all."""
-        file = (sizes[symbol] for symbol in self.shard_file or self.chunk_symbols)
-        indices = [range(math.ceil(n / part)) for n, part in zip(self.shape(sizes), file, strict=True)]
+        file_shape = (sizes[symbol] for symbol in self.shard_file or self.chunk_symbols)
+        indices = [range(math.ceil(n / part)) for n, part in zip(self.shape(sizes), file_shape, strict=True)]
         if shard is not None:
             indices[0] = range(shard, shard + 1)
         return (f"{self.path(group)}/c/" + "/".join(map(str, index)) for index in product(*indices))
@@ -146,12 +148,14 @@ SHARD_FIELDS = {
 }
 """The fields of a shard that are stored as they are: all but its dense tokens."""
 
-
 DENSE_TOKENS = next(spec for spec in ARRAYS if spec.name == "dense")
+
+PAYLOADS = {"cls": ("cls",), "dense": ("dense", "dense_scale"), "masks": ("masks/<name>/label",)}
+"""The large arrays of a cache, in the groups by which its size is reported."""
 
 
 def find_spec(path: str) -> tuple[ArraySpec, str] | None:
-    """The spec of the array at a path, and the name of its mask set or text features; None if no cache has it."""
+    """The spec of the array at a path, and the name of its mask set or text features; None for an unknown array."""
     first, _, rest = path.partition("/")
     group, _, field = rest.partition("/")
     name = f"{first}/<name>/{field}" if first in ("masks", "text") else path
@@ -168,8 +172,8 @@ def symbol_sizes(layout: Layout, classes: int = 0, templates: int = 0) -> Sizes:
 def create_arrays(
     root: "zarr.Group", owner: Owner, layout: Layout, sizes: Sizes, group: str = "", label_dtype: str = ""
 ) -> None:
-    """Create the arrays of one owner, its journal included. Every payload carries a checksum."""
-    from zarr.codecs import Crc32cCodec, ZstdCodec  # here: the command line imports this file before it needs zarr
+    """Create the arrays of one owner, including its journal. Every chunk carries a checksum."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec  # imported here to keep the command line's start-up fast
 
     for spec in ARRAYS:
         if spec.owner == owner and layout.dense in spec.stored_with:
@@ -192,30 +196,28 @@ def chunk_files(owner: Owner, layout: Layout, sizes: Sizes, group: str = "", sha
     return [file for spec in specs if spec.field != "journal" for file in spec.files(sizes, group, shard)]
 
 
-def blank(fields: Iterable[str], layout: Layout, images: int, label_dtype: str) -> dict[str, Any]:
-    """Shard fields of some images that hold nothing but the fill value: arrays, and lists of strings.
+def blank_fields(fields: Iterable[str], layout: Layout, images: int, label_dtype: str) -> dict[str, Any]:
+    """Shard fields of `images` images, filled with their fill values: arrays, and lists for strings.
 
-    Dense tokens are float16 in memory, however they are stored.
+    Dense tokens are float16 in memory, regardless of how they are stored.
     """
-    sizes, found = {**symbol_sizes(layout), "N": images}, {}
+    sizes, values = {**symbol_sizes(layout), "N": images}, {}
     for name in fields:
         spec = DENSE_TOKENS if name == "dense" else SHARD_FIELDS[name]
         dtype = "float16" if name == "dense" else spec.dtype_in(layout, label_dtype)
         fill = spec.fill_value(dtype)
         if dtype == "string":
-            found[name] = [fill] * images
-        else:  # zeros take no memory until they are written
-            found[name] = np.full(spec.shape(sizes), fill, dtype) if fill else np.zeros(spec.shape(sizes), dtype)
-    return found
+            values[name] = [fill] * images
+        else:  # np.zeros takes no memory until it is written to
+            values[name] = np.full(spec.shape(sizes), fill, dtype) if fill else np.zeros(spec.shape(sizes), dtype)
+    return values
 
 
 def bytes_per_image(layout: Layout, label_dtype: str) -> dict[str, int]:
-    """Uncompressed bytes that each of the three payloads takes per image."""
-    sizes = {**symbol_sizes(layout), "N": 1}
-    payloads = {"cls": ("cls",), "dense": ("dense", "dense_scale"), "masks": ("masks/<name>/label",)}
-    found = dict.fromkeys(payloads, 0)
-    for payload, names in payloads.items():
+    """Uncompressed bytes per image of each payload."""
+    sizes, total = {**symbol_sizes(layout), "N": 1}, dict.fromkeys(PAYLOADS, 0)
+    for payload, names in PAYLOADS.items():
         for spec in ARRAYS:
             if spec.name in names and layout.dense in spec.stored_with:
-                found[payload] += math.prod(spec.shape(sizes)) * np.dtype(spec.dtype_in(layout, label_dtype)).itemsize
-    return found
+                total[payload] += math.prod(spec.shape(sizes)) * np.dtype(spec.dtype_in(layout, label_dtype)).itemsize
+    return total

@@ -14,41 +14,41 @@ FEATURES = {
     for spec in SHARD_FIELDS.values()
     if spec.name.startswith(("image/", "view/")) and spec.dtype != "string"
 }
-"""Arrays of groups below the root that become variables, by path; strings come as coordinates or not at all."""
+"""Arrays in groups below the root that become variables, by path; strings become coordinates or are left out."""
 EDGES = ["top", "left", "bottom", "right"]
 
 
 def arrays(cache: Cache, masks: str, chunks: Any = None) -> xarray.Dataset:
     """Features, texts and one mask set; arrays are read on first use.
 
-    `chunks` is what `xarray.open_zarr` takes: None for plain arrays, {} for Dask arrays in the cache's own chunks.
-    The attributes name the mask set and its reserved label. int8 tokens are as stored: multiply by `dense_scale`.
+    `chunks` is passed to xarray: None for plain arrays, {} for Dask arrays with the cache's own chunks. The attributes
+    name the mask set and its reserved label. int8 tokens are returned as stored: multiply them by `dense_scale`.
 
     Raises UserError if files of the cache are missing, which xarray would read as zeros.
     """
     cache.check_files(masks)
-    status, counted, texts = cache.statuses(), cache.label_counts(masks), cache.texts()
+    statuses, counts, texts = cache.statuses(), cache.label_counts(masks), cache.texts()
     tree = xarray.open_datatree(cache.path, engine="zarr", chunks=chunks)
-    root, clustered = tree.to_dataset().drop_vars("journal"), tree[f"masks/{masks}"].to_dataset()
-    about = cache.mask_attributes(masks)
-    split = Split(texts.classes, tuple(about["unseen"]))
-    features = root.assign({name: tree[key] for key, name in FEATURES.items()}).assign(
-        masks=clustered["label"],
-        count=(("image", "view"), counted),
+    attributes = cache.mask_attributes(masks)
+    split = Split(texts.classes, tuple(attributes["unseen"]))
+    features = tree.to_dataset().drop_vars("journal").assign({name: tree[key] for key, name in FEATURES.items()})
+    features = features.assign(
+        masks=tree[f"masks/{masks}"].to_dataset()["label"],
+        count=(("image", "view"), counts),
         text=(("class", "channel"), texts.features),
         seen=("class", split.is_seen),
-        status=("image", [reason for _, reason in status]),
+        status=("image", [status for _, status in statuses]),
     )
     coordinates = {
-        "image": [name for name, _ in status],
+        "image": [name for name, _ in statuses],
         "view": range(cache.layout.views),
         "class": list(texts.classes),
         "height_width": ["height", "width"],
         "top_left_bottom_right": EDGES,
     }
-    settings = {name: about[name] for name in ("windows", "threshold", "updates")}
+    settings = {name: attributes[name] for name in ("windows", "threshold", "updates")}
     return (
         features.assign_coords(coordinates)
         .drop_attrs()
-        .assign_attrs(masks=masks, reserved=reserved_label(about["dtype"]), **settings)
+        .assign_attrs(masks=masks, reserved=reserved_label(attributes["dtype"]), **settings)
     )

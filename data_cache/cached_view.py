@@ -21,8 +21,8 @@ from data_cache.views import View
 class CachedView:
     """View `number` of image `index`; view 0 is the whole image.
 
-    The cached arrays raise UserError where the image failed or is not done, or where `dense` is not stored. `image`,
-    `clip_input` and `seen_label` are None where the image, or its label map, is missing or changed since.
+    The cached arrays raise UserError if the image failed or is not done, or if `dense` is not stored. `image`,
+    `clip_input` and `seen_label` are None if the image, or its label map, is missing or has changed.
     """
 
     mask_set: MaskSet
@@ -51,34 +51,34 @@ class CachedView:
         """Whether the image is done and did not fail."""
         return self.status == OK
 
-    # -- what the cache holds ----------------------------------------------------------------------------------
+    # -- cached arrays -----------------------------------------------------------------------------------------
 
     @property
     def masks(self) -> Shaped[np.ndarray, "y x"]:
-        """Fused pseudo labels of the tokens, 0 .. `count` - 1; `reserved` where a token is not ignored."""
+        """Fused pseudo labels of the tokens, 0 to `count` - 1; `reserved` where a token is not ignored."""
         return self._stored("label").copy()
 
     @property
     def reserved(self) -> int:
         """The label of tokens that are not ignored in `masks`."""
-        return reserved_label(self.mask_set.about["dtype"])
+        return reserved_label(self.mask_set.settings["dtype"])
 
     @property
     def count(self) -> int:
-        """How many pseudo labels `masks` has."""
+        """Number of pseudo labels in `masks`."""
         return int(self._stored("count"))
 
     @property
     def cls(self) -> Float16[np.ndarray, "channel"]:
-        """CLIP's image embedding of this view, projected, not normalised."""
+        """CLIP's projected image embedding of this view, not normalized."""
         return self._stored("cls").copy()
 
     @property
     def dense(self) -> Float[np.ndarray, "y x channel"]:
-        """CLIP's dense tokens of this view, not normalised: float16, or float32 where they are stored as int8."""
+        """CLIP's dense tokens of this view, not normalized: float16, or float32 if they are stored as int8."""
         cache = self.mask_set.cache
         cache.check_dense()
-        self._stored("label")  # a shard that is not done, or lacks a file, must not read as zeros
+        self._stored("label")  # raises if the shard is unfinished or lacks files, which would read as zeros
         return cache.dense(self.index)[self.number]
 
     @property
@@ -88,20 +88,20 @@ class CachedView:
 
     def _stored(self, name: str) -> Any:
         if not self.ok:
-            unfinished = "not done; run the same `precompute` command again"
-            why = f"failed when it was cached ({self.status})" if self.status else unfinished
-            raise UserError(f"image {self.index}, {self.id}: {why}")
+            unfinished = "not done; rerun the same `precompute` command"
+            problem = f"failed when it was cached ({self.status})" if self.status else unfinished
+            raise UserError(f"image {self.index}, {self.id}: {problem}")
         return getattr(self.mask_set.loaded(self.index), name)[self._row, self.number]
 
     @property
     def _row(self) -> int:
         return self.index % self.mask_set.cache.layout.shard
 
-    # -- what the source dataset holds -------------------------------------------------------------------------
+    # -- source dataset ----------------------------------------------------------------------------------------
 
     @property
     def sample(self) -> Sample:
-        """The whole image and its label map. Raises UserError if one is missing, unreadable or changed since."""
+        """The whole image and its label map. Raises UserError if one is missing, unreadable or has changed."""
         if isinstance(self._read, UserError):
             raise self._read
         return self._read
@@ -119,12 +119,12 @@ class CachedView:
 
     @property
     def missing(self) -> str:
-        """Why there is no image; "" if there is one."""
+        """Why the image cannot be read; "" if it can."""
         return str(self._read) if isinstance(self._read, UserError) else ""
 
     @property
     def image(self) -> UInt8[np.ndarray, "height width 3"] | None:
-        """The whole image in its own size, upright, RGB."""
+        """The whole upright RGB image at its original size."""
         return None if self.missing else self.sample.image
 
     @property
@@ -134,12 +134,12 @@ class CachedView:
 
     @property
     def clip_input(self) -> UInt8[np.ndarray, "size size 3"] | None:
-        """What CLIP encoded: this view at CLIP's size."""
+        """The pixels that CLIP encoded: the view at CLIP's input size."""
         return None if self.missing else crop_image(self.sample.image, self.geometry, self.mask_set.clip_size)
 
     @property
     def seen_label(self) -> UInt8[np.ndarray, "size size"] | None:
-        """Class ids of `clip_input`; 255 where nothing is annotated, or an unseen class."""
+        """Class ids of `clip_input`; 255 for void and unseen classes."""
         if not self.has_label:
             return None
         return self.mask_set.split.hide_unseen(crop_label(self.sample.label, self.geometry, self.mask_set.clip_size))
@@ -147,7 +147,7 @@ class CachedView:
     @cached_property
     def _read(self) -> Sample | UserError:
         try:
-            # of stage 1's own masks, which are done when the image is
+            # stage 1's own mask set is done whenever the image is; others may not be
             digest = self.mask_set.loaded(self.index, DEFAULT_MASKS).digest[self._row] if self.ok else None
             return read_unchanged(self.mask_set.source.dataset, self.index, digest)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Class lists: those published with the datasets, and those that a user writes."""
+"""Class lists: those published with the datasets, and those written by users."""
 
 import json
 import re
@@ -16,10 +16,10 @@ NUMBER_LAST = re.compile(r"(?P<name>.*?\w)(?P<mark>[\s:;,(=]+)(?P<number>\d{1,6}
 
 
 class ClassList(NamedTuple):
-    """The published class names of a dataset, and those of them that zero-shot papers hide in training.
+    """The published class names of a dataset, and the unseen classes of its published zero-shot split.
 
     `raw_ids` are the classes' values in label maps that do not count from 0, `missing_raw_ids` the values that such
-    maps skip; `clean` has names that a person would write otherwise in a sentence.
+    maps skip. `clean` maps names such as "river-water" to their spelling in prompts.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +46,7 @@ def class_lists() -> dict[str, ClassList]:
 
 
 def read_names(file: Path) -> list[str]:
-    """The lines of a file of class names, without blank ones at its end.
+    """The lines of a file of class names, without trailing blank lines.
 
     Raises FileNotFoundError if it is missing, UserError if it is not UTF-8 text, UnreadableError if it cannot be read.
     """
@@ -64,46 +64,47 @@ def check_names(
     names: Sequence[str],
     where: str,
     unit: str = "line",
-    same: Callable[[str], str] = str,
+    key: Callable[[str], str] = str,
     error: type[UserError] = UserError,
 ) -> None:
-    """Raise `error` for class names with numbers before them, for a blank name, and for a name given twice.
+    """Raise `error` for numbered, blank or duplicate class names.
 
     Args:
         names: The names.
-        where: What the message begins with, such as their file.
-        unit: What the position of a name counts.
-        same: Names with equal values of this function are the same name.
+        where: The start of the message, such as their file.
+        unit: What a position in `names` counts: lines or names.
+        key: Names with equal keys are duplicates.
         error: The class of the error.
 
     """
-    if mistake := _numbered(names):
-        raise error(f"{where}: {mistake}")
+    if problem := _numbering_problem(names):
+        raise error(f"{where}: {problem}")
     first: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
             raise error(f"{where}: {unit} {number} is blank: each {unit} is a class; delete it")
-        if (before := first.setdefault(same(name), number)) != number:
+        if (before := first.setdefault(key(name), number)) != number:
             raise error(f"{where}: '{name}' is {unit} {before} and again {unit} {number}; delete one")
 
 
-def _numbered(lines: Sequence[str]) -> str:
-    """What is wrong with class names written with their numbers, such as "0: sky"; "" if they were not.
+def _numbering_problem(lines: Sequence[str]) -> str:
+    """A message if class names are numbered, such as "0: sky"; "" otherwise.
 
-    They were if every line has a number, with a mark between it and the name, and the numbers rise; or, with only a
-    space between, if they count on from 0, or from 1 over at least three lines. "7 up" is a name, and so are "1 euro"
-    and "2 euro": without their numbers they would be equal.
+    They are numbered if every line has a number separated by a mark and the numbers increase, or if the separator is
+    only a space and the numbers count up from 0, or from 1 over at least three lines. "7 up" is a name, and so are
+    "1 euro" and "2 euro": without their numbers they would be equal.
     """
     for pattern in (NUMBER_FIRST, NUMBER_LAST):
-        found = [pattern.fullmatch(line.strip()) for line in lines]
-        if len(found) < 2 or None in found:
+        matches = [pattern.fullmatch(line.strip()) for line in lines]
+        if len(matches) < 2 or None in matches:
             continue
-        parts = [(int(one["number"]), one["name"], one["mark"].strip(" \t-")) for one in found if one]
+        parts = [(int(match["number"]), match["name"], match["mark"].strip(" \t-")) for match in matches if match]
         numbers, names, marks = zip(*parts, strict=True)
         steps = {b - a for a, b in pairwise(numbers)}
         counted = steps == {1} and (numbers[0] == 0 or (numbers[0] == 1 and len(lines) > 2))
         if len(set(names)) == len(names) and (counted or (all(marks) and min(steps) > 0)):
             return (
-                f"'{lines[0].strip()}' holds its number: write names alone, as '{names[0]}'; places in the list count"
+                f"'{lines[0].strip()}' contains a number: write only the name, as in '{names[0]}'; the order of the "
+                "list gives the numbers"
             )
     return ""

@@ -1,4 +1,4 @@
-"""What a cache holds, as arrays in memory: one shard of it, its text features, and what training needs."""
+"""The content of a cache as arrays in memory: a shard, the text features, and the arrays that training needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -6,18 +6,18 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Int, Shaped
 
-from data_cache.arrays import DENSE_TOKENS, SHARD_FIELDS, blank
+from data_cache.arrays import DENSE_TOKENS, SHARD_FIELDS, blank_fields
 from data_cache.layout import Layout
 
-SAME = 1e-6
-"""Cosines that differ by less from 1 differ by rounding."""
+COSINE_TOLERANCE = 1e-6
+"""Features whose cosine is within this distance of 1 are equal up to rounding."""
 OK = "ok"
-"""The status of an image that worked; any other is the reason why it did not."""
+"""The status of an image that was encoded; any other status is the reason for its failure."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Text features of a class list: one L2-normalised row a class, and the prompts they were made from."""
+    """Text features of a class list, one L2-normalized row per class, and the prompt templates they average."""
 
     name: str
     classes: tuple[str, ...]
@@ -26,13 +26,13 @@ class Texts:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence if there are classes that CLIP cannot tell apart."""
-        return alike_classes(self.classes, self.features)
+        """A warning if CLIP cannot tell some classes apart."""
+        return indistinguishable_warnings(self.classes, self.features)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What stage 1 knows of some consecutive images; failed images carry zeros and their reason in `status`."""
+    """Stage 1's results for consecutive images. A failed image has fill values, and the reason in `status`."""
 
     size: Int[np.ndarray, "image 2"]
     content_hash: list[str]
@@ -47,12 +47,12 @@ class Shard:
 
     @classmethod
     def blank(cls, layout: Layout, images: int, label_dtype: str) -> "Shard":
-        """A shard of images of which nothing is known yet: every field holds its fill value."""
+        """A shard in which every field holds its fill value."""
         names = [field.name for field in fields(cls) if layout.dense != "none" or field.name != "dense"]
-        return cls(**{"dense": None, **blank(names, layout, images, label_dtype)})
+        return cls(**{"dense": None, **blank_fields(names, layout, images, label_dtype)})
 
     def clear(self, row: int) -> None:
-        """Give one image the fill value in every array of its views, as a failed image has."""
+        """Reset the view arrays of one image to their fill values, as for a failed image."""
         for spec in (*SHARD_FIELDS.values(), DENSE_TOKENS):
             array = getattr(self, spec.field)
             if "view" in spec.dimensions and array is not None:
@@ -61,7 +61,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The part of a cache that training keeps in memory (about 2 KiB a view)."""
+    """The part of a cache that training keeps in memory (about 2 KiB per view)."""
 
     ids: list[str]
     digest: list[tuple[str, str]]
@@ -73,46 +73,48 @@ class Loaded:
     count: Int[np.ndarray, "image view"]
 
 
-def quantised(
+def quantize_int8(
     dense: Float16[np.ndarray, "*token channel"],
 ) -> tuple[Int[np.ndarray, "*token channel"], Float[np.ndarray, "*token"]]:
-    """Tokens in 8 bits: each divided by a scale of its own, so that its greatest number becomes 127."""
+    """Quantize each token to int8 by its own scale, absolute maximum / 127; returns tokens and scales."""
     scale = np.abs(dense).max(axis=-1).astype(np.float32) / 127
     return np.rint(dense / np.maximum(scale, 1e-30)[..., None]).astype(np.int8), scale
 
 
-def alike(names: Sequence[str], features: Float[np.ndarray, "class channel"]) -> list[tuple[str, ...]]:
-    """Groups of names whose features point the same way, but for rounding; each group in the order of the names.
+def indistinguishable_classes(
+    names: Sequence[str], features: Float[np.ndarray, "class channel"]
+) -> list[tuple[str, ...]]:
+    """Groups of names whose features are parallel up to rounding, each in the order of the names.
 
-    Linear in the names but for a sort: a list may have 65,535 of them.
+    O(n log n): a list may have 65,535 names.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features.astype(np.float64) / np.maximum(norms, 1e-30)
-    # equal rows are neighbours along any direction; others that come between them there are few
+    # equal rows are neighbors in any random projection, with few other rows between them
     order = np.argsort(unit @ np.random.default_rng(0).normal(size=unit.shape[1]), kind="stable")
     graph = coo_array((len(names), len(names)), dtype=bool)
     for gap in range(1, min(4, len(names))):
-        one, other = order[:-gap], order[gap:]
-        same = (unit[one] * unit[other]).sum(axis=1) > 1 - SAME
-        graph += coo_array((np.ones(same.sum(), bool), (one[same], other[same])), shape=graph.shape)
-    _, group = connected_components(graph, directed=False)
-    found: dict[int, list[str]] = {}
-    for name, number in zip(names, group, strict=True):
-        found.setdefault(int(number), []).append(name)
-    return [tuple(members) for members in found.values() if len(members) > 1]
+        left, right = order[:-gap], order[gap:]
+        equal = (unit[left] * unit[right]).sum(axis=1) > 1 - COSINE_TOLERANCE
+        graph += coo_array((np.ones(equal.sum(), bool), (left[equal], right[equal])), shape=graph.shape)
+    _, components = connected_components(graph, directed=False)
+    groups: dict[int, list[str]] = {}
+    for name, component in zip(names, components, strict=True):
+        groups.setdefault(int(component), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def alike_classes(names: Sequence[str], features: Float[np.ndarray, "class channel"]) -> list[str]:
-    """A sentence for the classes that nothing trained with these text features can tell apart; none if there are none.
+def indistinguishable_warnings(names: Sequence[str], features: Float[np.ndarray, "class channel"]) -> list[str]:
+    """A warning if a model trained with these text features cannot tell some classes apart; otherwise no warning.
 
-    Such are names that differ in capitals alone, and words that a small CLIP never learnt.
+    Examples are names that differ only in case, and words that a small CLIP never learned.
     """
-    groups = alike(names, features)
+    groups = indistinguishable_classes(names, features)
     if not groups:
         return []
     first = " and ".join(f"'{name[:40]}'" for name in groups[0][:4]) + (" and others" if len(groups[0]) > 4 else "")
     more = f", and {len(groups) - 1} more such groups" if len(groups) > 1 else ""
-    return [f"this CLIP cannot tell {first} apart (same text features{more}); rename or join these classes"]
+    return [f"this CLIP cannot tell {first} apart (same text features{more}); rename or merge these classes"]

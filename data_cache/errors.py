@@ -1,4 +1,4 @@
-"""Errors that users can cause: one line each, which says what is wrong, where, and how to fix it."""
+"""Errors that users can cause: one line each that says what is wrong, where, and how to fix it."""
 
 import errno
 import os
@@ -12,9 +12,9 @@ from data_cache.messages import printable
 
 
 class UserError(Exception):
-    """Something in the user's files or machine prevents the work. The command line exits with 1.
+    """A problem with the user's files or machine. The command line exits with 1.
 
-    Its arguments are its lines, nearly always one. They may quote text from outside: print `lines`, not them.
+    Each argument is a line; there is nearly always one. They may quote untrusted text: print `lines` instead.
     """
 
     exit_code = 1
@@ -24,7 +24,7 @@ class UserError(Exception):
 
     @property
     def lines(self) -> list[str]:
-        """The lines to print: one per argument, whatever the file names in it hold."""
+        """The lines to print, one per argument, with unprintable characters escaped."""
         return [printable(str(line)) for line in self.args]
 
     def prefixed(self, lead: str) -> Self:
@@ -32,12 +32,12 @@ class UserError(Exception):
         return type(self)(f"{lead}{self.args[0]}", *self.args[1:])
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython, and so a notebook, shows instead of a traceback."""
+        """What IPython and notebooks show instead of a traceback."""
         return ["error: " + "\n".join(self.lines)]
 
 
 class UsageError(UserError):
-    """The command itself is wrong: it names something that does not exist. The command line exits with 2."""
+    """The command is wrong, such as an unknown name or an invalid value. The command line exits with 2."""
 
     exit_code = 2
 
@@ -52,7 +52,7 @@ class UnreadableError(UserError):
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
-CURES = {
+FIXES = {
     **dict.fromkeys(FULL, "make room, or name another place, and run the command again"),
     **dict.fromkeys(UNWRITABLE, "allow it, or name another place"),
     **dict.fromkeys((errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "name another path"),
@@ -64,18 +64,18 @@ CURES = {
 
 def explain_os_error(error: OSError) -> str:
     """A system error as one line: which file, what is wrong, how to fix it."""
-    # of a renaming, the user knows the second name
+    # after a failed rename, the user knows the second name
     where = error.filename2 or error.filename
     problem = "the disk is full" if error.errno in FULL else error.strerror or one_line(error)
-    cure = CURES.get(error.errno or 0, "fix that, and run the command again")
-    return f"{os.fsdecode(where)}: {problem}; {cure}" if isinstance(where, (str, bytes)) else f"{problem}; {cure}"
+    fix = FIXES.get(error.errno or 0, "fix that, and run the command again")
+    return f"{os.fsdecode(where)}: {problem}; {fix}" if isinstance(where, (str, bytes)) else f"{problem}; {fix}"
 
 
 @contextmanager
-def disk_errors(where: Path, cure: str | Callable[[], str]) -> Iterator[None]:
-    """Turn the error of a full, read-only or forbidden disk under `where` into a UserError that ends with `cure`.
+def disk_errors(where: Path, fix: str | Callable[[], str]) -> Iterator[None]:
+    """Turn an error of a full, read-only or forbidden disk under `where` into a UserError that ends with `fix`.
 
-    `cure` may be a function, if it depends on how far the work has come.
+    `fix` may be a function, if it depends on the progress so far.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def disk_errors(where: Path, cure: str | Callable[[], str]) -> Iterator[None]:
                 error.filename = error.filename or str(where)  # a failed write names no file
             raise
         problem = "the disk is full" if number in FULL else f"cannot be written ({os.strerror(number)})"
-        raise UserError(f"{where}: {problem}; {cure() if callable(cure) else cure}") from None
+        raise UserError(f"{where}: {problem}; {fix() if callable(fix) else fix}") from None
 
 
 def errno_of(error: BaseException) -> int | None:
@@ -101,5 +101,5 @@ def errno_of(error: BaseException) -> int | None:
 def one_line(error: Exception, limit: int = 200) -> str:
     """A library's message on one line of at most `limit` characters, to quote in a UserError."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    # torch refuses to unpickle a file, and advises to do it anyway
+    # torch refuses to unpickle such a file and then advises doing it anyway
     return "not a plain file of tensors" if "weights_only" in reason else reason[:limit]

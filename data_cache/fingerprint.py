@@ -1,4 +1,4 @@
-"""The fingerprint, everything that changes the numbers in a cache, and the differences between two of them."""
+"""Fingerprints: everything that changes the numbers in a cache, and the differences between two of them."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -17,16 +17,16 @@ def hash_names(names: Iterable[str]) -> str:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as dotted names and plain values; sequences compare as a whole."""
+    """Flatten a nested mapping to dotted names and plain values; tuples become lists."""
     if not isinstance(value, Mapping):
         return {prefix: list(value) if isinstance(value, tuple) else value}
     parts = (flatten(child, f"{prefix}.{key}" if prefix else str(key)) for key, child in value.items())
     return {key: leaf for part in parts for key, leaf in part.items()}
 
 
-def difference(stored: Fingerprint, wanted: Fingerprint) -> list[str]:
+def difference(stored: Fingerprint, requested: Fingerprint) -> list[str]:
     """One readable entry per setting that differs, e.g. `clip.image_size: 512 there, 256 here`."""
-    there, here = flatten(stored), flatten(wanted)
+    there, here = flatten(stored), flatten(requested)
     absent = "absent"
     return [
         f"{key}: {_short(there.get(key, absent))} there, {_short(here.get(key, absent))} here"

@@ -1,4 +1,4 @@
-"""Verify a cache against its records: every file, and which shards and parts are damaged."""
+"""Verify a cache's files against its journal records, and find damaged shards and parts."""
 
 from collections.abc import Sequence
 
@@ -11,30 +11,30 @@ Files = dict[str, Stamp]
 
 
 def verify_files(cache: Cache, progress: Progress = ignore) -> tuple[int, list[str]]:
-    """Read every recorded file; returns their number and one line for each problem, unfinished shards included.
+    """Read every recorded file; return their number and one line per problem, including unfinished shards.
 
     `progress` counts files read.
     """
-    stamps, found = {}, []
+    stamps, problems = {}, []
     unsharded = _unsharded_parts(cache)
     for part in ("", *(f"masks/{name}" for name in cache.masks), *unsharded):
         try:
             records = cache.journal(part).records() if part in unsharded else cache.complete_records(part)
         except UserError as error:
-            found.append(str(error))
+            problems.append(str(error))
             continue
         if None in records:
-            found.append(f"{cache.path / part}: {records.count(None)} of {len(records)} shards are not done")
+            problems.append(f"{cache.path / part}: {records.count(None)} of {len(records)} shards are not done")
         stamps |= {key: stamp for record in records if record for key, stamp in record.files.items()}
-    return len(stamps), found + file_problems(cache.path, stamps, progress)
+    return len(stamps), problems + file_problems(cache.path, stamps, progress)
 
 
 def damaged_shards(cache: Cache, part: str) -> list[int]:
-    """The shards of the features ("") or of a mask set whose record is damaged or disagrees with their files.
+    """The shards of the features ("") or of a mask set whose record is damaged or does not match their files.
 
-    Raises UnreadableError for a file that cannot be read at the moment: it may be sound.
+    Raises UnreadableError for a file that cannot be read at the moment: it may be intact.
     """
-    journal, found = cache.journal(part), []
+    journal, damaged = cache.journal(part), []
     for shard in range(cache.layout.shards):
         try:
             record = journal.record(shard)
@@ -43,19 +43,19 @@ def damaged_shards(cache: Cache, part: str) -> list[int]:
         except UnreadableError:
             raise
         except UserError:
-            found.append(shard)
+            damaged.append(shard)
             continue
         if record and _differs(cache, record.files):
-            found.append(shard)
-    return found
+            damaged.append(shard)
+    return damaged
 
 
 def damaged_parts(cache: Cache) -> list[str]:
     """Which of the image names and the text features are damaged or have no record.
 
-    Raises UnreadableError as `damaged_shards` does.
+    Raises UnreadableError, as `damaged_shards` does.
     """
-    found = []
+    damaged = []
     for part in _unsharded_parts(cache):
         try:
             (record,) = cache.journal(part).records()
@@ -64,13 +64,13 @@ def damaged_parts(cache: Cache) -> list[str]:
         except UserError:
             record = None
         if record is None or _differs(cache, record.files):
-            found.append(part)
-    return found
+            damaged.append(part)
+    return damaged
 
 
 def recorded_files(cache: Cache, shard: int, parts: Sequence[str]) -> list[Files | None]:
-    """The files that the records of a shard list, for each part; None for a damaged or missing record."""
-    found: list[Files | None] = []
+    """The files listed in a shard's record of each part; None for a damaged or missing record."""
+    files: list[Files | None] = []
     for part in parts:
         try:
             record = cache.journal(part).record(shard)
@@ -78,8 +78,8 @@ def recorded_files(cache: Cache, shard: int, parts: Sequence[str]) -> list[Files
             raise
         except UserError:
             record = None
-        found.append(record and record.files)
-    return found
+        files.append(record and record.files)
+    return files
 
 
 def _differs(cache: Cache, files: Files) -> bool:
@@ -87,5 +87,5 @@ def _differs(cache: Cache, files: Files) -> bool:
 
 
 def _unsharded_parts(cache: Cache) -> list[str]:
-    """The parts that are written whole when the cache is created."""
+    """The parts that are written as a whole when the cache is created."""
     return ["image", f"text/{cache.texts_name}"]

@@ -22,10 +22,10 @@ Stamp = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Record:
-    """A finished shard: how many of its images worked and failed, and the stamp of each of its chunk files.
+    """A finished shard: the number of its images that succeeded and failed, and the stamp of each of its chunk files.
 
-    A stamp is (size, CRC-32). Zarr does not store a chunk of only fill values: its stamp is None. So a missing file
-    with a stamp was lost, and a missing file with None never existed.
+    Zarr does not store a chunk of only fill values; its stamp is None. So a missing file with a stamp was lost, and a
+    missing file without one never existed.
     """
 
     shard: int
@@ -34,7 +34,7 @@ class Record:
     files: dict[str, Stamp]
 
     def subset(self, keys: Iterable[str]) -> "Record":
-        """The same record with some of its files only."""
+        """The same record with only some of its files."""
         return replace(self, files={key: self.files[key] for key in keys if key in self.files})
 
 
@@ -42,7 +42,7 @@ class Journal:
     """The records of one part of the cache (names, features, a mask set, texts): one string per shard, "" if not done.
 
     It is an ordinary Zarr array named `journal` in the group that it describes. So it is moved, deleted and checksummed
-    with the data, and readers of the group find no unknown file.
+    together with the data, and readers of the group find no unknown file.
     """
 
     def __init__(self, root: Path, group: zarr.Group) -> None:
@@ -68,7 +68,7 @@ class Journal:
             ) from None
 
     def commit(self, shard: int, ok: int, failed: int, chunks: Iterable[str]) -> Record:
-        """Record a shard as done. Its chunk files are flushed to the disk before the record is written."""
+        """Record a shard as done. Its chunk files are flushed to disk before the record is written."""
         record = Record(shard, ok, failed, {key: _stamp(self._root / key) for key in sorted(chunks)})
         self._array[shard] = json.dumps(vars(record))
         return record
@@ -79,7 +79,7 @@ class Journal:
 
 
 def missing_files(root: Path, records: Iterable[Record | None], below: str = "") -> list[Path]:
-    """Recorded chunk files that are missing or have another size; only of paths that begin with `below`.
+    """Recorded chunk files that are missing or have another size, among the paths that begin with `below`.
 
     Raises UnreadableError if that cannot be determined.
     """
@@ -89,30 +89,30 @@ def missing_files(root: Path, records: Iterable[Record | None], below: str = "")
 
 
 def file_problems(root: Path, stamps: Mapping[str, Stamp], progress: Progress = ignore) -> list[str]:
-    """Read every file and compare its size and CRC-32 with its stamp; one line for each that differs.
+    """Read every file and compare its size and CRC-32 with its stamp; return one line per mismatch.
 
     Files that cannot be read at the moment are listed too. `progress` counts files read.
     """
-    found = []
+    problems = []
     for key, stamp in stamps.items():
         try:
             if problem := file_problem(root / key, stamp):
-                found.append(f"{root / key}: {problem}")
+                problems.append(f"{root / key}: {problem}")
         except UnreadableError as error:
-            found.append(str(error))
+            problems.append(str(error))
         progress(1)
-    return found
+    return problems
 
 
 def file_problem(path: Path, stamp: Stamp) -> str:
-    """What is wrong with a file: "missing", "not recorded", "damaged", or "" if it agrees with its stamp.
+    """What is wrong with a file: "missing", "not recorded", "damaged", or "" if it matches its stamp.
 
     Raises UnreadableError if it cannot be read at the moment.
     """
-    found = _stamp(path, flush=False)
-    if found == stamp:
+    actual = _stamp(path, flush=False)
+    if actual == stamp:
         return ""
-    return "missing" if found is None else "not recorded" if stamp is None else "damaged"
+    return "missing" if actual is None else "not recorded" if stamp is None else "damaged"
 
 
 def _parse(text: str, shard: int) -> Record | None:
@@ -121,17 +121,17 @@ def _parse(text: str, shard: int) -> Record | None:
     try:
         fields = json.loads(text)
     except RecursionError:
-        raise ValueError("no record") from None
+        raise ValueError("not a record") from None
     if not (isinstance(fields, dict) and isinstance(fields.get("files"), dict)):
-        raise ValueError("no record")
+        raise ValueError("not a record")
     files = {key: stamp and (int(stamp[0]), int(stamp[1])) for key, stamp in fields.pop("files").items()}
     if any(Path(key).is_absolute() or ".." in Path(key).parts for key in files):
-        raise ValueError("a path that leads out of the cache")
+        raise ValueError("a path outside the cache")
     record = Record(**fields, files=files)
     if not all(type(number) is int and number >= 0 for number in (record.shard, record.ok, record.failed)):
         raise ValueError("fields must be non-negative integers")
     if record.shard != shard:
-        raise ValueError(f"shard {record.shard} in the place of shard {shard}")
+        raise ValueError(f"shard {record.shard} in place of shard {shard}")
     return record
 
 

@@ -35,7 +35,7 @@ class Layout:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Any]) -> "Layout":
-        """The layout that some Zarr arrays, by name, have: `cls` and the labels of the default masks among them."""
+        """The layout of Zarr arrays by name, which include `cls` and the labels of the default masks."""
         features, label = arrays["cls"], arrays[f"masks/{DEFAULT_MASKS}/label"]
         dense: Dense = "none" if "dense" not in arrays else "int8" if "dense_scale" in arrays else "float16"
         return cls(*features.shape, label.shape[2:], features.chunks[0], dense)
@@ -60,5 +60,5 @@ def label_dtype(max_labels: int) -> str:
 
 
 def reserved_label(dtype: str) -> int:
-    """The label of a token that is not ignored: the greatest value of the type."""
+    """The label of a token that is not ignored: the largest value of the type."""
     return 255 if dtype == "uint8" else 65535

@@ -13,12 +13,12 @@ from data_cache.layout import DEFAULT_MASKS, Layout
 
 JSON_BYTES = 64 * 2**20
 SHARD_IMAGES = NAMES = 2**16
-"""The most images of a shard, and the most class names or prompts."""
+"""The maximum number of images per shard, and of class names or prompts."""
 MASK_SETTINGS = {"unseen", "windows", "threshold", "updates", "backend", "dtype"}
 CODECS = {"bytes", "zstd", "crc32c", "sharding_indexed", "vlen-utf8"}
 """The codecs that caches use; none of them executes what it reads."""
 TEXT_BYTES = 512
-"""Approximate memory that the strings of an image take."""
+"""Approximate memory of the strings of one image."""
 
 
 def machine_memory() -> int:
@@ -27,28 +27,28 @@ def machine_memory() -> int:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ValueError if it is not JSON or longer than 64 MiB, and OSError."""
+    """The content of a JSON file. Raises ValueError if it is not JSON or larger than 64 MiB, and OSError."""
     status = path.stat()
     if not S_ISREG(status.st_mode):  # opening a named pipe would block
         raise ValueError("is not a file")
     if status.st_size > JSON_BYTES:
-        raise ValueError(f"longer than {JSON_BYTES // 2**20} MiB")
+        raise ValueError(f"larger than {JSON_BYTES // 2**20} MiB")
     try:
         return json.loads(path.read_bytes())
     except RecursionError:
-        raise ValueError("nested beyond reason") from None
+        raise ValueError("nested too deeply") from None
 
 
 def check_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Raise UserError for unknown arrays or codecs, shapes that disagree, or more data than memory can hold.
 
-    `arrays` are the Zarr arrays of a cache by path, `cls` and the labels of the default masks among them.
+    `arrays` are the Zarr arrays of a cache by path, which include `cls` and the labels of the default masks.
     """
     if arrays["cls"].ndim != 3 or arrays[f"masks/{DEFAULT_MASKS}/label"].ndim != 4:
-        raise UserError(f"{path}: its arrays have other dimensions than those of a cache; it is not trusted")
+        raise UserError(f"{path}: its arrays do not have the dimensions of a cache; it is not trusted")
     layout = Layout.of(arrays)
     images, shard = layout.images, layout.shard
-    held, rows = images * TEXT_BYTES, 0
+    cache_bytes, shard_bytes = images * TEXT_BYTES, 0
     for name, array in arrays.items():
         if unknown := sorted(set(_codecs(array.metadata.to_dict()["codecs"])) - CODECS):
             raise UserError(f"{path / name}: has the codec {unknown[0]}, which no cache uses; it is not trusted")
@@ -57,36 +57,35 @@ def check_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
             problem = f"has the shape {array.shape} instead of {expected}" if expected else "is not an array of a cache"
             raise UserError(f"{path / name}: {problem}; it is not trusted")
         size = array.nbytes if array.dtype.kind in "biuf" else 0
-        held += 0 if name.startswith("dense") else size
-        rows += 0 if name.startswith("text/") else min(shard, images) * size // max(1, images)
-    memory = machine_memory()
+        cache_bytes += 0 if name.startswith("dense") else size
+        shard_bytes += 0 if name.startswith("text/") else min(shard, images) * size // max(1, images)
     if shard > SHARD_IMAGES:
-        raise UserError(f"{path}: says it has {shard} images per shard, of at most {SHARD_IMAGES}; it is not trusted")
-    if max(held, rows) > memory:
+        raise UserError(f"{path}: claims {shard} images per shard; the maximum is {SHARD_IMAGES}; it is not trusted")
+    if (needed := max(cache_bytes, shard_bytes)) > (memory := machine_memory()):
         raise UserError(
-            f"{path}: says it holds {images} images, {shard} per shard: {max(held, rows) / 2**30:.0f} GiB in memory, "
-            f"of which this machine has {memory / 2**30:.0f}; the metadata is wrong, or needs a larger machine"
+            f"{path}: claims to hold {images} images, {shard} per shard: {needed / 2**30:.0f} GiB in memory, but this "
+            f"machine has {memory / 2**30:.0f}; the metadata is wrong, or the cache needs a larger machine"
         )
 
 
 def check_attributes(path: Path, attributes: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UserError if a cache, or one of its mask sets, does not say how it was made."""
-    about, recorded = attributes.get("fingerprint"), attributes.get("recorded")
-    complete = isinstance(about, dict) and isinstance(recorded, dict)
-    complete = complete and all(isinstance(about.get(part), dict) for part in ("clip", "dataset"))
-    complete = complete and {"model", "image_size", "precision", "weights_sha256"} <= about["clip"].keys()
-    if not (complete and "name" in about["dataset"]):
-        raise UserError(f"{path}: does not say how it was made, as every cache does; it is not trusted")
-    for name, one in sets.items():
-        if not one.keys() >= MASK_SETTINGS:
-            raise UserError(f"{path / 'masks' / name}: does not say how it was made; it is not trusted")
+    """Raise UserError if the settings of a cache, or of one of its mask sets, are incomplete."""
+    fingerprint, recorded = attributes.get("fingerprint"), attributes.get("recorded")
+    complete = isinstance(fingerprint, dict) and isinstance(recorded, dict)
+    complete = complete and all(isinstance(fingerprint.get(part), dict) for part in ("clip", "dataset"))
+    complete = complete and {"model", "image_size", "precision", "weights_sha256"} <= fingerprint["clip"].keys()
+    if not (complete and "name" in fingerprint["dataset"]):
+        raise UserError(f"{path}: does not record how it was made, as every cache does; it is not trusted")
+    for name, settings in sets.items():
+        if not settings.keys() >= MASK_SETTINGS:
+            raise UserError(f"{path / 'masks' / name}: does not record how it was made; it is not trusted")
 
 
 def _shape(path: str, arrays: Mapping[str, Any], layout: Layout) -> tuple[int, ...] | None:
-    """The shape that the array at a path must have beside the others; None if no cache has such an array."""
-    if (found := find_spec(path)) is None:
+    """The shape that the array at a path must have given the other arrays; None if a cache has no such array."""
+    if (match := find_spec(path)) is None:
         return None
-    spec, group = found
+    spec, group = match
     classes, templates = (
         min(arrays[key].shape[0], NAMES) if (key := f"text/{group}/{field}") in arrays else 0
         for field in ("name", "template")
@@ -96,9 +95,9 @@ def _shape(path: str, arrays: Mapping[str, Any], layout: Layout) -> tuple[int, .
 
 def _codecs(codecs: Any) -> list[str]:
     """The names of codecs, including those inside a sharding codec."""
-    found = []
+    names = []
     for codec in codecs:
-        found.append(codec["name"])
-        inside = codec.get("configuration", {})
-        found += _codecs([*inside.get("codecs", ()), *inside.get("index_codecs", ())])
-    return found
+        names.append(codec["name"])
+        inner = codec.get("configuration", {})
+        names += _codecs([*inner.get("codecs", ()), *inner.get("index_codecs", ())])
+    return names

@@ -1,4 +1,4 @@
-"""A mask set of a cache: what its images have in common, and its shards as they are read one by one."""
+"""A mask set of a cache: its settings, classes and statuses, and its shards, read on demand."""
 
 from functools import cached_property, lru_cache
 from typing import Any, Self
@@ -13,13 +13,13 @@ from data_cache.source_dataset import SourceDataset
 from data_cache.splits import Split
 
 SHARDS_IN_MEMORY = 4
-"""Neighbouring images are in one shard, and a shard of COCO with four views takes some 0.5 MiB."""
+"""Neighboring images share a shard; a shard of COCO with four views takes about 0.5 MiB."""
 
 
 class MaskSet:
-    """One mask set of a cache and the dataset the cache was made from.
+    """One mask set of a cache and the dataset that the cache was made from.
 
-    Files are read on first use and kept: open the cache again to see what was written since.
+    Files are read on first use and kept in memory: reopen the cache to see later changes.
     """
 
     def __init__(self, cache: Cache, masks: str, source: SourceDataset) -> None:
@@ -37,7 +37,7 @@ class MaskSet:
     def statuses(self) -> list[tuple[str, str]]:
         """Id and status of every image: `ok`, the reason of its failure, or "" while it is not done."""
         pending, shard = set(self.cache.pending_shards(DEFAULT_MASKS)), self.cache.layout.shard
-        # an unfinished shard may already have chunks that look done
+        # an unfinished shard may already hold statuses
         return [
             (name, "" if i // shard in pending else status) for i, (name, status) in enumerate(self.cache.statuses())
         ]
@@ -52,12 +52,12 @@ class MaskSet:
         return [index for index, (_, status) in enumerate(self.statuses) if status == OK][:count]
 
     def loaded(self, index: int, masks: str | None = None) -> Loaded:
-        """The shard of an image, of this mask set or another. Raises UserError if it is not done, or damaged."""
+        """The shard of an image, in this mask set or another. Raises UserError if it is unfinished or damaged."""
         return self._load(masks or self.masks, index // self.cache.layout.shard)
 
     @cached_property
     def texts(self) -> Texts:
-        """Text features of the classes, and the prompts they were made from."""
+        """Text features of the classes, and their prompt templates."""
         return self.cache.texts()
 
     @property
@@ -66,14 +66,14 @@ class MaskSet:
         return self.texts.classes
 
     @cached_property
-    def about(self) -> dict[str, Any]:
-        """How the masks were clustered: unseen classes, threshold (lambda), windows, updates, backend, dtype."""
+    def settings(self) -> dict[str, Any]:
+        """Settings of the clustering: unseen classes, threshold (lambda), windows, updates, backend, dtype."""
         return self.cache.mask_attributes(self.masks)
 
     @cached_property
     def split(self) -> Split:
-        """The classes with labels in training, and those without."""
-        return Split(self.classes, tuple(self.about["unseen"]))
+        """The seen classes, which have labels in training, and the unseen ones."""
+        return Split(self.classes, tuple(self.settings["unseen"]))
 
     @property
     def views(self) -> int:
@@ -82,10 +82,10 @@ class MaskSet:
 
     @property
     def clip_size(self) -> int:
-        """Side of CLIP's input in pixels."""
+        """Side length of CLIP's input in pixels."""
         return self.cache.fingerprint["clip"]["image_size"]
 
     @property
     def counts(self) -> Int[np.ndarray, "image view"]:
-        """How many pseudo labels each view has; 0 where the image failed or is not done."""
+        """Number of pseudo labels per view; 0 if the image failed or is not done."""
         return self.cache.label_counts(self.masks)

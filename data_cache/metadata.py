@@ -19,16 +19,16 @@ FORMAT, VERSION = "clipteacher-cache", 2
 
 
 def finalize_metadata(path: Path) -> None:
-    """Consolidate the metadata and write a hash over all of it into the root's attributes, in one step.
+    """Consolidate the metadata and write its hash into the root's attributes, in one atomic step.
 
     A concurrent reader, or one after a kill, finds either the old metadata or the new.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for node in path.rglob("zarr.json"):
-            place = copy / node.relative_to(path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(node, place)
+            target = copy / node.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(node, target)
         with warnings.catch_warnings():
             # zarr warns that consolidated metadata is not yet part of the v3 specification; xarray warns without it
             warnings.simplefilter("ignore")
@@ -36,45 +36,45 @@ def finalize_metadata(path: Path) -> None:
         root = read_json(copy / "zarr.json")
         root["attributes"].pop("metadata_sha256", None)
         root["attributes"]["metadata_sha256"] = metadata_hash(copy)
-    with atomic_write(path / "zarr.json") as draft:  # it takes the place of the only copy
+    with atomic_write(path / "zarr.json") as draft:
         draft.write_text(json.dumps(root, indent=2))
 
 
 def metadata_hash(path: Path) -> str:
-    """SHA-256 over every zarr.json in the order of their paths, as canonical JSON, without the hash itself."""
+    """SHA-256 over every zarr.json, as canonical JSON in the order of the paths, without the hash itself."""
     root = read_json(path / "zarr.json")
     root["attributes"].pop("metadata_sha256", None)
     nodes = sorted(root["consolidated_metadata"]["metadata"])
     if any(Path(node).is_absolute() or ".." in Path(node).parts for node in nodes):
-        raise ValueError("a name that leads out of the cache")
+        raise ValueError("a name outside the cache")
     contents = [["", root], *([node, read_json(path / node / "zarr.json")] for node in nodes)]
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def check_metadata(path: Path) -> None:
-    """Raise UserError unless `path` is a cache of this version whose metadata is as it was written.
+    """Raise UserError unless `path` is a cache of this version with unaltered metadata.
 
-    Raises UnreadableError if it cannot be read at the moment: it may be sound, and must not be deleted.
+    Raises UnreadableError if it cannot be read at the moment: it may be intact, and must not be deleted.
     """
-    foreign = f"{path}: not a clipteacher cache; pass --cache PATH of one, or of a path that does not exist yet"
+    not_a_cache = f"{path}: not a clipteacher cache; pass --cache with the path of one, or with a new path"
     if not is_file(path / "zarr.json"):
-        raise UserError(foreign)
+        raise UserError(not_a_cache)
     check_no_transaction(path)
     try:
         attributes = read_json(path / "zarr.json")["attributes"]
         if attributes.get("format") != FORMAT:
-            raise UserError(foreign)
+            raise UserError(not_a_cache)
         if attributes.get("version") != VERSION:
             raise UserError(
                 f"{path}: cache version {attributes.get('version')}, this program reads {VERSION}; "
                 "run `precompute` again into another --cache"
             )
-        sound = metadata_hash(path) == attributes.get("metadata_sha256")
+        intact = metadata_hash(path) == attributes.get("metadata_sha256")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        sound = False
+        intact = False
     except OSError as error:
         raise unreadable_error(error, path) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
+        intact = False
+    if not intact:
         raise UserError(f"{path}: the cache's metadata is damaged; delete the cache and run `precompute` again")

@@ -1,4 +1,4 @@
-"""Options: dataclass fields that carry the help, choices and limits of the command line, and the check of values."""
+"""Options: dataclass fields that carry the help, choices and limits of command-line options, and their validation."""
 
 import math
 import sys
@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from data_cache.errors import UsageError
 from data_cache.messages import did_you_mean
 
-LONGEST = 10**20
-"""Greatest number that a message writes out: Python refuses to print thousands of digits."""
+MAX_PRINTED = 10**20
+"""The largest number that a message prints: Python refuses to print thousands of digits."""
 
 
 def option(
@@ -26,17 +26,17 @@ def option(
     """A dataclass field that is an option of a command.
 
     Args:
-        default: its value; `dataclasses.MISSING` for a required option.
-        help: one sentence or two.
-        minimum: the least number, or element of a tuple of numbers.
-        maximum: the greatest.
-        choices: the names it takes. A `Literal` type needs none.
-        metavar: what stands for the value in the help, if not its type.
-        flags: how it is written on the command line, if not `--name`.
+        default: the default value; `dataclasses.MISSING` for a required option.
+        help: one or two sentences.
+        minimum: the smallest number, or element of a tuple of numbers.
+        maximum: the largest.
+        choices: the accepted names. A `Literal` type needs none.
+        metavar: the placeholder of the value in the help, if not its type.
+        flags: the spelling on the command line, if not `--name`.
 
     """
-    about = {"help": help, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
-    return field(default=default, metadata=about | {"metavar": metavar, "flags": flags})
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
+    return field(default=default, metadata=metadata | {"metavar": metavar, "flags": flags})
 
 
 def argument(help: str, choices: Collection[str] = ()) -> Any:
@@ -45,9 +45,9 @@ def argument(help: str, choices: Collection[str] = ()) -> Any:
 
 
 def same_option(config: type, name: str, default: Any = None, help: str | None = None) -> Any:
-    """An option of another dataclass under the same name, with a default and perhaps a help of its own."""
-    about = field_of(config, name).metadata
-    return field(default=default, metadata={**about, "help": help or about["help"]})
+    """The option of this name in another dataclass, with its own default and optionally its own help."""
+    metadata = field_of(config, name).metadata
+    return field(default=default, metadata={**metadata, "help": help or metadata["help"]})
 
 
 def field_of(config: type, name: str) -> Field:
@@ -56,7 +56,7 @@ def field_of(config: type, name: str) -> Field:
 
 
 def choices_of(config: type, name: str) -> tuple[str, ...]:
-    """The names one option takes; none if it takes any value."""
+    """The names that an option accepts; empty if it accepts any value."""
     hint = get_type_hints(config)[name]
     return get_args(hint) if get_origin(hint) is Literal else field_of(config, name).metadata["choices"]
 
@@ -74,29 +74,30 @@ def default_of(config: type, name: str) -> Any:
 
 
 def flag_of(entry: Field) -> str:
-    """How messages name an option: `--name`; without dashes if it is a positional argument."""
+    """The name of an option in messages: `--name`, or `name` for a positional argument."""
     return ("" if entry.metadata.get("argument") else "--") + entry.name.replace("_", "-")
 
 
 def parts_of(hint: Any) -> tuple[Any, ...]:
-    """The types a union is made of; a type itself otherwise."""
+    """The members of a union type; otherwise the type itself."""
     return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
 def check_choice(flag: str, value: object, choices: Collection[str]) -> None:
-    """Raise UsageError, one line, for a value that is not among the choices."""
+    """Raise UsageError for a value that is not among the choices."""
     if value not in choices:
         raise UsageError(f"{flag} {value}: choose {', '.join(choices)}{did_you_mean(str(value), choices)}")
 
 
 def check_options(config: Any) -> None:
-    """Raise UsageError, one line, for a value of the wrong type, not among the choices, or out of range."""
-    for entry in (one for one in fields(config) if one.metadata):
-        check_option(type(config), entry.name, getattr(config, entry.name))
+    """Raise UsageError for a value of the wrong type, not among the choices, or out of range."""
+    for entry in fields(config):
+        if entry.metadata:
+            check_option(type(config), entry.name, getattr(config, entry.name))
 
 
 def check_option(config: type, name: str, value: Any) -> None:
-    """Raise UsageError, one line, for a value that this option does not take."""
+    """Raise UsageError for a value that this option does not accept."""
     entry = field_of(config, name)
     flag = flag_of(entry)
     _check_type(flag, value, get_type_hints(config)[name])
@@ -109,7 +110,7 @@ def check_option(config: type, name: str, value: Any) -> None:
 
 
 def _check_range(flag: str, value: float, minimum: float | None, maximum: float | None) -> None:
-    shown = "of many digits" if isinstance(value, int) and abs(value) > LONGEST else value
+    shown = "of many digits" if isinstance(value, int) and abs(value) > MAX_PRINTED else value
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{flag} {shown}: must be a finite number")
     if minimum is not None and value < minimum:
@@ -123,8 +124,8 @@ def _check_range(flag: str, value: float, minimum: float | None, maximum: float 
 def _check_type(flag: str, value: Any, hint: Any) -> None:
     if value is None and not isinstance(hint, UnionType):
         raise UsageError(f"{flag}: a value is missing")
-    kinds = tuple(str if get_origin(kind) is Literal else get_origin(kind) or kind for kind in parts_of(hint))
-    accepted = (*kinds, int) if float in kinds else kinds
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
-        name = next(kind for kind in kinds if kind is not NoneType).__name__
+    types = tuple(str if get_origin(part) is Literal else get_origin(part) or part for part in parts_of(hint))
+    accepted = (*types, int) if float in types else types
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in types):
+        name = next(part for part in types if part is not NoneType).__name__
         raise UsageError(f"{flag} {value!r}: must be {name}")

@@ -1,4 +1,4 @@
-"""Where caches and runs are unless a path is given."""
+"""Default paths of caches and runs."""
 
 import os
 from pathlib import Path

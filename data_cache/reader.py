@@ -1,4 +1,4 @@
-"""Read a cache: its settings, its shards' records, and its arrays."""
+"""Read a cache: its settings, the records of its shards, and its arrays."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from jaxtyping import Float, Int
 
-from data_cache.arrays import SHARD_FIELDS, Owner, chunk_files, symbol_sizes
+from data_cache.arrays import PAYLOADS, SHARD_FIELDS, Owner, chunk_files, symbol_sizes
 from data_cache.content import OK, Loaded, Texts
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint
@@ -18,14 +18,14 @@ from data_cache.layout import DEFAULT_MASKS, Layout
 from data_cache.limits import check_arrays, check_attributes
 from data_cache.messages import did_you_mean
 from data_cache.metadata import check_metadata
-from data_cache.rooted import RootedStore
+from data_cache.moved import ExistingStore
 from data_cache.system.files import is_folder, read_errors, stat_or_none
 
 
 class Cache:
-    """A cache directory, opened for reading (`data_cache.writer.CacheWriter` writes).
+    """A cache directory, opened for reading (for writing: `data_cache.writer.CacheWriter`).
 
-    Raises UserError if `path` is not a cache, has another version, or its metadata was altered.
+    Raises UserError if `path` is not a cache of this version or its metadata was altered.
     """
 
     _mode: ClassVar[Literal["r", "r+"]] = "r"
@@ -38,7 +38,7 @@ class Cache:
         self.path = path
         with read_errors(path):
             # Any: zarr types every member as array or group
-            self.group: Any = zarr.open_group(RootedStore(path), mode=self._mode)
+            self.group: Any = zarr.open_group(ExistingStore(path), mode=self._mode)
         self.attributes: Mapping[str, Any] = self.group.attrs.asdict()
         arrays = {name: node for name, node in self.group.members(max_depth=None) if isinstance(node, zarr.Array)}
         if not {"cls", "journal", f"masks/{DEFAULT_MASKS}/label"} <= arrays.keys():
@@ -50,7 +50,7 @@ class Cache:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What the numbers in this cache depend on."""
+        """All settings that change the numbers in this cache."""
         return self.attributes["fingerprint"]
 
     # -- mask sets and text features ---------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class Cache:
         return sorted(name for name, _ in self.group["masks"].groups())
 
     def mask_name(self, name: str | None) -> str:
-        """The name itself, or that of stage 1's mask set if None. Raises UsageError if no mask set has it."""
+        """The name itself, or that of stage 1's mask set if None. Raises UsageError for an unknown name."""
         if name is None:
             return DEFAULT_MASKS
         if name not in self.masks:
@@ -70,16 +70,16 @@ class Cache:
         return name
 
     def mask_attributes(self, name: str) -> dict[str, Any]:
-        """How a mask set was clustered: unseen classes, threshold, windows, updates, backend, dtype."""
+        """Settings of a mask set: unseen classes, threshold (lambda), windows, updates, backend, dtype."""
         return self.group[f"masks/{name}"].attrs.asdict()
 
     @property
     def texts_name(self) -> str:
-        """The name of the prompts."""
+        """The name of the text features: that of their prompts."""
         return next(name for name, _ in self.group["text"].groups())
 
     def texts(self) -> Texts:
-        """The text features; a cache has one set of them."""
+        """The text features, of which a cache has one set."""
         name = self.texts_name
         self._check_present(self.journal(f"text/{name}").records())
         strings = {key: tuple(str(s) for s in self.read(f"text/{name}/{key}")) for key in ("name", "template")}
@@ -96,7 +96,7 @@ class Cache:
         return [record for record in self.journal("").records() if record]
 
     def complete_records(self, part: str, shard: int | None = None) -> list[Record | None]:
-        """The records of a part, or of one shard; None for a shard that is not done or has grown since."""
+        """The records of a part, or of one of its shards; None for a shard that is not done or has grown since."""
         shards = range(self.layout.shards) if shard is None else [shard]
         counts = [self.layout.images_in([shard]) for shard in shards]
         records = self.journal(part).records() if shard is None else [self.journal(part).record(shard)]
@@ -105,7 +105,7 @@ class Cache:
         return [r if r and r.ok + r.failed == n else None for r, n in zip(records, counts, strict=True)]
 
     def check_record(self, record: Record, part: str) -> None:
-        """Raise UserError unless a record names exactly the files of its shard: others would go unchecked."""
+        """Raise UserError unless a record lists exactly the files of its shard: others would not be verified."""
         if record.files.keys() != set(self._chunk_files(record.shard, part)):
             raise UserError(
                 f"{self.path / part / 'journal'}: a damaged journal record (of shard {record.shard}: names other "
@@ -126,14 +126,14 @@ class Cache:
         """Raise UserError if shards, or this one, are unfinished, or a file of theirs is missing or truncated."""
         features, clustered = self._records_with_masks(masks, shard)
         if pending := sum(None in both for both in zip(features, clustered, strict=True)):
-            done = masks != DEFAULT_MASKS and None not in features
-            cure = f"run `cluster` with --name {masks} again" if done else "run the same `precompute` command again"
+            only_masks = masks != DEFAULT_MASKS and None not in features
+            fix = f"rerun `cluster` with --name {masks}" if only_masks else "rerun the same `precompute` command"
             unfinished = f"{pending} of {self.layout.shards} shards are" if shard is None else f"shard {shard} is"
-            raise UserError(f"{self.path}: {unfinished} not done; {cure} to finish them")
+            raise UserError(f"{self.path}: {unfinished} not done; {fix} to finish")
         self._check_present([*features, *clustered])
 
     def pending_shards(self, masks: str) -> list[int]:
-        """The shards whose features or masks are not done, or that have grown since."""
+        """The shards that have grown or whose features or masks are not done."""
         return [i for i, both in enumerate(zip(*self._records_with_masks(masks), strict=True)) if None in both]
 
     def failed_shards(self) -> list[int]:
@@ -161,24 +161,24 @@ class Cache:
         )
 
     def read_fields(self, shard: int, fields: Iterable[str]) -> dict[str, Any]:
-        """Some fields of a shard (`data_cache.arrays.SHARD_FIELDS`); of masks, stage 1's. Strings come as lists."""
-        span, found = self.layout.span(shard), {}
+        """Fields of a shard (`data_cache.arrays.SHARD_FIELDS`), masks from stage 1's set; strings as lists."""
+        span, values = self.layout.span(shard), {}
         for name in fields:
-            values = self.read(SHARD_FIELDS[name].path(DEFAULT_MASKS), span)
-            found[name] = [str(text) for text in values] if SHARD_FIELDS[name].dtype == "string" else values
-        return found
+            array = self.read(SHARD_FIELDS[name].path(DEFAULT_MASKS), span)
+            values[name] = [str(text) for text in array] if SHARD_FIELDS[name].dtype == "string" else array
+        return values
 
     def label_counts(self, masks: str) -> Int[np.ndarray, "image view"]:
-        """How many pseudo labels each view has in a mask set; 0 where the image failed or is not done."""
+        """Number of pseudo labels per view in a mask set; 0 if the image failed or is not done."""
         self._check_present(self.journal(f"masks/{masks}").records())
         return self.read(f"masks/{masks}/count")
 
     def ids(self, span: slice = slice(None)) -> list[str]:
-        """The names of images, in the order of every array."""
+        """The ids of images, in the order of every array."""
         shards = range((span.start or 0) // self.layout.shard, self.layout.shards)
         if span.stop is not None:
             shards = range(shards.start, -(-span.stop // self.layout.shard))
-        # of these images only: a caller that goes through the shards must not stat every file at each of them
+        # only the files of these images: a caller that iterates over shards must not stat every file each time
         self._check_present([self._names.subset([f"image/id/c/{shard}" for shard in shards])] if self._names else [])
         return [str(name) for name in self.read("image/id", span)]
 
@@ -187,17 +187,17 @@ class Cache:
         return self.journal("image").record(0)
 
     def digests(self, span: slice = slice(None)) -> list[tuple[str, str]]:
-        """(image hash, label hash) of images; both empty if the image failed. Valid in done shards only."""
+        """(image hash, label hash) of images; both empty if the image failed. Only valid in finished shards."""
         hashes = (self.read(f"image/{name}", span) for name in ("content_hash", "label_hash"))
         return [(str(content), str(label)) for content, label in zip(*hashes, strict=True)]
 
     def statuses(self) -> list[tuple[str, str]]:
-        """(id, status) of every image: "ok", the reason of the failure, or "" while not done."""
+        """(id, status) of every image: "ok", the reason for its failure, or "" while it is not done."""
         self._check_present(self.journal("").records(), "image/")
         return [(name, str(status)) for name, status in zip(self.ids(), self.read("image/status"), strict=True)]
 
     def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
-        """The dense tokens of an image: float16 as CLIP's were rounded, or float32 from int8 and its scales."""
+        """The dense tokens of an image: CLIP's, rounded to float16, or float32 dequantized from int8."""
         try:
             with read_errors(self.path / "dense"):
                 values = self.group["dense"][image]
@@ -209,7 +209,7 @@ class Cache:
             raise UserError(f"{where} ({error}); `verify --repair` repairs it") from None
 
     def read(self, name: str, span: slice = slice(None)) -> np.ndarray:
-        """An array by its name, or its rows of some images. Raises UserError if it is damaged."""
+        """An array by name, or its rows in `span`. Raises UserError if it is damaged."""
         try:
             with read_errors(self.path / name):
                 return self.group[name][span]
@@ -217,9 +217,9 @@ class Cache:
             raise UserError(f"{self.path / name}: damaged ({error}); `verify --repair` repairs it") from None
 
     def describe(self) -> dict[str, Any]:
-        """A summary for people and scripts: what the cache holds, how far it is, what failed, its bytes on disk.
+        """A summary: content, progress, failures, and bytes on disk.
 
-        `done` and `failed` count images; together they are fewer than `images` while shards are unfinished.
+        `done` and `failed` count images; they add up to `images` once all shards are finished.
         """
         records, clip, dataset = self.records(), self.fingerprint["clip"], self.fingerprint["dataset"]
         return {
@@ -235,16 +235,19 @@ class Cache:
             "weights_sha256": clip["weights_sha256"],
             "masks": self.masks,
             "unseen": {name: self.mask_attributes(name)["unseen"] for name in self.masks},
-            "bytes": self.bytes(),
+            "bytes": self.bytes_on_disk(),
             "failures": {name: status for name, status in self.statuses() if status not in (OK, "")},
         }
 
-    def bytes(self) -> dict[str, int]:
-        """Bytes on disk of the three payloads."""
-        arrays = {"cls": ["cls"], "dense": ["dense", "dense_scale"], "masks": ["masks"]}
+    def bytes_on_disk(self) -> dict[str, int]:
+        """Bytes on disk of each payload; of masks, all mask sets with their counts and journals."""
+        sizes = {}
         with read_errors(self.path):
-            files = {part: [f for one in names for f in (self.path / one).rglob("*")] for part, names in arrays.items()}
-            return {part: sum(f.stat().st_size for f in found if f.is_file()) for part, found in files.items()}
+            for payload, names in PAYLOADS.items():
+                folders = [self.path / name.partition("/")[0] for name in names]
+                files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+                sizes[payload] = sum(file.stat().st_size for file in files)
+        return sizes
 
     def _check_present(self, records: Sequence[Record | None], below: str = "") -> None:
         if missing := missing_files(self.path, records, below):
@@ -258,6 +261,6 @@ class Cache:
         return self.complete_records("", shard), self.complete_records(f"masks/{masks}", shard)
 
     def _chunk_files(self, shard: int, part: str) -> list[str]:
-        """The chunk files that a shard's record of the features ("") or of a mask set lists."""
+        """The chunk files that a shard's record lists, for the features ("") or a mask set."""
         owner: Owner = "masks" if part else "features"
         return chunk_files(owner, self.layout, self._sizes, part.removeprefix("masks/"), shard)

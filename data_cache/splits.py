@@ -1,4 +1,4 @@
-"""Seen and unseen classes: always by name, never by a copied index."""
+"""Seen and unseen classes, always given by name."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ VOID_RANK = 255
 
 @dataclass(frozen=True)
 class Split:
-    """The classes of a dataset, and those of them whose pixel labels are hidden in training.
+    """The classes of a dataset, and the unseen ones, whose pixel labels are hidden in training.
 
     `unseen` may be given in any order; it is sorted into class order, so that equal splits compare equal.
     """
@@ -39,7 +39,7 @@ class Split:
 
     @property
     def is_seen(self) -> Bool[np.ndarray, "class"]:
-        """Whether a class is seen, by class id."""
+        """Whether each class is seen, by class id."""
         hidden = set(self.unseen)
         return np.array([name not in hidden for name in self.classes], dtype=bool)
 
@@ -54,27 +54,27 @@ class Split:
         return np.flatnonzero(~self.is_seen).astype(np.int64)
 
     def seen_rank(self) -> UInt8[np.ndarray, "256"]:
-        """Return the table from class id to rank among the seen classes; 255 for unseen classes and void."""
+        """The table from class id to rank among the seen classes; 255 for unseen classes and void."""
         table = np.full(256, VOID_RANK, dtype=np.uint8)
         table[self.seen_index] = np.arange(len(self.seen_index), dtype=np.uint8)
         return table
 
     def is_hidden(self, label: UInt8[np.ndarray, "*pixel"]) -> Bool[np.ndarray, "*pixel"]:
-        """Whether a pixel has no label in training: its class is unseen, or it is void."""
+        """Whether each pixel has no label in training: it is void or its class is unseen."""
         return (self.seen_rank() == VOID_RANK).take(label)
 
     def hide_unseen(self, label: UInt8[np.ndarray, "*pixel"]) -> UInt8[np.ndarray, "*pixel"]:
-        """The labels that training may see; 255 for all others."""
+        """The label map with unseen classes replaced by 255."""
         return np.where(self.is_hidden(label), np.uint8(VOID_RANK), label)
 
     def seen_target(self, label: UInt8[np.ndarray, "*pixel"]) -> Int16[np.ndarray, "*pixel"]:
-        """Rank of each pixel's class among the seen classes; -1 where training may not see a label."""
+        """Rank of each pixel's class among the seen classes; -1 for unseen classes and void."""
         rank = self.seen_rank()[label].astype(np.int16)
         return np.where(rank == VOID_RANK, np.int16(-1), rank)
 
 
 def labelled_in_training(classes: Sequence[str], trained: Sequence[str]) -> Bool[np.ndarray, "class"]:
-    """Which classes of one dataset had labels in a training on another one, whose seen classes were `trained`.
+    """Which classes of a dataset had labels in training on another dataset with the seen classes `trained`.
 
     Names match regardless of case, or by `synonyms.json`: "tvmonitor" is "tv", and "wall" is any kind of wall.
     """
@@ -85,15 +85,15 @@ def labelled_in_training(classes: Sequence[str], trained: Sequence[str]) -> Bool
 
 
 def make_split(dataset_name: str, classes: Sequence[str], unseen: str | None) -> Split:
-    """Divide `classes` into seen and unseen ones.
+    """Divide classes into seen and unseen ones.
 
     Args:
         dataset_name: The dataset, whose published split is used if `unseen` is None.
         classes: Its class names; the position is the class id.
-        unseen: Comma-separated class names. "" hides none; None is the published split.
+        unseen: Comma-separated class names. "" hides none; None selects the published split.
 
     Raises:
-        UsageError: A name is not a class, no class remains seen, or the dataset has no published split.
+        UsageError: A name is not a class, no seen class remains, or the dataset has no published split.
 
     """
     if unseen is None:

@@ -1,6 +1,6 @@
-"""A change of many files of a cache in one step: prepared beside them, committed by a renaming, then applied.
+"""An atomic change of many files of a cache: prepared as a draft, committed by a rename, then applied.
 
-Killed before the renaming, the cache is unchanged; killed after it, the next writer applies the change.
+If killed before the rename, the cache is unchanged; if killed after it, the next writer applies the change.
 """
 
 from pathlib import Path
@@ -9,11 +9,11 @@ from data_cache.errors import UserError
 from data_cache.system.files import is_folder
 
 REDO = "redo"
-"""The folder of a committed change inside the cache, with the files that are to replace those of the cache."""
+"""The folder of a committed change inside the cache, with the files that replace those of the cache."""
 
 
 def complete_transaction(cache: Path) -> None:
-    """Apply a committed change, if there is one; may be interrupted and repeated. Only for the cache's one writer."""
+    """Apply a committed change, if any. Only for the holder of the writer lock; may be interrupted and repeated."""
     change = cache / REDO
     if not is_folder(change):
         return
@@ -22,16 +22,14 @@ def complete_transaction(cache: Path) -> None:
         if file.is_dir():
             folders.append(file)
             continue
-        place = cache / file.relative_to(change)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(place)
+        target = cache / file.relative_to(change)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
     for folder in sorted(folders, reverse=True):
         folder.rmdir()
 
 
 def check_no_transaction(cache: Path) -> None:
-    """Raise UserError if a committed change of a cache was not applied to its end."""
+    """Raise UserError if a committed change of a cache is not fully applied."""
     if is_folder(cache / REDO):
-        raise UserError(
-            f"{cache}: an extension is in progress or was cut short; run the same `precompute` command again"
-        )
+        raise UserError(f"{cache}: an extension is in progress or was interrupted; rerun the same `precompute` command")

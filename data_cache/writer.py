@@ -11,14 +11,14 @@ import zarr
 from jaxtyping import Float16, Int, Shaped
 
 from data_cache.arrays import DENSE_TOKENS, SHARD_FIELDS, chunk_files, create_arrays, symbol_sizes
-from data_cache.content import OK, Shard, Texts, quantised
+from data_cache.content import OK, Shard, Texts, quantize_int8
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
 from data_cache.journal import Journal, Record
 from data_cache.layout import DEFAULT_MASKS, Layout
 from data_cache.metadata import FORMAT, VERSION, finalize_metadata
+from data_cache.moved import ExistingStore
 from data_cache.reader import Cache
-from data_cache.rooted import RootedStore
 from data_cache.system.atomic import draft_path, draft_paths, remove
 from data_cache.transaction import REDO, complete_transaction
 
@@ -63,7 +63,7 @@ class CacheWriter(Cache):
         for folder in (self.path / "masks").iterdir():
             if folder.is_dir() and folder.name not in self.masks:
                 remove(folder)
-        group = zarr.open_group(RootedStore(self.path), mode="r+", use_consolidated=False)
+        group = zarr.open_group(ExistingStore(self.path), mode="r+", use_consolidated=False)
         _create_masks(group, name, self.layout, attributes)
         finalize_metadata(self.path)
 
@@ -153,7 +153,7 @@ class CacheWriter(Cache):
             start, stop, _ = part.indices(span.stop - span.start)
             images, values = slice(span.start + start, span.start + stop), dense[part]
             if self.layout.dense == "int8":
-                values, self.group["dense_scale"][images] = quantised(values)
+                values, self.group["dense_scale"][images] = quantize_int8(values)
             # one view at a time: zarr assembles a whole shard file in memory
             for view in range(self.layout.views):
                 self.group["dense"][images, view : view + 1] = values[:, view : view + 1]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.callbacks import OnDataset, ProgressBar, ignore
-from data_cache.content import alike_classes
+from data_cache.content import indistinguishable_warnings
 from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
 from data_cache.fingerprint import hash_names
@@ -31,7 +31,10 @@ class Result:
     def warnings(self) -> list[str]:
         """What its reader should know, a sentence each."""
         vocabulary = self.evaluation.vocabulary
-        return [*self.evaluation.warnings, *alike_classes(vocabulary.split.classes, vocabulary.text.numpy(force=True))]
+        return [
+            *self.evaluation.warnings,
+            *indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True)),
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_cache.callbacks import Log, ignore
-from data_cache.content import alike_classes
+from data_cache.content import indistinguishable_warnings
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.paths import cache_folder
 from data_cache.system.atomic import atomic_write
@@ -80,7 +80,7 @@ def export(config: ExportConfig, log: Log = ignore) -> Exported:
     student = load(config.checkpoint, torch.device("cpu"))
     size = None if config.size in (None, ANY) else _size_of(str(config.size), student.network.multiple)
     vocabulary = vocabulary_for_names(student, wanted, cache_folder(), config.prompts, config.clip, config.clip_weights)
-    for warning in alike_classes(vocabulary.split.classes, vocabulary.text.numpy(force=True)):
+    for warning in indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True)):
         log(warning)
     work = _Work(config, student, vocabulary)
     if config.size is not None:

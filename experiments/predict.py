@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_cache.callbacks import ProgressBar
-from data_cache.content import alike_classes
+from data_cache.content import indistinguishable_warnings
 from data_cache.datasets.decode import decode_image
 from data_cache.datasets.pairing import files_below, is_text
 from data_cache.datasets.pairing_notes import SUFFIXES, skipped_pictures
@@ -89,7 +89,7 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> Album:
                     raise
                 failures[name if is_text(name) else ascii(name)] = str(error)
             advance(1)
-    warnings = alike_classes(vocabulary.split.classes, vocabulary.text.numpy(force=True))
+    warnings = indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True))
     if config.photographs.is_dir():
         warnings.append(skipped_pictures(files_below(root), SUFFIXES, root))
     return Album(config.out, results.settings, tuple(done), failures, tuple(filter(None, warnings)))

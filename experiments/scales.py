@@ -21,7 +21,7 @@ def clusters_of(view: CachedView) -> Clusters:
     No label map is needed: the tokens that have a fused label are those that were ignored. From float16 tokens the
     clusters are those of stage 1, from int8 ones nearly so. Raises UserError if the view has no dense tokens.
     """
-    about = view.mask_set.about
+    about = view.mask_set.settings
     ignored = view.masks != view.reserved
     return cluster(view.dense, ignored, assign_faiss, tuple(about["windows"]), about["updates"])
 
@@ -29,8 +29,8 @@ def clusters_of(view: CachedView) -> Clusters:
 def scale_maps(view: CachedView, clusters: Clusters | None = None) -> list[ScaleMap]:
     """The masks of each window size, from `clusters` if they are known. Raises UserError as `clusters_of` does."""
     clusters = clusters or clusters_of(view)
-    masks = [clusters.masks[clusters.scale == scale] for scale in range(len(view.mask_set.about["windows"]))]
-    return [ScaleMap(w, len(m), label_map(m)) for w, m in zip(view.mask_set.about["windows"], masks, strict=True)]
+    masks = [clusters.masks[clusters.scale == scale] for scale in range(len(view.mask_set.settings["windows"]))]
+    return [ScaleMap(w, len(m), label_map(m)) for w, m in zip(view.mask_set.settings["windows"], masks, strict=True)]
 
 
 def label_map(masks: Bool[np.ndarray, "mask y x"]) -> Int[np.ndarray, "y x"]:
@@ -61,7 +61,7 @@ def masks_figure(views: Sequence[CachedView], side: int = SIDE) -> Figure:
     scales, agreement = [], []
     for view in views:
         clusters, ignored = clusters_of(view), view.masks != view.reserved
-        fused = fuse(clusters, view.dense, mask_set.about["threshold"])
+        fused = fuse(clusters, view.dense, mask_set.settings["threshold"])
         scales.append(scale_maps(view, clusters))
         agreement.append(adjusted_rand_index(view.masks[ignored], fused[ignored]))
     if min(agreement) == 1:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 
 from data_cache.class_list import check_names, read_names
-from data_cache.content import alike
+from data_cache.content import indistinguishable_classes
 from data_cache.errors import UsageError, UserError
 from data_cache.splits import Split, labelled_in_training
 from experiments.transfer import encode_class_names
@@ -46,7 +46,7 @@ def names_of(classes: str) -> tuple[str, ...]:
 
 
 def _check_distinct(classes: tuple[str, ...], text: Float[torch.Tensor, "class channel"]) -> None:
-    for one, other, *_ in alike(classes, text.numpy()):
+    for one, other, *_ in indistinguishable_classes(classes, text.numpy()):
         raise UsageError(
             f"--classes: the CLIP of this training cannot tell '{one[:40]}' and '{other[:40]}' apart (longer than it "
             "reads, or words it never learnt); name one otherwise, or leave it out"

@@ -9,7 +9,7 @@ from data_cache.callbacks import Log, Progress, ignore
 from data_cache.content import OK
 from data_cache.errors import UserError, disk_errors
 from data_cache.layout import DEFAULT_MASKS
-from data_cache.rooted import in_its_place
+from data_cache.moved import moved_cache_errors
 from data_cache.survey import Survey
 from data_cache.system.lock import writer_lock
 from data_cache.writer import CacheWriter
@@ -61,7 +61,7 @@ def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summa
     survey = Survey()
     with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache):
         cache = create_or_open(plan)
-        with in_its_place(job.cache):
+        with moved_cache_errors(job.cache):
             cache.remove_leftovers()  # of a killed run; those of this run's workers are removed at the end
             # queried under the lock: another run may have finished some since the plan
             for report in run_shards(job, job.pending_shards(cache), count, plan.workers, log):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_cache.arrays import blank
+from data_cache.arrays import blank_fields
 from data_cache.callbacks import Log, Progress, ignore
 from data_cache.content import OK
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.layout import DEFAULT_MASKS
+from data_cache.moved import moved_cache_errors
 from data_cache.reader import Cache
-from data_cache.rooted import in_its_place
 from data_cache.sample import crop_label, read_label_unchanged
 from data_cache.source_dataset import open_source_dataset
 from data_cache.splits import make_split
@@ -45,7 +45,7 @@ class ClusterJob:
         cache = CacheWriter(self.cache)
         span, size = cache.layout.span(shard), cache.fingerprint["clip"]["image_size"]
         images, views = span.stop - span.start, cache.layout.views
-        label, count = blank(("label", "count"), cache.layout, images, self.masker.dtype).values()
+        label, count = blank_fields(("label", "count"), cache.layout, images, self.masker.dtype).values()
         stored = cache.read_fields(shard, ("status", "label_hash", "box", "flip"))
         status, digest, box, flip = stored.values()
         rows = [row for row in range(images) if status[row] == OK]
@@ -87,7 +87,7 @@ def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ign
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
     dataset = open_source_dataset(cache, config.root).uncached()
     job = ClusterJob(config.cache, config.name, dataset, _masker(config, cache))
-    with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache), in_its_place(job.cache):
+    with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache), moved_cache_errors(job.cache):
         cache = CacheWriter(job.cache)  # another process may have added a set meanwhile
         cache.remove_leftovers()
         if job.name not in cache.masks:

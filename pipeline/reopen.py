@@ -7,7 +7,7 @@ from data_cache.errors import UserError
 from data_cache.messages import first_names
 from data_cache.metadata import FORMAT
 from data_cache.reader import Cache
-from data_cache.source_dataset import in_order
+from data_cache.source_dataset import select_ids
 from data_cache.system.atomic import draft_path, remove
 from data_cache.system.files import is_file, is_folder, read_errors, stat_or_none
 from data_cache.system.lock import writer_lock
@@ -41,7 +41,7 @@ def match_images(cache: Cache, dataset: Dataset, extend: bool) -> tuple[Dataset,
             f"{cache.path}: the images are not those it was made from: {', '.join(changes)}; {fix}, or pass another "
             "--cache PATH, or --overwrite"
         )
-    return in_order(dataset, [*cached_names, *added]), added
+    return select_ids(dataset, [*cached_names, *added]), added
 
 
 def check_replaceable(path: Path) -> None:

@@ -11,8 +11,8 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import UnreadableError, UserError, disk_errors
 from data_cache.integrity import Files, damaged_parts, damaged_shards, recorded_files
 from data_cache.layout import DEFAULT_MASKS
+from data_cache.moved import moved_cache_errors
 from data_cache.reader import Cache
-from data_cache.rooted import in_its_place
 from data_cache.sample import check_unchanged
 from data_cache.source_dataset import open_source_dataset
 from data_cache.system.lock import writer_lock
@@ -70,7 +70,7 @@ def repair(
 
     """
     disk_full = "shards under repair count as not done: free some space and run `precompute` again"
-    with disk_errors(path, disk_full), writer_lock(path), in_its_place(path):
+    with disk_errors(path, disk_full), writer_lock(path), moved_cache_errors(path):
         cache = CacheWriter(path)
         if parts := damaged_parts(cache):
             raise UserError(f"{path}: damaged in {', '.join(parts)}; {NOT_REPAIRABLE}")

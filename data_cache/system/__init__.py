@@ -1,1 +1,1 @@
-"""What any room needs of the machine: files, locks, signals, devices."""
+"""Files, locks, signals and devices: what every room needs from the operating system."""

@@ -1,4 +1,4 @@
-"""Which device `--device` means."""
+"""The torch device that `--device` selects."""
 
 import torch
 
@@ -7,9 +7,9 @@ from data_cache.system.environment import keep_freed_memory
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one. Raises UsageError for a device this machine does not have.
+    """The device of this name; `auto` is the GPU if available. Raises UsageError if this machine does not have it.
 
-    If it is the CPU, this process is made fit for networks (`keep_freed_memory`).
+    For the CPU, the memory allocator is tuned for network activations (`keep_freed_memory`).
     """
     if (device := _device(name)).type == "cpu":
         keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The environment that processes started meanwhile are born with, and how this one keeps its memory."""
+"""Environment variables for child processes, and glibc's memory settings."""
 
 import ctypes
 import os
@@ -10,29 +10,29 @@ MALLOC_SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
     "MALLOC_ARENA_MAX": (-8, 1),
 }
-"""What glibc calls its settings in the environment, their numbers in `mallopt`, and their values."""
+"""glibc's environment variables, with the parameter number in `mallopt` and the value of each."""
 
 
 @contextmanager
-def environment_defaults(**given: str) -> Iterator[None]:
-    """Variables for a while, where the user's own do not say otherwise; then all is as before, whoever changed it."""
+def environment_defaults(**defaults: str) -> Iterator[None]:
+    """Set environment variables that the user has not set, and restore the whole environment afterwards."""
     before = dict(os.environ)
-    os.environ.update(given | before)
+    os.environ.update(defaults | before)
     try:
         yield
     finally:
-        # never empty, not for a moment: other threads read it
+        # other threads may read the environment, so it must never be empty
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory that is freed, for whoever asks next, and share it among threads.
+    """Make glibc keep freed memory for reuse and share it among threads.
 
-    By itself it gives a layer's activations back to the system and asks for the next layer's anew, and the system
-    hands out pages one by one: up to half of the time of a network on a CPU (`benchmarks/kept_memory.py`). Does
-    nothing where the user's environment has settings of its own, and with other C libraries.
+    By default glibc returns a layer's activations to the system and requests memory for the next layer, page fault by
+    page fault. That takes up to half of a network's time on a CPU (`benchmarks/kept_memory.py`). Settings in the user's
+    environment take precedence; other C libraries are left alone.
     """
     if "GLIBC_TUNABLES" in os.environ or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return

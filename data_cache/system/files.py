@@ -1,4 +1,4 @@
-"""Whether a file is there and can be read: what nobody can say just now is neither missing nor damaged."""
+"""File status and read errors: a file that cannot be read at the moment is neither missing nor damaged."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from data_cache.errors import UnreadableError, one_line
 
 @contextmanager
 def read_errors(where: Path) -> Iterator[None]:
-    """Turn what the system says when it does not let a file under `where` be read into an UnreadableError."""
+    """Turn an OSError from reading a file under `where` into an UnreadableError."""
     try:
         yield
     except OSError as error:
@@ -19,25 +19,25 @@ def read_errors(where: Path) -> Iterator[None]:
 
 
 def unreadable_error(error: OSError, where: Path) -> UnreadableError:
-    """What is said of a file under `where` that the system does not let be read."""
+    """The UnreadableError for a system error from reading a file under `where`."""
     problem = f"{error.filename or where}: cannot be read ({error.strerror or one_line(error)})"
-    return UnreadableError(f"{problem}; nothing says that it is damaged: see why, and try again")
+    return UnreadableError(f"{problem}; it is not known to be damaged: find the cause and try again")
 
 
 def stat_or_none(path: Path) -> os.stat_result | None:
-    """What the system says of a path; None if nothing is there. Raises UnreadableError if it does not say."""
+    """The status of a path; None if nothing exists there. Raises UnreadableError if that cannot be determined."""
     with read_errors(path), suppress(FileNotFoundError, NotADirectoryError):
         return path.stat()
     return None
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there. Unlike `Path.is_dir` it raises UnreadableError where nobody can say."""
+    """Whether a path is a folder. Unlike `Path.is_dir`, raises UnreadableError if that cannot be determined."""
     status = stat_or_none(path)
     return status is not None and S_ISDIR(status.st_mode)
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there that can be read to its end. Raises UnreadableError where nobody can say."""
+    """Whether a path is a regular file. Raises UnreadableError if that cannot be determined."""
     status = stat_or_none(path)
     return status is not None and S_ISREG(status.st_mode)

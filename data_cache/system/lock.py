@@ -1,4 +1,4 @@
-"""One writer a cache or run: an advisory lock, which the system drops when its holder dies."""
+"""One writer per cache or run: an advisory lock, which the system releases when its holder dies."""
 
 import fcntl
 import os
@@ -14,31 +14,38 @@ from data_cache.errors import UserError
 _HELD: set[TextIO] = set()
 
 
-def _let_go() -> None:
-    # a forked process, such as one that decodes, would hold the lock of a killed one for as long as it lives
+def _release_in_child() -> None:
+    # a forked decoding process would otherwise keep the lock after its parent is killed
     for file in _HELD:
         file.close()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
 def writer_lock(
-    written: Path, other: str = "another precompute", option: str = "--cache", lock: Path | None = None
+    target: Path, other: str = "another precompute", option: str = "--cache", lock: Path | None = None
 ) -> Iterator[None]:
-    """Hold the right to write a cache, or whatever else has a `lock`, by default the file beside it.
+    """Hold the exclusive right to write a cache or a run.
 
-    Raises UserError if another process has it: by what `other` work, who does it, and which `option` names a place
-    of one's own.
+    Args:
+        target: The cache or run.
+        other: What the message calls the command of another holder.
+        option: The option that selects another target, for the message.
+        lock: The lock file; by default the one beside the target.
+
+    Raises:
+        UserError: Another process holds the lock.
+
     """
-    path = lock or lock_file(written)
+    path = lock or lock_file(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         if not _locked(file, path):
             file.seek(0)
             holder = file.read().strip() or "just starting or ending"
-            raise UserError(f"{written}: {other} is writing it ({holder}); wait for it, or pass another {option}")
+            raise UserError(f"{target}: {other} is writing it ({holder}); wait for it, or pass another {option}")
         _HELD.add(file)
         try:
             file.truncate(0)
@@ -52,9 +59,9 @@ def writer_lock(
 
 
 def lock_file(cache: Path) -> Path:
-    """The file that says who writes `cache`: one, by whatever link or name the cache is reached."""
-    whole = cache.resolve()
-    return whole.with_name(f"{whole.name}.lock")
+    """The lock file of a cache, the same for every symlink to it."""
+    resolved = cache.resolve()
+    return resolved.with_name(f"{resolved.name}.lock")
 
 
 def _locked(file: TextIO, path: Path) -> bool:
@@ -62,5 +69,5 @@ def _locked(file: TextIO, path: Path) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    # its last holder may have removed the file between our opening and locking it
+    # the previous holder may have removed the file after it was opened here
     return path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino

@@ -1,4 +1,4 @@
-"""What asks a process to end: Ctrl-C, and SIGTERM, which Slurm, Docker and `timeout` send."""
+"""Signals that end a process: SIGINT (Ctrl-C), and SIGTERM as sent by Slurm, Docker and `timeout`."""
 
 import signal
 import threading
@@ -11,20 +11,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM do within what Ctrl-C does, but once: `timeout` sends it twice, and the first is being answered.
+    """Raise KeyboardInterrupt on the first SIGTERM within the block and ignore further ones: `timeout` sends two.
 
-    Where it is ignored, or somebody else answers it, it is left alone.
+    Does nothing outside the main thread, or if SIGTERM is ignored or already handled.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
-    def end(number: int, _frame: FrameType | None) -> None:
+    def interrupt(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

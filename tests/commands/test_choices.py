@@ -121,8 +121,8 @@ HONEST = (
 def test_numbered_class_lists_are_refused(tmp_path, text):
     file = tmp_path / "classes.txt"
     file.write_text(text)
-    refused(lambda: read_classes(file), file, "holds its number", "as 'sky'")
-    refused(lambda: names_of(str(file)), file, "holds its number", "as 'sky'", kind=UsageError)
+    refused(lambda: read_classes(file), file, "contains a number", "as in 'sky'")
+    refused(lambda: names_of(str(file)), file, "contains a number", "as in 'sky'", kind=UsageError)
 
 
 @pytest.mark.parametrize("text", HONEST)

@@ -159,7 +159,7 @@ def test_shard_is_done_if_and_only_if_its_record_exists(path):
 def test_unfinished_cache_cannot_be_loaded(path):
     cache = create(path)
     cache.write_shard(0, shard(0), "default")
-    with pytest.raises(UserError, match=r"2 of 3 shards are not done; run the same `precompute`"):
+    with pytest.raises(UserError, match=r"2 of 3 shards are not done; rerun the same `precompute`"):
         cache.load("default")
 
 

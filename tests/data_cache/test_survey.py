@@ -34,7 +34,7 @@ def test_masks_of_0_and_255_are_reported_with_a_fix():
 def test_label_maps_of_only_void_are_named():
     found = survey(label(0, 1, 2), label(255), label(255))
     assert found.void == ("1.jpg", "2.jpg")
-    assert found.warnings(CLASSES) == ["2 of 3 label maps hold only void (255): 1.jpg, 2.jpg"]
+    assert found.warnings(CLASSES) == ["2 of 3 label maps have only void (255): 1.jpg, 2.jpg"]
 
 
 def test_unlabelled_images_give_no_class_warning():
@@ -43,7 +43,7 @@ def test_unlabelled_images_give_no_class_warning():
 
 def test_images_of_a_single_color_are_named():
     plain = np.full((70, 90, 3), 7, np.uint8)
-    assert survey(None, image=plain).warnings(CLASSES) == ["1 of 1 images have one colour everywhere: 0.jpg"]
+    assert survey(None, image=plain).warnings(CLASSES) == ["1 of 1 images have a single color: 0.jpg"]
     plain[69, 89, 2] = 8
     assert survey(None, image=plain).warnings(CLASSES) == []
 

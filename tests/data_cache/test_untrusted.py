@@ -1,4 +1,4 @@
-"""A cache from somebody else: what it says of itself is not believed, and nothing outside of it is touched."""
+"""An untrusted cache: its metadata is checked before use, and no file outside of it is touched."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ SHAPES = {
     "text/single/template": (1,),
     "text/single/journal": (1,),
 }
-"""Of the arrays of the tests' cache: 5 images in shards of 2, 2 views, 8 channels, 2 x 3 tokens, 3 classes."""
+"""Array shapes of the test cache: 5 images in shards of 2, 2 views, 8 channels, 2 x 3 tokens, 3 classes."""
 
 
 @pytest.fixture
@@ -41,15 +41,20 @@ def cache(tmp_path):
 
 
 def forge(cache, name, change):
-    """Alter the metadata of an array as somebody would who knows how it is sealed."""
-    file, top = cache / name / "zarr.json", cache / "zarr.json"
-    node, root = json.loads(file.read_text()), json.loads(top.read_text())
+    """Alter the metadata of an array and recompute the hash that protects it."""
+    file, root_file = cache / name / "zarr.json", cache / "zarr.json"
+    node, root = json.loads(file.read_text()), json.loads(root_file.read_text())
     change(node)
     file.write_text(json.dumps(node))
     root["consolidated_metadata"]["metadata"][name] = node
-    top.write_text(json.dumps(root))
+    write_root(cache, root)
+
+
+def write_root(cache, root):
+    """Write the root metadata with a valid hash."""
+    (cache / "zarr.json").write_text(json.dumps(root))
     root["attributes"]["metadata_sha256"] = metadata_hash(cache)
-    top.write_text(json.dumps(root))
+    (cache / "zarr.json").write_text(json.dumps(root))
 
 
 def test_forged_cache_with_consistent_shapes_opens(cache):
@@ -77,7 +82,7 @@ def test_sizes_beyond_memory_are_rejected_before_allocation(cache, images):
             forge(cache, name, lambda node: node.update(shape=[images // 2]))
         elif name != "image/journal":
             forge(cache, name, enlarge)
-    refused(lambda: Cache(cache), f"says it holds {images} images", "this machine has")
+    refused(lambda: Cache(cache), f"claims to hold {images} images", "this machine has")
 
 
 def test_oversized_shards_are_rejected(cache):
@@ -92,9 +97,9 @@ def test_oversized_shards_are_rejected(cache):
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"text/single/template"}))  # prompts may be any number
 def test_shape_of_every_array_is_checked(cache, name):
-    for place in range(len(SHAPES[name])):
+    for axis in range(len(SHAPES[name])):
         shape = list(SHAPES[name])
-        shape[place] += 1
+        shape[axis] += 1
         forge(cache, name, lambda node, shape=shape: node.update(shape=shape))
         refused(lambda: Cache(cache), "it is not trusted")
 
@@ -117,14 +122,12 @@ def test_oversized_vocabularies_are_rejected(cache, classes):
 @pytest.mark.parametrize("value", [None, "x", {}, {"clip": {}, "dataset": "x"}])
 def test_cache_without_settings_is_rejected(cache, part, value):
     if (part, value) == ("recorded", {}):
-        pytest.skip("it may have recorded nothing")
+        pytest.skip("an empty record is valid")
     if part == "recorded" and value:
         value = [value]
     root = json.loads((cache / "zarr.json").read_text())
     root["attributes"][part] = value
-    (cache / "zarr.json").write_text(json.dumps(root))
-    root["attributes"]["metadata_sha256"] = metadata_hash(cache)
-    (cache / "zarr.json").write_text(json.dumps(root))
+    write_root(cache, root)
     refused(lambda: Cache(cache), "how it was made")
 
 
@@ -164,7 +167,7 @@ def test_forged_journal_records_are_rejected(cache, forged):
 def test_misplaced_journal_records_are_rejected(cache):
     shutil.copyfile(cache / "journal/c/0", cache / "journal/c/1")
     assert damaged_shards(Cache(cache), "") == [1]
-    refused(lambda: Cache(cache).load("default"), "shard 0 in the place of shard 1")
+    refused(lambda: Cache(cache).load("default"), "shard 0 in place of shard 1")
 
 
 def test_unknown_codecs_are_rejected(cache):
@@ -179,8 +182,8 @@ def test_record_paths_outside_the_cache_are_rejected(cache, tmp_path, key):
     record = json.loads(str(group["journal"][0]))
     record["files"][key] = [7, 0]
     group["journal"][0] = json.dumps(record)
-    refused(lambda: Cache(cache).load("default"), "leads out of the cache")
-    assert any("leads out of the cache" in line for line in verify_files(Cache(cache))[1])
+    refused(lambda: Cache(cache).load("default"), "a path outside the cache")
+    assert any("a path outside the cache" in line for line in verify_files(Cache(cache))[1])
 
 
 def test_metadata_nodes_outside_the_cache_are_rejected(cache):
@@ -199,7 +202,5 @@ def test_oversized_json_is_rejected(cache, monkeypatch):
 def test_group_without_required_arrays_is_rejected(cache, lost):
     root = json.loads((cache / "zarr.json").read_text())
     del root["consolidated_metadata"]["metadata"][lost]
-    (cache / "zarr.json").write_text(json.dumps(root))
-    root["attributes"]["metadata_sha256"] = metadata_hash(cache)
-    (cache / "zarr.json").write_text(json.dumps(root))
+    write_root(cache, root)
     refused(lambda: Cache(cache), "lacks arrays")

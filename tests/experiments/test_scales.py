@@ -36,7 +36,7 @@ def read(tmp_path_factory):
 def test_reclustered_tokens_fuse_to_the_stored_masks(read, masks):
     cache = read(masks=masks)
     for record in (image.view(number) for image in cache for number in range(2)):
-        fused = fuse(clusters_of(record), record.dense, cache.about["threshold"])
+        fused = fuse(clusters_of(record), record.dense, cache.settings["threshold"])
         np.testing.assert_array_equal(np.where(fused == NOT_IGNORED, record.reserved, fused), record.masks)
 
 

@@ -9,7 +9,7 @@ import pytest
 from data_cache import journal
 from data_cache.content import Texts
 from data_cache.layout import DEFAULT_MASKS, Layout
-from data_cache.source_dataset import in_order
+from data_cache.source_dataset import select_ids
 from data_cache.splits import Split
 from data_cache.writer import CacheWriter
 from pipeline.masks.masker import Masker
@@ -56,7 +56,7 @@ def extend(names):
     assert (list(added), dataset.ids) == (names[-1:], names)
 
 
-@pytest.mark.parametrize("action", [extend, lambda names: in_order(Listed(names), names[::-1])])
+@pytest.mark.parametrize("action", [extend, lambda names: select_ids(Listed(names), names[::-1])])
 def test_four_times_the_images_are_four_times_the_looks_at_names(action):
     assert looks(action, MANY) < 1.2 * MANY / FEW * looks(action, FEW)
 

@@ -9,8 +9,8 @@ from test_reopen import settings_of
 from tiny_inputs import draw_blocks
 
 from data_cache.layout import DEFAULT_MASKS
+from data_cache.moved import moved_cache_errors
 from data_cache.reader import Cache
-from data_cache.rooted import in_its_place
 from pipeline.config import ClusterConfig
 from pipeline.plan import plan
 from pipeline.precompute import execute
@@ -74,7 +74,7 @@ def test_moved_while_it_is_clustered_too(settings, tmp_path):
 
 def test_chunks_written_in_the_instant_in_which_it_went_are_removed_and_nothing_of_anybody_else(tmp_path):
     def gone(*files):
-        with in_its_place(tmp_path / "c.zarr"):
+        with moved_cache_errors(tmp_path / "c.zarr"):
             for file in files:
                 (tmp_path / "c.zarr" / file).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / "c.zarr" / file).write_bytes(b"")

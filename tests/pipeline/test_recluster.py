@@ -8,7 +8,7 @@ from refusals import refused
 from tiny_inputs import CLASSES, draw_blocks
 
 from commands.options import parsed
-from data_cache.content import quantised
+from data_cache.content import quantize_int8
 from data_cache.errors import UsageError
 from data_cache.integrity import verify_files
 from data_cache.reader import Cache
@@ -208,7 +208,7 @@ def test_windows_that_are_no_numbers_are_usage_errors(windows):
 def test_a_token_in_8_bits_is_off_by_half_a_step_of_its_own_scale_at_most():
     tokens = np.random.default_rng(0).normal(size=(3, 4, 64)) * np.array([1e-4, 1, 3000])[:, None, None]
     tokens[1, 2] = 0
-    values, scale = quantised(tokens.astype(np.float16))
+    values, scale = quantize_int8(tokens.astype(np.float16))
     assert values.dtype == np.int8
     step = np.abs(tokens).max(axis=-1) / 127
     np.testing.assert_allclose(scale, step, rtol=2e-3, atol=1e-9)
@@ -250,7 +250,7 @@ def test_int8_tokens_of_the_tiny_clip_keep_directions_and_masks_in_half_the_byte
         keep = one != 255
         if keep.sum() > 1:
             indices.append(rand_index(one[keep].astype(int), other[keep].astype(int)))
-    ratio = rough.bytes()["dense"] / exact.bytes()["dense"]
+    ratio = rough.bytes_on_disk()["dense"] / exact.bytes_on_disk()["dense"]
     parts = np.quantile(indices, [0, 0.05, 0.25, 0.5]).round(3)
     print(f"cosine {np.mean(cosines):.6f}, at least {np.min(cosines):.6f}; Rand index {np.mean(indices):.4f}, ")
     print(f"least, 5 %, 25 %, median {parts}; bytes {ratio:.3f}")

@@ -123,7 +123,7 @@ def test_other_mask_sets_of_an_extended_cache_are_finished_by_cluster(settings, 
     before = Cache(settings.cache).load("fine").label
     add(root, "99", 91)
     execute(plan(replace(settings, extend=True)))
-    refused(lambda: Cache(settings.cache).load("fine"), "run `cluster` with --name fine again")
+    refused(lambda: Cache(settings.cache).load("fine"), "rerun `cluster` with --name fine")
     assert recluster(ClusterConfig(settings.cache, "fine", threshold=0.9)) == 2  # those of the shard that has grown
     after = Cache(settings.cache).load("fine").label
     np.testing.assert_array_equal(after[:7], before)
@@ -159,7 +159,7 @@ def test_an_extension_killed_at_any_instant_has_happened_or_not(settings, root, 
         assert plan_refused(settings)
     elif instant == "while it is carried out":
         assert (settings.cache / transaction.REDO).is_dir()
-        refused(lambda: Cache(settings.cache), "cut short", "precompute")
+        refused(lambda: Cache(settings.cache), "interrupted", "precompute")
     execute(plan(replace(settings, extend=True)))
     assert not list(settings.cache.rglob("*.partial")) + list(settings.cache.glob(transaction.REDO))
     assert verify_files(Cache(settings.cache))[1] == []

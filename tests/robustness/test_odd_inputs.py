@@ -48,8 +48,8 @@ def test_all_void_label_maps_and_plain_pictures_are_reported(clipteacher, tmp_pa
     result = precompute(clipteacher, root)
     assert "2 of 3 images have a label map" in result.err
     assert result.json["warnings"] == [
-        "1 of 2 label maps hold only void (255): images/1.png",
-        "1 of 3 images have one colour everywhere: images/2.png",
+        "1 of 2 label maps have only void (255): images/1.png",
+        "1 of 3 images have a single color: images/2.png",
     ]
 
 

@@ -135,7 +135,7 @@ def test_unfinished_cache_shows_finished_images(world):
     (world.cache / "journal/c/0").unlink()
     cache = open_cache(world.cache)
     assert "3 of 6 done, 1 failed, 2 not done yet" in visible_text(rendered(cache))
-    assert "not done; run the same `precompute`" in visible_text(rendered(cache[0]))
+    assert "not done; rerun the same `precompute`" in visible_text(rendered(cache[0]))
     assert cache[0].image is not None
     refused(lambda: cache[0].masks, "not done", kind=UserError)
     assert list(images_by_title(rendered(cache.grid([0, 2])))) == ["0: not done", "2"]

@@ -78,7 +78,7 @@ def test_scale_maps_fuse_to_the_stored_masks(made, cache, view):
     views = [record.view(view) for record in cache]
     for record in views:
         clusters = clusters_of(record)
-        fused = fuse(clusters, record.dense, cache.about["threshold"])
+        fused = fuse(clusters, record.dense, cache.settings["threshold"])
         stored = Cache(made.cache).group["masks/default/label"][record.index, view]
         np.testing.assert_array_equal(np.where(fused == NOT_IGNORED, 255, fused), stored)
         maps = scale_maps(record)

@@ -1,4 +1,4 @@
-"""A cache that is moved or removed while it is written: nothing is made at its old place, and its writer says so."""
+"""A cache that is moved or removed during a write: nothing is created at its old path, and the writer reports it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from data_cache.system.atomic import remove
 from data_cache.system.files import is_file
 
 CHUNKS = "c"
-"""The folder that Zarr puts the chunks of an array into."""
+"""The folder with an array's chunks in Zarr v3."""
 
 
-class RootedStore(LocalStore):
-    """A folder as a Zarr store that makes folders in it, and never the folder itself. Raises FileNotFoundError then."""
+class ExistingStore(LocalStore):
+    """A Zarr store in an existing folder, which it never creates. Raises FileNotFoundError once the folder is gone."""
 
     async def _open(self, *, mode: str | None = None) -> None:
-        await asyncio.to_thread(self._check_there)
+        await asyncio.to_thread(self._check_exists)
         await Store._open(self)
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -30,33 +30,33 @@ class RootedStore(LocalStore):
         await super().set(key, value)
 
     def _make_folders(self, key: str) -> None:
-        self._check_there()
+        self._check_exists()
         for folder in reversed((self.root / key).relative_to(self.root).parents):
             if folder != Path():
                 (self.root / folder).mkdir(exist_ok=True)
 
-    def _check_there(self) -> None:
+    def _check_exists(self) -> None:
         (self.root / "zarr.json").stat()
 
 
 @contextmanager
-def in_its_place(cache: Path) -> Iterator[None]:
-    """Raise UserError if the cache is not where it was when the block ends or fails; then that is why."""
-    gone = f"{cache}: was moved or removed while it was written; rerun the command with its new place to resume"
+def moved_cache_errors(cache: Path) -> Iterator[None]:
+    """Raise UserError if the cache is no longer at its path when the block ends or raises."""
+    moved = f"{cache}: was moved or removed while it was written; rerun the command with its new path to resume"
     try:
         yield
     except Exception:
         if is_file(cache / "zarr.json"):
             raise
         _remove_orphans(cache)
-        raise UserError(gone) from None
+        raise UserError(moved) from None
     if not is_file(cache / "zarr.json"):
         _remove_orphans(cache)
-        raise UserError(gone)
+        raise UserError(moved)
 
 
 def _remove_orphans(cache: Path) -> None:
-    """Remove what was written at a cache's old place in the instant in which it went: chunks, and nothing else."""
+    """Remove chunks written at the old path while the cache was being moved; keep the folder if it has other files."""
     files = [path.relative_to(cache) for path in cache.rglob("*") if not path.is_dir()]
     if cache.is_dir() and all(CHUNKS in file.parts for file in files):
         remove(cache)
