@@ -107,6 +107,6 @@ def check_resampling(cache: Path, fingerprint: Mapping[str, Any]) -> None:
     resize = fingerprint.get("views", {}).get("resize")
     if resize != RESIZE_FILTER:
         raise UserError(
-            f"{cache}: its views were resampled by '{resize}', and this version's '{RESIZE_FILTER}' gives other pixels; "
-            "run `precompute` again into another --cache"
+            f"{cache}: its views were resampled by '{resize}', and this version's '{RESIZE_FILTER}' gives other "
+            "pixels; run `precompute` again into another --cache"
         )

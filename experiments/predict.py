@@ -14,7 +14,7 @@ from data_cache.callbacks import ProgressBar
 from data_cache.content import indistinguishable_warnings
 from data_cache.datasets.decode import decode_image
 from data_cache.datasets.pairing import files_below, is_text
-from data_cache.datasets.pairing_notes import SUFFIXES, skipped_pictures
+from data_cache.datasets.pairing_notes import READABLE_SUFFIXES, skipped_images
 from data_cache.errors import UsageError, UserError
 from data_cache.paths import cache_folder
 from data_cache.system.devices import resolve_device
@@ -91,7 +91,7 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> Album:
             advance(1)
     warnings = indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True))
     if config.photographs.is_dir():
-        warnings.append(skipped_pictures(files_below(root), SUFFIXES, root))
+        warnings.append(skipped_images(files_below(root), READABLE_SUFFIXES, root))
     return Album(config.out, results.settings, tuple(done), failures, tuple(filter(None, warnings)))
 
 
@@ -117,9 +117,9 @@ def photographs(path: Path) -> tuple[Path, list[str]]:
         return path.parent, [path.name]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; pass a photograph, or a folder of them")
-    names = sorted(files_below(path, SUFFIXES))
+    names = sorted(files_below(path, READABLE_SUFFIXES))
     if not names:
-        raise UserError(f"{path}: no photographs in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+        raise UserError(f"{path}: no photographs in this folder; looked for {', '.join(sorted(READABLE_SUFFIXES))}")
     return path, names
 
 

@@ -1,4 +1,4 @@
-"""The registry of datasets, and the one way to open them."""
+"""The registry of datasets, and the function that opens them."""
 
 import os
 from dataclasses import replace
@@ -27,13 +27,13 @@ def open_dataset(name: str, root: Path | None, split: str, limit: int | None = N
 
     Args:
         name: A key of `DATASETS`.
-        root: Its folder. None looks at `$CLIPTEACHER_DATA/<name>`, then at `data/<name>` below the working
-            directory. A drawn dataset has none.
+        root: Its folder. None searches `$CLIPTEACHER_DATA/<name>`, then `data/<name>` below the working directory. A
+            synthetic dataset has none.
         split: Such as `train` or `val`; the dataset's spec lists them.
-        limit: Take only the first images, this many at most.
+        limit: The maximum number of images; the first ones are kept.
 
     Raises:
-        UsageError: The dataset or the split does not exist, the limit is below one, or a drawn dataset is given a root.
+        UsageError: The dataset or split does not exist, the limit is below one, or a synthetic dataset gets a root.
         UserError: The folder, images or label maps are missing.
 
     """
@@ -49,7 +49,7 @@ def open_dataset(name: str, root: Path | None, split: str, limit: int | None = N
     if spec.layout:
         dataset = _read(spec, _find_root(name, root), split)
     elif root is not None:
-        raise UsageError(f"--root {root}: {name} is drawn, not read; leave --root out")
+        raise UsageError(f"--root {root}: {name} is synthetic and has no files; omit --root")
     else:
         dataset = spec.open(Path(), split)
     return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
@@ -66,7 +66,7 @@ def _read(spec: DatasetSpec, root: Path, split: str) -> Dataset:
 
 
 def _find_root(name: str, given: Path | None) -> Path:
-    """Return the folder of a dataset as an absolute path: workers may run in another working directory."""
+    """The folder of a dataset, as an absolute path: workers may run in another working directory."""
     spec = DATASETS[name]
     if given is not None:
         if not is_folder(given.expanduser()):

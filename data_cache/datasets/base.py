@@ -1,4 +1,4 @@
-"""What a dataset is: images, label maps and the names of the classes; and what its line in the registry says."""
+"""The interface of a dataset (images, label maps, class names) and of its entry in the registry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ VOID = 255
 
 
 class Digest(NamedTuple):
-    """SHA-256 of an image and of its label map as they are stored, in hexadecimal; "" without a label map."""
+    """Hexadecimal SHA-256 of an image and of its label map as stored; "" without a label map."""
 
     image: str
     label: str
 
 
 class Sample(NamedTuple):
-    """An image, its label map (None without one), and their hashes."""
+    """An image, its label map (None if unlabelled), and their hashes."""
 
     image: UInt8[np.ndarray, "height width 3"]
     label: UInt8[np.ndarray, "height width"] | None
@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
 
 class Dataset(Protocol):
-    """A list of images, with label maps where they exist. Datasets pickle: they are sent to worker processes."""
+    """A list of images with optional label maps. Datasets are picklable: they are sent to worker processes."""
 
     @property
     def name(self) -> str:
@@ -36,11 +36,11 @@ class Dataset(Protocol):
 
     @property
     def root(self) -> Path | None:
-        """Folder that holds all its files; None if it is drawn and has none."""
+        """Folder with all its files; None if it is synthetic."""
 
     @property
     def split(self) -> str:
-        """Which part of the dataset this is, such as `train`."""
+        """Name of the split, such as `train`."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -48,40 +48,40 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks for the user, such as a list of another length than the published one."""
+        """Remarks for the user, such as that the number of images differs from the published one."""
 
     @property
     def ids(self) -> list[str]:
-        """Sorted, unique names of the images: with a root their path below it, with forward slashes."""
+        """Sorted, unique names of the images: their paths below the root, with forward slashes, if there is a root."""
 
     def __len__(self) -> int: ...
 
     def path(self, i: int) -> Path:
-        """Return the image file, or the name that stands for it in messages."""
+        """The image file, or the name that stands for it in messages."""
 
     def has_label(self, i: int) -> bool:
-        """Whether the image has a label map; it is not read."""
+        """Whether the image has a label map, which is not read."""
 
     def image(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Return the upright RGB image; raise UserError if the file cannot be read."""
+        """The upright RGB image. Raises UserError if the file cannot be read."""
 
     def label(self, i: int) -> UInt8[np.ndarray, "height width"] | None:
-        """Return class ids, 255 for void; None without a label map; raise UserError for an illegal one."""
+        """Class ids, 255 for void; None without a label map. Raises UserError for an invalid label map."""
 
     def load(self, i: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"] | None]:
-        """Return image and label; raise UserError if either is bad or their sizes differ."""
+        """Image and label. Raises UserError if either is invalid or their sizes differ."""
 
     def digest(self, i: int) -> Digest:
-        """Return the hashes of image and label map."""
+        """The hashes of image and label map."""
 
     def sample(self, i: int) -> Sample:
-        """Return what `load` and `digest` return, each file read once; raise UserError as `load` does."""
+        """The results of `load` and `digest`, reading each file once. Raises UserError, as `load` does."""
 
     def subset(self, indices: Sequence[int]) -> "Dataset":
-        """Return the dataset of some images, in this order."""
+        """The dataset of the images with these indices, in this order."""
 
     def uncached(self) -> "Dataset":
-        """Return the dataset without a memory of images, for a caller that reads each of them only once."""
+        """The dataset without its in-memory cache of images, for callers that read each image only once."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class DatasetSpec:
     """A dataset in the registry.
 
     Args:
-        open: Opens a split below a root; a drawn dataset ignores the root.
-        splits: Names of its splits; empty if any name may be one.
+        open: Opens a split below a root; a synthetic dataset ignores the root.
+        splits: Names of its splits; empty if any name is allowed.
         source: Where its files are published.
-        layout: The files it needs below its root; "" if it is drawn, not read.
-        sizes: Published number of images of each split; several where publications differ.
+        layout: The files it needs below its root; "" if it is synthetic.
+        sizes: Published numbers of images of each split; several if publications differ.
 
     """
 
@@ -104,7 +104,8 @@ class DatasetSpec:
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def notes(self, split: str, images: int) -> tuple[str, ...]:
-        """A sentence if a split has another number of images than was published for it."""
-        known = self.sizes.get(split, (images,))
-        published = " or ".join(map(str, known))
-        return () if images in known else (f"{split} has {images} images; the published list has {published}",)
+        """A note if the number of images of a split differs from the published one."""
+        published = self.sizes.get(split, (images,))
+        if images in published:
+            return ()
+        return (f"{split} has {images} images; the published list has {' or '.join(map(str, published))}",)

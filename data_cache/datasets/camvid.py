@@ -1,4 +1,4 @@
-"""CamVid: street scenes from a driving car, with 11 classes, as published with SegNet."""
+"""CamVid: street scenes from a driving car, with 11 classes, in SegNet's version."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ def open_camvid(root: Path, split: str) -> PairedFiles:
     Raises UserError if there are no images, or images without a label map.
     """
     images, labels = root / split, root / f"{split}annot"
-    found = find_pairs(root, images, labels, {".png"})
-    require_labels("camvid", found.pairs, images, labels)
+    pairing = find_pairs(root, images, labels, {".png"})
+    require_labels("camvid", pairing.pairs, images, labels)
     classes = class_lists()["camvid"].classes
     table = label_table(range(len(classes)), void=[len(classes)])
-    return PairedFiles("camvid", root, split, classes, found.pairs, table, found.notes)
+    return PairedFiles("camvid", root, split, classes, pairing.pairs, table, pairing.notes)
 
 
 SPEC = DatasetSpec(

@@ -1,21 +1,21 @@
-"""Captions of drawn scenes, like those of the web: they name a part of what is visible, in varying words."""
+"""Web-like captions of synthetic scenes: they name a random subset of the visible classes in varying words."""
 
 import numpy as np
 from jaxtyping import UInt8
 
-from data_cache.datasets.scenes import STUFF, THINGS, visible
+from data_cache.datasets.scenes import STUFF, THINGS, visible_classes
 
 THING_NAMED, STUFF_NAMED = 0.8, 0.5
-"""Probability that a caption names a visible thing or ground."""
+"""Probability that a caption names a visible thing or stuff class."""
 OPENINGS = ("", "", "a photo of ", "a photo of ", "a picture of ", "there is ", "this is ", "look: ")
 ENDINGS = ("", "", "", ".", ".", " in the scene.", " on a good day")
 
 
 def caption(rng: np.random.Generator, label: UInt8[np.ndarray, "height width"]) -> str:
-    """A caption as a person might write it: the names of a random part of what is visible."""
-    there = np.flatnonzero(visible(label)).tolist()
-    chosen = [i for i in there if rng.random() < (STUFF_NAMED if i < len(STUFF) else THING_NAMED)]
-    chosen = chosen or [there[rng.integers(len(there))]]
+    """A random caption with the names of at least one visible class."""
+    visible = np.flatnonzero(visible_classes(label)).tolist()
+    chosen = [i for i in visible if rng.random() < (STUFF_NAMED if i < len(STUFF) else THING_NAMED)]
+    chosen = chosen or [visible[rng.integers(len(visible))]]
     rng.shuffle(chosen)
     names = (*STUFF, *THINGS)
     nouns = [_noun(rng, names[i], float((label == i).mean())) for i in chosen]

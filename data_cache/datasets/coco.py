@@ -17,36 +17,36 @@ RAW_VALUES = 182
 
 
 def raw_table() -> UInt8[np.ndarray, "256"]:
-    """Return the table of the published maps: raw ids 0..181, of which 11 are unused, and 255 for void."""
+    """The table of the published maps: raw ids 0 to 181, of which 11 are unused, and 255 for void."""
     missing = class_lists()["coco"].missing_raw_ids
     return label_table(raw for raw in range(RAW_VALUES) if raw not in missing)
 
 
 def train_id_table() -> UInt8[np.ndarray, "256"]:
-    """Return the table of mmsegmentation's converted maps: class ids 0..170 and 255 for void."""
+    """The table of mmsegmentation's converted maps: class ids 0 to 170 and 255 for void."""
     return label_table(range(len(class_lists()["coco"].classes)))
 
 
 def open_coco(root: Path, split: str) -> PairedFiles:
-    """Open `train` or `val`. Their folder names, `train2017` and `val2017`, name the same splits.
+    """Open `train` or `val`, also named `train2017` and `val2017` like their folders.
 
-    Label maps are read as published (raw ids) or as mmsegmentation converts them (`*_labelTrainIds.png`),
-    from `stuffthingmaps_trainval2017/` or else from mmsegmentation's `annotations/`. If both kinds exist, the
-    published ones are read: a conversion may have been interrupted. The two kinds are never mixed in one split.
+    Label maps are the published ones (raw ids) or mmsegmentation's converted ones (`*_labelTrainIds.png`), in
+    `stuffthingmaps_trainval2017/` or else mmsegmentation's `annotations/`. If both kinds exist, the published ones are
+    read, since the conversion may have been interrupted. The two kinds are never mixed in one split.
 
     Raises UserError if there are no images, or images without a label map.
     """
     split = split.removesuffix(YEAR)
     images = root / "images" / f"{split}{YEAR}"
     labels, tail = _find_labels(root, f"{split}{YEAR}")
-    found = find_pairs(root, images, labels, {".jpg"}, tail, None if tail else TRAIN_IDS)
-    require_labels("coco", found.pairs, images, labels, tail)
+    pairing = find_pairs(root, images, labels, {".jpg"}, tail, None if tail else TRAIN_IDS)
+    require_labels("coco", pairing.pairs, images, labels, tail)
     table = train_id_table() if tail else raw_table()
-    return PairedFiles("coco", root, split, class_lists()["coco"].classes, found.pairs, table, found.notes)
+    return PairedFiles("coco", root, split, class_lists()["coco"].classes, pairing.pairs, table, pairing.notes)
 
 
 def _find_labels(root: Path, folder: str) -> tuple[Path, str]:
-    """Return the folder of the label maps (the published one if none exist) and what follows a stem in their names."""
+    """The folder of the label maps (the published one if there are none), and what follows the stem in their names."""
     for parent in LABEL_FOLDERS:
         names = files_below(root / parent / folder, {".png"})
         if names:

@@ -1,4 +1,4 @@
-"""PASCAL-Context: VOC 2010's photographs, every pixel labelled; the 59 most frequent classes."""
+"""PASCAL-Context: the images of VOC 2010 with dense labels of the 59 most frequent classes."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ LISTS = ("ImageSets/SegmentationContext", "ImageSets/Main")
 
 
 def index_table() -> UInt8[np.ndarray, "raw"]:
-    """Return the table of mmsegmentation's maps: 0 for everything else, then the 59 classes; 255 for void."""
+    """The table of mmsegmentation's maps: 0 for all other classes, then the 59 classes; 255 for void."""
     classes = class_lists()["context"].classes
     return label_table(range(1, len(classes) + 1), void=(0, VOID))
 
 
 def raw_table() -> UInt8[np.ndarray, "raw"]:
-    """Return the table of the published maps: 59 of the ids 1..459; the other 400 classes, and 0, are void."""
+    """The table of the published maps: 59 of the ids 1 to 459; the other 400 classes, and 0, are void."""
     used = class_lists()["context"].raw_ids
     return label_table(used, void=set(range(PUBLISHED_CLASSES + 1)) - set(used))
 
@@ -30,10 +30,10 @@ def raw_table() -> UInt8[np.ndarray, "raw"]:
 def open_context(root: Path, split: str) -> PairedFiles:
     """Open `train` or `val`.
 
-    Label maps are mmsegmentation's (SegmentationClassContext/*.png), or else those published (trainval/*.mat).
-    Lists are mmsegmentation's (SegmentationContext/), or else VOC 2010's own (Main/).
+    Label maps are mmsegmentation's (SegmentationClassContext/*.png), or else the published ones (trainval/*.mat).
+    Lists are mmsegmentation's (SegmentationContext/), or else those of VOC 2010 (Main/).
 
-    Raises UserError if the list, or files it names, are missing.
+    Raises UserError if the list or files that it names are missing.
     """
     root = year_folder(root, "VOC2010")
     lists = [root / folder / f"{split}.txt" for folder in LISTS]

@@ -1,4 +1,4 @@
-"""A dataset of image files and label maps: the one implementation of `Dataset` that reads files."""
+"""A dataset of image files and label maps: the implementation of `Dataset` that reads files."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -15,16 +15,16 @@ from data_cache.datasets.decode import decode_image, decode_label, read_bytes
 from data_cache.errors import UserError
 
 ILLEGAL = 254
-"""Entry of a label table for raw values that the dataset does not define."""
+"""Entry of a label table for undefined raw values."""
 
 MAX_CLASSES = ILLEGAL
-"""Class ids are 0..253: the two values above are reserved."""
+"""Class ids are 0 to 253: the two larger values are reserved."""
 
 
 class Pair(NamedTuple):
     """An image and its label map, both as paths below the root with forward slashes.
 
-    Strings, not `Path` objects: a hundred thousand of them are sent to every worker.
+    Strings, not `Path` objects: a hundred thousand pairs are sent to every worker.
     """
 
     image: str
@@ -35,8 +35,8 @@ class Pair(NamedTuple):
 class PairedFiles:
     """Image files and index maps below a folder.
 
-    `table` maps the raw value of a label file to the class id: 255 for void, `ILLEGAL` for values that the dataset does
-    not define. Values beyond its end are illegal, too.
+    `table` maps raw label values to class ids: 255 for void, `ILLEGAL` for undefined values. Values beyond its end are
+    illegal, too.
     """
 
     name: str
@@ -56,40 +56,38 @@ class PairedFiles:
         return len(self.pairs)
 
     def path(self, i: int) -> Path:
-        """Return the image file."""
+        """The image file."""
         return self.root / self.pairs[i].image
 
     def has_label(self, i: int) -> bool:
-        """Whether the image has a label map; it is not read."""
+        """Whether the image has a label map, which is not read."""
         return self.pairs[i].label is not None
 
     def label_path(self, i: int) -> Path | None:
-        """Return the label file, or None for an unlabelled image."""
+        """The label file; None for an unlabelled image."""
         label = self.pairs[i].label
         return None if label is None else self.root / label
 
     def image(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Return the upright RGB image; raise UserError naming the file if it cannot be read."""
+        """The upright RGB image. Raises UserError if the file cannot be read."""
         return decode_image(self.path(i))
 
     def label(self, i: int) -> UInt8[np.ndarray, "height width"] | None:
-        """Return class ids, 255 for void; None for an unlabelled image.
+        """Class ids, 255 for void; None for an unlabelled image.
 
-        Raises:
-            UserError: The file cannot be read, is not an index map, or holds a value that no class has.
-
+        Raises UserError if the file cannot be read, is not an index map, or has a value of no class.
         """
         path = self.label_path(i)
         return None if path is None else self._class_ids(path)
 
     def load(self, i: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"] | None]:
-        """Return image and label; raise UserError if either is bad or their sizes differ."""
+        """Image and label. Raises UserError if either is invalid or their sizes differ."""
         image, label = self.image(i), self.label(i)
         self._check_sizes(i, image, label)
         return image, label
 
     def sample(self, i: int) -> Sample:
-        """Return what `load` and `digest` return, each file read once; raise UserError as `load` does."""
+        """The results of `load` and `digest`, reading each file once. Raises UserError, as `load` does."""
         path, label_path = self.path(i), self.label_path(i)
         data = read_bytes(path)
         image, label, label_hash = decode_image(path, data), None, ""
@@ -100,32 +98,32 @@ class PairedFiles:
         return Sample(image, label, Digest(_sha256(data), label_hash))
 
     def digest(self, i: int) -> Digest:
-        """Return the SHA-256 of the image file and of the label file ("" without one), in hexadecimal."""
+        """Hexadecimal SHA-256 of the image file and of the label file ("" without one)."""
         label = self.label_path(i)
         return Digest(_sha256(read_bytes(self.path(i))), _sha256(read_bytes(label)) if label else "")
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of some images, in this order."""
+        """The dataset of the images with these indices, in this order."""
         return replace(self, pairs=tuple(self.pairs[i] for i in indices))
 
     def uncached(self) -> Self:
-        """Return this dataset: it reads its files every time."""
+        """The dataset itself, which has no in-memory cache."""
         return self
 
     def _class_ids(self, path: Path, data: bytes | None = None) -> UInt8[np.ndarray, "height width"]:
         raw = decode_label(path, data)
         if raw.dtype != np.uint8 or len(self.table) < 256:
-            self._refuse(path, raw, (raw < 0) | (raw >= len(self.table)))
+            self._reject(path, raw, (raw < 0) | (raw >= len(self.table)))
         ids = self.table.take(raw)
-        self._refuse(path, raw, ids == ILLEGAL)
+        self._reject(path, raw, ids == ILLEGAL)
         return ids
 
-    def _refuse(
-        self, path: Path, raw: Integer[np.ndarray, "height width"], wrong: Bool[np.ndarray, "height width"]
+    def _reject(
+        self, path: Path, raw: Integer[np.ndarray, "height width"], illegal: Bool[np.ndarray, "height width"]
     ) -> None:
-        if wrong.any():
+        if illegal.any():
             raise UserError(
-                f"{path}: label value {raw[wrong].min()} stands for no class of {self.name}; "
+                f"{path}: label value {raw[illegal].min()} is not a class of {self.name}; "
                 f"allowed are {value_ranges(np.flatnonzero(self.table != ILLEGAL))}"
             )
 
@@ -143,9 +141,9 @@ def _sha256(data: bytes) -> str:
 
 
 def label_table(raw_values: Iterable[int], void: Iterable[int] = (VOID,)) -> UInt8[np.ndarray, "raw"]:
-    """Return the table from raw label value to class id: the n-th of `raw_values` to n, all of `void` to 255.
+    """The table from raw label value to class id: the n-th of `raw_values` maps to n, all of `void` to 255.
 
-    All other values are `ILLEGAL`. It has 256 entries, or more if a value is greater.
+    All other values map to `ILLEGAL`. The table has 256 entries, or more for larger values.
     """
     raw_values, void = tuple(raw_values), tuple(void)
     table = np.full(max(256, 1 + max(raw_values + void)), ILLEGAL, dtype=np.uint8)
@@ -155,6 +153,6 @@ def label_table(raw_values: Iterable[int], void: Iterable[int] = (VOID,)) -> UIn
 
 
 def value_ranges(values: Int64[np.ndarray, "value"]) -> str:
-    """Write ascending numbers as a person would: 0-10, 12, 255."""
+    """Format ascending numbers as ranges: "0-10, 12, 255"."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

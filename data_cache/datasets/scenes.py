@@ -1,4 +1,4 @@
-"""Drawn scenes: textured things on textured stuff, with dense labels. They need no file and no network."""
+"""Synthetic scenes: textured things on textured stuff, with dense labels. They need no files and no network."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from data_cache.datasets.textures import Pattern
 
 SIDE = 128
 SPLITS = {"train": 4000, "val": 200, "tune": 200, "captioned": 16000}
-"""Scenes of each split: to train on, to evaluate on, to choose settings on, and to train a CLIP with captions."""
+"""Number of scenes per split: for training, evaluation, choosing settings, and training a CLIP on captions."""
 
 Range = tuple[float, float]
 RED, YELLOW, GREEN = (-28.0, 20.0), (24.0, 70.0), (76.0, 146.0)
@@ -24,14 +24,14 @@ CYAN, BLUE, PURPLE = (152.0, 196.0), (202.0, 258.0), (264.0, 326.0)
 
 
 class Thing(NamedTuple):
-    """How a thing looks: other things share its pattern or the hues of its ink, but not both."""
+    """The appearance of a thing class: others share its pattern or its range of hues, but not both."""
 
     pattern: Pattern
     hue: Range
 
 
 class Stuff(NamedTuple):
-    """How a ground looks: its colour, and the height, width and strength of its grain."""
+    """The appearance of a stuff class: its color, and the height, width and strength of its grain."""
 
     hue: Range
     saturation: Range
@@ -61,11 +61,11 @@ THINGS = {
     "rose": Thing(textures.bands, PURPLE),
 }
 VISIBLE_PIXELS = 100
-"""A class with fewer visible pixels does not count as being in a scene."""
+"""The number of pixels from which a class counts as visible in a scene."""
 
 
 class Scene(NamedTuple):
-    """An image and the class of each of its pixels."""
+    """An image and its label map."""
 
     image: UInt8[np.ndarray, "height width 3"]
     label: UInt8[np.ndarray, "height width"]
@@ -73,7 +73,7 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenes:
-    """A dataset that is drawn on demand: the same scene every time, on every machine."""
+    """A dataset that is rendered on demand, with the same result every time and on every machine."""
 
     split: str
     count: int
@@ -101,50 +101,50 @@ class Scenes:
         return True
 
     def path(self, i: int) -> Path:
-        """Return the scene's name: there is no file."""
+        """The scene's id: it has no file."""
         return Path(self.ids[i])
 
     def image(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Return the image."""
+        """The image."""
         return self.load(i).image
 
     def label(self, i: int) -> UInt8[np.ndarray, "height width"]:
-        """Return class ids, 255 where nothing is annotated."""
+        """Class ids, 255 for void."""
         return self.load(i).label
 
     def load(self, i: int) -> Scene:
-        """Draw the scene, or take it from memory; its arrays are read-only."""
-        return (_cached if self.cached else _drawn)(self.seed, self.split, i)
+        """Render the scene or get it from the in-memory cache; its arrays are read-only."""
+        return (_render_cached if self.cached else _render)(self.seed, self.split, i)
 
     def digest(self, i: int) -> Digest:
-        """Return the SHA-256 of the image's and of the label map's pixels."""
+        """SHA-256 of the pixels of the image and of the label map."""
         image, label = self.load(i)
         return Digest(*(hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in (image, label)))
 
     def sample(self, i: int) -> Sample:
-        """Return what `load` and `digest` return."""
+        """The results of `load` and `digest`."""
         return Sample(*self.load(i), self.digest(i))
 
     def subset(self, indices: Sequence[int]) -> "Scenes":
-        """Return the dataset of the first scenes; no cache holds others."""
+        """The dataset of the first scenes; no caller needs another subset."""
         assert list(indices) == list(range(len(indices)))
         return replace(self, count=len(indices))
 
     def uncached(self) -> "Scenes":
-        """Return these scenes without a memory, but for the last few: a digest follows its image."""
+        """The dataset with only the last few scenes in memory, since a digest is read right after its image."""
         return replace(self, cached=False)
 
 
 SPEC = DatasetSpec(lambda _, split: Scenes(split, SPLITS[split]), splits=tuple(SPLITS))
 
 
-@lru_cache(maxsize=4096)  # at most 256 MiB per process: drawing takes longer than all else that a training item needs
-def _cached(seed: int, split: str, i: int) -> Scene:
-    return _drawn(seed, split, i)
+@lru_cache(maxsize=4096)  # at most 256 MiB per process: rendering is the slowest part of a training item
+def _render_cached(seed: int, split: str, i: int) -> Scene:
+    return _render(seed, split, i)
 
 
 @lru_cache(maxsize=32)
-def _drawn(seed: int, split: str, i: int) -> Scene:
+def _render(seed: int, split: str, i: int) -> Scene:
     scene = draw(np.random.default_rng((seed, *split.encode(), i)))
     for array in scene:
         array.flags.writeable = False
@@ -152,28 +152,26 @@ def _drawn(seed: int, split: str, i: int) -> Scene:
 
 
 def draw(rng: np.random.Generator) -> Scene:
-    """Draw one or two grounds, one to four things of different classes that may overlap, light, and noise."""
+    """Draw one or two stuff classes, one to four different things that may overlap, lighting, and noise."""
     canvas, label = np.empty((SIDE, SIDE, 3)), np.empty((SIDE, SIDE), np.uint8)
-    names = list(STUFF)
-    grounds = sorted(rng.choice(len(names), 1 + int(rng.random() < 0.7), replace=False))
-    for place, ground in enumerate(grounds):
-        area = _below_horizon(rng) if place else np.ones((SIDE, SIDE), bool)
-        canvas[area] = _ground(rng, STUFF[names[ground]])[area]
-        label[area] = ground
-    looks = list(THINGS.values())
-    for chosen in rng.choice(len(looks), rng.choice([1, 2, 3, 4], p=[0.2, 0.4, 0.3, 0.1]), replace=False):
-        centre = rng.uniform(0.12 * SIDE, 0.88 * SIDE, 2)
-        area = textures.outline(rng, SIDE, centre, rng.uniform(0.15, 0.3) * SIDE)
-        _paint(rng, canvas, area, centre, looks[chosen])
-        label[area] = len(names) + chosen
+    stuff, things = list(STUFF.values()), list(THINGS.values())
+    for layer, chosen in enumerate(sorted(rng.choice(len(stuff), 1 + int(rng.random() < 0.7), replace=False))):
+        area = _below_horizon(rng) if layer else np.ones((SIDE, SIDE), bool)
+        canvas[area] = _stuff_texture(rng, stuff[chosen])[area]
+        label[area] = chosen
+    for chosen in rng.choice(len(things), rng.choice([1, 2, 3, 4], p=[0.2, 0.4, 0.3, 0.1]), replace=False):
+        center = rng.uniform(0.12 * SIDE, 0.88 * SIDE, 2)
+        area = textures.outline(rng, SIDE, center, rng.uniform(0.15, 0.3) * SIDE)
+        _paint(rng, canvas, area, center, things[chosen])
+        label[area] = len(stuff) + chosen
     for _ in range(rng.integers(0, 3)):
-        centre = rng.uniform(0, SIDE, 2)
-        label[textures.outline(rng, SIDE, centre, rng.uniform(0.03, 0.08) * SIDE)] = VOID
-    return Scene(_develop(rng, canvas), label)
+        center = rng.uniform(0, SIDE, 2)
+        label[textures.outline(rng, SIDE, center, rng.uniform(0.03, 0.08) * SIDE)] = VOID
+    return Scene(_add_lighting_and_noise(rng, canvas), label)
 
 
-def visible(label: UInt8[np.ndarray, "height width"]) -> Bool[np.ndarray, "class"]:
-    """Which classes are visible enough to be named."""
+def visible_classes(label: UInt8[np.ndarray, "height width"]) -> Bool[np.ndarray, "class"]:
+    """Whether each class is visible in a scene."""
     return np.bincount(label.ravel(), minlength=VOID + 1)[: len(STUFF) + len(THINGS)] >= VISIBLE_PIXELS
 
 
@@ -181,31 +179,31 @@ def _below_horizon(rng: np.random.Generator) -> Bool[np.ndarray, "y x"]:
     x = np.linspace(0, SIDE, 33)
     line = rng.uniform(0.35, 0.65) * SIDE + rng.uniform(-0.3, 0.3) * (x - SIDE / 2)
     line += rng.uniform(0, 8) * np.sin(x / rng.uniform(8, 30) + rng.uniform(0, 2 * np.pi))
-    return textures.inside(SIDE, np.array([*zip(x, line, strict=True), (SIDE, SIDE), (0, SIDE)]))
+    return textures.polygon_mask(SIDE, np.array([*zip(x, line, strict=True), (SIDE, SIDE), (0, SIDE)]))
 
 
-def _ground(rng: np.random.Generator, stuff: Stuff) -> Float[np.ndarray, "y x 3"]:
-    base = textures.hsv(rng, stuff.hue, stuff.saturation, stuff.value)
+def _stuff_texture(rng: np.random.Generator, stuff: Stuff) -> Float[np.ndarray, "y x 3"]:
+    color = textures.hsv(rng, stuff.hue, stuff.saturation, stuff.value)
     height, width, strength = stuff.grain
-    light = 1 + strength * textures.grain(rng, SIDE, height, width)
-    return base * light[..., None]
+    brightness = 1 + strength * textures.grain(rng, SIDE, height, width)
+    return color * brightness[..., None]
 
 
 def _paint(
     rng: np.random.Generator,
     canvas: Float[np.ndarray, "y x 3"],
     area: Bool[np.ndarray, "y x"],
-    centre: Float[np.ndarray, "2"],
+    center: Float[np.ndarray, "2"],
     thing: Thing,
 ) -> None:
     y, x = np.nonzero(area)
-    ink = thing.pattern(rng, y - centre[0], x - centre[1])[:, None]
+    ink = thing.pattern(rng, y - center[0], x - center[1])[:, None]
     paper = textures.hsv(rng, (0, 360), (0.0, 0.25), ((0.75, 1.0), (0.08, 0.3))[rng.integers(2)])
     canvas[area] = ink * textures.hsv(rng, thing.hue, (0.5, 0.95), (0.45, 0.95)) + (1 - ink) * paper
 
 
-def _develop(rng: np.random.Generator, canvas: Float[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3"]:
-    """Light that falls off to one side, and a sensor's noise."""
+def _add_lighting_and_noise(rng: np.random.Generator, canvas: Float[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3"]:
+    """Add a brightness gradient and sensor noise."""
     slope = rng.uniform(-0.2, 0.2, 2)
     along = np.linspace(-1, 1, SIDE)
     light = 1 + slope[0] * along[:, None, None] + slope[1] * along[:, None]

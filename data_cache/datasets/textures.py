@@ -1,4 +1,4 @@
-"""What drawn scenes are made of: patterns of things, grains of stuff, outlines, and colours."""
+"""Textures of synthetic scenes: patterns of things, grain of stuff, outlines, and colors."""
 
 import colorsys
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 Field = Float[np.ndarray, "y x"]
-Colour = Float[np.ndarray, "3"]
+Color = Float[np.ndarray, "3"]
 Pattern = Callable[[np.random.Generator, Field, Field], Field]
 
 PERIOD = (8.0, 12.0)
-"""Pixels from stripe to stripe: about the size of a CLIP token's patch, so that a token alone is ambiguous."""
+"""Pixels between stripes: about the patch size of a CLIP token, so that a single token is ambiguous."""
 TILT = 0.35
-"""Radians by which a pattern may be rotated. A small CLIP takes much longer to learn it at any angle."""
+"""Maximum rotation of a pattern in radians. A small CLIP takes much longer to learn patterns at any angle."""
 
 
 def _phases(rng: np.random.Generator, y: Field, x: Field) -> tuple[Field, Field]:
-    """Angles along two perpendicular axes that are tilted at random, 2 pi per period."""
+    """Phases along two perpendicular, randomly tilted axes, 2 pi per period."""
     tilt, scale = rng.uniform(-TILT, TILT), 2 * np.pi / rng.uniform(*PERIOD)
     shift = rng.uniform(0, 2 * np.pi, 2)
     u = (x * np.cos(tilt) + y * np.sin(tilt)) * scale + shift[0]
@@ -27,8 +27,8 @@ def _phases(rng: np.random.Generator, y: Field, x: Field) -> tuple[Field, Field]
 
 
 def _ink(rng: np.random.Generator, wave: Field) -> Field:
-    # a wave around zero becomes paper (0) and ink (1) with an edge of a pixel or two, as through a lens; the amount of
-    # ink varies, so that the mean colour does not give the pattern away
+    # a zero-mean wave becomes paper (0) and ink (1) with edges of a pixel or two, as through a lens; the amount of ink
+    # varies, so that the mean color does not identify the pattern
     return np.clip(0.5 + 2 * (wave + rng.uniform(-0.3, 0.3)), 0, 1)
 
 
@@ -43,7 +43,7 @@ def bands(rng: np.random.Generator, y: Field, x: Field) -> Field:
 
 
 def checks(rng: np.random.Generator, y: Field, x: Field) -> Field:
-    """A chessboard."""
+    """A checkerboard."""
     u, v = _phases(rng, y, x)
     return _ink(rng, 2 * np.sin(0.75 * u) * np.sin(0.75 * v))
 
@@ -66,16 +66,16 @@ def hsv(
     hue: tuple[float, float],
     saturation: tuple[float, float],
     value: tuple[float, float],
-) -> Colour:
-    """A colour drawn from ranges of hue (degrees), saturation and value (0..1), as RGB in 0..1."""
+) -> Color:
+    """A random color in ranges of hue (degrees), saturation and value (0 to 1), as RGB from 0 to 1."""
     h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
     return np.array(colorsys.hsv_to_rgb(h / 360 % 1, s, v))
 
 
 def outline(
-    rng: np.random.Generator, side: int, centre: Float[np.ndarray, "2"], radius: float
+    rng: np.random.Generator, side: int, center: Float[np.ndarray, "2"], radius: float
 ) -> Bool[np.ndarray, "y x"]:
-    """The inside of a polygon of 3 to 6 corners, or of a blob, around a centre (y, x)."""
+    """The mask of a polygon with 3 to 6 corners, or of a blob, around a center (y, x)."""
     if rng.random() < 0.5:
         angles = np.sort(rng.uniform(0, 2 * np.pi / 6, 6) + np.arange(6) * 2 * np.pi / 6)
         angles = rng.permutation(angles)[: rng.integers(3, 7)]
@@ -86,12 +86,12 @@ def outline(
         order = np.arange(2, 6)[:, None]
         waves = np.cos(order * angles + rng.uniform(0, 2 * np.pi, (4, 1)))
         reach = 1 + (rng.uniform(0, 0.16, (4, 1)) * waves).sum(axis=0)
-    y, x = centre[0] + radius * reach * np.sin(angles), centre[1] + radius * reach * np.cos(angles)
-    return inside(side, np.stack([x, y], axis=1))
+    y, x = center[0] + radius * reach * np.sin(angles), center[1] + radius * reach * np.cos(angles)
+    return polygon_mask(side, np.stack([x, y], axis=1))
 
 
-def inside(side: int, corners: Float[np.ndarray, "corner 2"]) -> Bool[np.ndarray, "y x"]:
-    """The pixels of a square picture inside a polygon of (x, y) corners."""
-    picture = Image.new("1", (side, side))
-    ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y in corners], fill=1)
-    return np.asarray(picture)
+def polygon_mask(side: int, corners: Float[np.ndarray, "corner 2"]) -> Bool[np.ndarray, "y x"]:
+    """The mask of a polygon of (x, y) corners in a square image."""
+    mask = Image.new("1", (side, side))
+    ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in corners], fill=1)
+    return np.asarray(mask)

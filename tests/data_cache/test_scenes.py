@@ -38,9 +38,7 @@ def test_scenes_open_by_name_without_a_root():
     assert [len(open_dataset("scenes", None, split)) for split in SPLITS] == [*SPLITS.values()]
 
 
-@pytest.mark.parametrize(
-    ("root", "split", "word"), [("here", "train", "leave --root out"), (None, "test", "choose one")]
-)
+@pytest.mark.parametrize(("root", "split", "word"), [("here", "train", "omit --root"), (None, "test", "choose one")])
 def test_root_or_unknown_split_is_a_usage_error(tmp_path, root, split, word):
     refused(lambda: open_dataset("scenes", root and tmp_path, split), word, kind=UsageError)
 
