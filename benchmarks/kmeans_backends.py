@@ -70,8 +70,8 @@ def tokens(seed: int) -> np.ndarray:
     """Dense tokens of regions that k-means takes several updates to find."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: GRID[0], : GRID[1]]
-    centres = rng.uniform(0, GRID[0], (REGIONS, 2))
-    region = ((y[..., None] - centres[:, 0]) ** 2 + (x[..., None] - centres[:, 1]) ** 2).argmin(axis=2)
+    centers = rng.uniform(0, GRID[0], (REGIONS, 2))
+    region = ((y[..., None] - centers[:, 0]) ** 2 + (x[..., None] - centers[:, 1]) ** 2).argmin(axis=2)
     meaning = rng.standard_normal((REGIONS, CHANNELS))
     return (meaning[region] + 1.5 * rng.standard_normal((*GRID, CHANNELS))).astype(np.float16)
 

@@ -10,7 +10,7 @@ from typing import Any
 from data_cache.errors import UsageError
 from data_cache.options import argument, check_options, option, same_option
 from pipeline.config import PrecomputeConfig
-from pipeline.teacher.prompts import CLEAN, sets
+from pipeline.teacher.prompts import CLEAN, prompt_sets
 from trainer.config import GAMMA, TrainConfig
 
 ATTENTION, PREDICTIONS = "attention", "predictions"
@@ -21,8 +21,8 @@ _CLIP = "The CLIP of the training, if it cannot be found where it was then."
 _WEIGHTS = "Its weights, likewise."
 _CACHE = "The cache of the training, if it is no longer where it was."
 _OWN_PROMPTS = (
-    f"Prompt templates: {', '.join(sets())}, each also with {CLEAN} for cleaned class names; those of the training by "
-    "default."
+    f"Prompt templates: {', '.join(prompt_sets())}, each also with {CLEAN} for cleaned class names; by default those "
+    "of the training."
 )
 _UNSEEN = "Unseen classes of a dataset with other classes than the training's; its published split by default."
 

@@ -26,8 +26,8 @@ class DenseCLIP:
 
     def __init__(self, clip: FrozenCLIP, split: Split, dataset: str) -> None:
         self.clip = clip
-        prompts = Prompts.of(dataset)
-        text = clip.encode_text(prompts.words(dataset, split.classes), prompts.templates)
+        prompts = Prompts.default_for(dataset)
+        text = clip.encode_text(prompts.class_names(dataset, split.classes), prompts.templates)
         self.vocabulary = Vocabulary(split, torch.from_numpy(text), split.is_seen)
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> TopSeenUnseen:

@@ -51,9 +51,9 @@ def vocabulary_for_dataset(
             raise UsageError("--unseen: these are the classes of the training, whose split stays; leave it out")
         return student.vocabulary
     split = make_split(dataset.name, dataset.classes, unseen)
-    prompt_set = Prompts(prompts) if prompts else Prompts.of(dataset.name)
+    prompt_set = Prompts(prompts) if prompts else Prompts.default_for(dataset.name)
     features = encode_class_names(
-        student, prompt_set, prompt_set.words(dataset.name, dataset.classes), folder, clip, weights
+        student, prompt_set, prompt_set.class_names(dataset.name, dataset.classes), folder, clip, weights
     )
     return Vocabulary(split, features, labelled_in_training(dataset.classes, student.split.seen))
 

@@ -89,7 +89,7 @@ def vocabulary_for_names(
     text[known] = student.text.cpu()[[index for index in found if index is not None]]
     if strange:
         # cleaned names, as "wall-brick", are those of the dataset the student was trained on
-        words = prompt_set.words(student.card["dataset"]["name"], strange)
+        words = prompt_set.class_names(student.card["dataset"]["name"], strange)
         try:
             text[~known] = encode_class_names(student, prompt_set, words, folder, clip, weights)
         except UserError as error:

@@ -1,6 +1,6 @@
-"""The settings of stage 1: what `precompute` and `cluster` take, and the source of the command line's help.
+"""The settings of stage 1: the options of `precompute` and `cluster`, their defaults and their help.
 
-Nothing heavy is imported here: the command line reads this file before it knows whether there is anything to do.
+Nothing heavy is imported here: the command line imports this file even if it only prints help.
 """
 
 from dataclasses import MISSING, dataclass
@@ -14,7 +14,7 @@ from data_cache.limits import SHARD_IMAGES
 from data_cache.options import argument, check_options, option
 from data_cache.paths import cache_folder
 from data_cache.views import Cropping
-from pipeline.teacher.prompts import CLEAN, Prompts, sets
+from pipeline.teacher.prompts import CLEAN, Prompts, prompt_sets
 
 if TYPE_CHECKING:
     from pipeline.teacher.weights import CLIPSource
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 KMeansChoice = Literal["auto", "faiss", "faiss-gpu", "torch"]
 
-_UNSEEN = 'Classes without labels in training, as "cow,road"; the published split by default.'
-_ROOT = "Root of the dataset; else $CLIPTEACHER_DATA/<dataset>, else data/<dataset>. Not used by scenes."
+_UNSEEN = 'Classes without labels in training, such as "cow,road"; by default those of the published split.'
+_ROOT = "Root of the dataset; by default $CLIPTEACHER_DATA/<dataset>, else data/<dataset>. Not used by scenes."
 _KMEANS = "Implementation of the assignment step of k-means."
-_WORKERS = "Processes that share the cores; this one alone by default, one per GPU where there are several."
-_SCHEDULER = "Address of an existing Dask cluster that does the work, e.g. tcp://host:8786. See docs/clusters.md."
+_WORKERS = "Worker processes, which share the cores; by default none, or one per GPU if there are several."
+_SCHEDULER = "Address of an existing Dask cluster to run on, e.g. tcp://host:8786. See docs/clusters.md."
 
 
 @dataclass(frozen=True)
 class PrecomputeConfig:
-    """The settings of `precompute`: names, defaults and help of its options.
+    """The settings of `precompute`: its options, defaults and help.
 
     Raises UsageError, one line, for an invalid value.
     """
@@ -39,19 +39,19 @@ class PrecomputeConfig:
     dataset: str = option(None, "Name of the dataset.", choices=tuple(DATASETS))
     cache: Path = option(None, "Where the cache is written; ./data_cache/<dataset>.zarr by default.")
     root: Path | None = option(None, _ROOT)
-    split: str = option("train", "Split of the dataset: train, val, or another that it has.")
+    split: str = option("train", "Split of the dataset: train, val, or any other it has.")
     limit: int | None = option(None, "Only the first N images.")
     unseen: str | None = option(None, _UNSEEN, metavar="NAMES")
     views: int = option(1, "Views per image: the whole image and V - 1 crops.")
     view_seed: int = option(0, "Seed of the crops.")
     view_scale: tuple[float, float] = option(
-        (0.25, 1.0), "Range of a crop's share of the image's area.", metavar="LOW,HIGH"
+        (0.25, 1.0), "Range of a crop's area, as a share of the image's.", metavar="LOW,HIGH"
     )
     view_ratio: tuple[float, float] = option((3 / 4, 4 / 3), "Range of a crop's width / height.", metavar="LOW,HIGH")
     prompts: str | None = option(
         None,
-        f"Prompt templates: {', '.join(sets())}, each also with {CLEAN} for cleaned class names; single for voc, else "
-        "zegclip15, by default.",
+        f"Prompt templates: {', '.join(prompt_sets())}, each also with {CLEAN} for cleaned class names; by default "
+        "single for voc, else zegclip15.",
     )
     clip: str = option(
         "ViT-B-16-quickgelu", "An open_clip ViT, the path of an open_clip JSON config, or tiny (for scenes)."
@@ -80,14 +80,14 @@ class PrecomputeConfig:
         if self.cache is None:
             object.__setattr__(self, "cache", cache_folder() / f"{self.dataset}.zarr")
         check_options(self)
-        _ = self.cropping, self.prompt_set  # each refuses its own settings
+        _ = self.cropping, self.prompt_set  # raise for invalid settings
         if self.overwrite and (self.extend or self.retry_failed):
             other = "--extend" if self.extend else "--retry-failed"
             raise UsageError(f"--overwrite: replaces the whole cache; leave {other} out")
 
     @property
     def clip_source(self) -> "CLIPSource":
-        """The CLIP these settings name."""
+        """The CLIP that these settings select."""
         from pipeline.teacher.weights import CLIPSource  # open_clip takes seconds to import
 
         return CLIPSource(self.clip, self.clip_weights or "", self.image_size)
@@ -99,13 +99,13 @@ class PrecomputeConfig:
 
     @property
     def prompt_set(self) -> Prompts:
-        """The prompts, or those of the dataset's protocol. Raises UsageError for an unknown set."""
-        return Prompts(self.prompts) if self.prompts else Prompts.of(self.dataset)
+        """The prompt set; by default that of the dataset's protocol. Raises UsageError for an unknown set."""
+        return Prompts(self.prompts) if self.prompts else Prompts.default_for(self.dataset)
 
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """The settings of `cluster`: names, defaults and help of its options; None means stage 1's own mask set's.
+    """The settings of `cluster`: its options, defaults and help. None stands for the value of stage 1's mask set.
 
     Raises UsageError, one line, for an invalid value.
     """

@@ -1,4 +1,4 @@
-"""The teacher in the training loop: runs CLIP and the clustering on each batch, instead of reading a cache."""
+"""The teacher in the training loop: runs CLIP and k-means on each batch instead of reading a cache."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class LiveTeacher:
     def __call__(
         self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
     ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
-        """CLS tokens and fused labels, as `trainer.teacher.TeacherSource` promises them."""
+        """CLS tokens and fused labels, as specified by `trainer.teacher.TeacherSource`."""
         features = self.features(image, view)
         return features.cls, features.label
 

@@ -1,4 +1,4 @@
-"""The plan of a run: everything that can be checked before the first image is encoded, and what the run will cost."""
+"""The plan of a run: checks everything before the first image is encoded, and computes what the run will cost."""
 
 import os
 import shutil
@@ -31,42 +31,42 @@ RECORDED_LIBRARIES = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "se
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it starts: what will be done, and what it will cost on disk."""
+    """A run before it starts: what it will do, and how much disk space it needs."""
 
     job: EncodeJob
     workers: Workers
     cache: Cache | None
-    """The cache to be continued; None if it is to be created."""
+    """The cache to resume; None to create one."""
     attributes: dict[str, Any]
     texts: Texts
-    """Text features of the classes: the cache's, or those it will have."""
+    """Text features of the classes."""
     added: tuple[str, ...]
     """Names of images that `--extend` adds."""
     images: int
-    """Images to encode, of all shards together."""
+    """Number of images to encode."""
     shards: int
-    """Shards that hold them."""
+    """Number of shards that contain them."""
     labelled: int
-    """How many of the dataset's images have a label map."""
+    """Number of images of the dataset that have a label map."""
 
     @property
     def bytes(self) -> dict[str, int]:
-        """Bytes still to be written per payload, uncompressed."""
+        """Bytes still to be written, uncompressed, per group of arrays."""
         sizes = bytes_per_image(self.job.layout, self.job.masker.dtype)
         return {part: size * self.images for part, size in sizes.items()}
 
 
 def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
-    """Check everything that can be checked before the first image is encoded; writes nothing.
+    """Check everything that can be checked before the first image is encoded. Writes nothing.
 
-    `log` gets a line while the plan waits for a worker of a Dask cluster.
+    `log` receives a line if this waits for a worker of a Dask cluster.
 
     Raises:
-        UserError, UsageError: missing data, impossible options, a cache made with other settings, a full disk, a Dask
+        UserError, UsageError: missing data, invalid options, a cache made with other settings, a full disk, a Dask
             cluster that cannot be used.
 
     """
-    if config.cache.is_symlink():  # --overwrite replaces what the link leads to, not the link
+    if config.cache.is_symlink():  # --overwrite replaces the link's target, not the link
         config = replace(config, cache=Path(os.path.realpath(config.cache)))
     dataset = open_dataset(config.dataset, config.root, config.split, config.limit)
     split = make_split(config.dataset, dataset.classes, config.unseen)
@@ -77,11 +77,11 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
         if config.scheduler
         else device_and_precision(config.device, config.precision)
     )
-    # where other processes encode, CLIP only computes text features here, and a GPU is left to them
-    here = "cpu" if workers.out_of_process else device
-    clip = load_clip(config.clip_source, precision, here, config.compile)
+    # if other processes encode, CLIP computes only text features here and leaves the GPU to them
+    local_device = "cpu" if workers.out_of_process else device
+    clip = load_clip(config.clip_source, precision, local_device, config.compile)
     masker = Masker(split, clip.grid, kmeans=config.kmeans, device=device)
-    masker.attributes()  # refuses a --kmeans that this machine cannot do
+    masker.attributes()  # raises if this machine cannot run this --kmeans
     cache, dataset, added = _existing(config, dataset, clip, masker)
     layout = Layout(len(dataset), config.views, clip.channels, clip.grid, config.shard, config.dense)
     weights_hash = clip.weights_hash if workers.out_of_process else ""
@@ -108,7 +108,7 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
 def _existing(
     config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP, masker: Masker
 ) -> tuple[Cache | None, Dataset, tuple[str, ...]]:
-    """The cache to be continued, if any; the dataset in its order, new images last; and the names of those."""
+    """The cache to resume, if any; the dataset in its order, new images last; and the names of the new images."""
     if config.overwrite:
         check_replaceable(config.cache)
         return None, dataset, ()
@@ -122,7 +122,7 @@ def _existing(
 
 
 def _attributes(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> dict[str, Any]:
-    """What a new cache's metadata says about its making."""
+    """The fingerprint, and what the cache records without comparing it: paths and library versions."""
     return {
         "fingerprint": _fingerprint(config, dataset, clip),
         "recorded": {
@@ -143,9 +143,9 @@ def _fingerprint(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -
             "name": dataset.name,
             "split": dataset.split,
             "images": len(dataset),
-            "ids_sha256": hash_names(sorted(dataset.ids)),  # an extended cache has them in another order
+            "ids_sha256": hash_names(sorted(dataset.ids)),  # an extended cache has another order
             "classes_sha256": hash_names(dataset.classes),
-            # what is drawn changes with the code that draws it, and its names do not
+            # synthetic images change with the code that draws them, but their names do not
             **({} if dataset.root else {"first_sha256": dataset.digest(0)[0]}),
         },
     }
@@ -153,12 +153,12 @@ def _fingerprint(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -
 
 def _texts(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> Texts:
     prompts = config.prompt_set
-    names = prompts.words(dataset.name, dataset.classes)
+    names = prompts.class_names(dataset.name, dataset.classes)
     return Texts(prompts.name, dataset.classes, prompts.templates, clip.encode_text(names, prompts.templates))
 
 
 def _check_readable(dataset: Dataset, samples: int = 4) -> None:
-    # a dataset whose label maps are all of the wrong kind is refused now, not after a night
+    # if all label maps are of the wrong kind, fail now and not after hours of encoding
     indices = sorted({round(i * (len(dataset) - 1) / max(samples - 1, 1)) for i in range(samples)})
     errors = []
     for index in indices:

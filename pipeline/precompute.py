@@ -1,4 +1,4 @@
-"""Stage 1: images -> cache. Carries out a plan: Dask does the shards that are not done, and the run is summed up."""
+"""Stage 1: images -> cache. Executes a plan: Dask encodes the pending shards, and the run is summarized."""
 
 import time
 from collections import Counter
@@ -31,10 +31,10 @@ class Summary:
     seconds: float
     stages: dict[str, float]
     survey: Survey
-    """Of the images that this run has read."""
+    """Covers the images that this run has read."""
 
     def check(self, max_failures: float) -> None:
-        """Raise UserError if more than this share of the images failed; the cache is complete all the same."""
+        """Raise UserError if more than this share of the images failed. The cache is complete nevertheless."""
         failed = len(self.failures)
         if not failed <= max_failures * self.images:
             raise UserError(
@@ -44,10 +44,10 @@ class Summary:
 
 
 def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summary:
-    """Carry out a plan: create the cache if it is missing, and finish its pending shards.
+    """Execute a plan: create the cache if there is none, and finish its pending shards.
 
-    Can be killed at any instant and planned again; only unfinished shards are then redone. `progress` counts images
-    done; `log` gets a line about the workers.
+    If it is killed, a new plan contains only the unfinished shards. `progress` counts images done; `log` receives a
+    line about the workers.
     """
     start = time.perf_counter()
     job, encoded = plan.job, 0
@@ -62,8 +62,8 @@ def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summa
     with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache):
         cache = create_or_open(plan)
         with moved_cache_errors(job.cache):
-            cache.remove_leftovers()  # of a killed run; those of this run's workers are removed at the end
-            # queried under the lock: another run may have finished some since the plan
+            cache.remove_leftovers()  # of a killed run; those of this run are removed at the end
+            # read under the lock: another run may have finished some since the plan was made
             for report in run_shards(job, job.pending_shards(cache), count, plan.workers, log):
                 stages.update(report.seconds)
                 survey += report.survey
@@ -74,9 +74,9 @@ def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summa
 
 
 def create_or_open(plan: Plan) -> CacheWriter:
-    """The cache of a plan, created, extended or opened as planned; call it with the writer's lock held.
+    """Create, extend or open the cache as planned. The caller must hold the writer's lock.
 
-    Raises UserError if another process has changed it since the plan.
+    Raises UserError if another process has changed the cache since the plan was made.
     """
     job = plan.job
     if plan.cache is None:

@@ -1,4 +1,4 @@
-"""New masks from cached dense tokens, without CLIP: a further mask set of the cache."""
+"""Clusters cached dense tokens again, without CLIP: adds a mask set to a cache."""
 
 import re
 from dataclasses import dataclass, replace
@@ -55,9 +55,9 @@ class ClusterJob:
             dense = np.concatenate([cache.dense(span.start + row) for row in batch])
             labels = []
             for row in batch:
-                whole = read_label_unchanged(self.dataset, span.start + row, digest[row])
+                label_map = read_label_unchanged(self.dataset, span.start + row, digest[row])
                 crops = [View.stored(box[row, view], flip[row, view]) for view in range(views)]
-                labels += [crop_label(whole, crop, size) for crop in crops]
+                labels += [crop_label(label_map, crop, size) for crop in crops]
             masks = self.masker(dense, labels)
             label[batch], count[batch] = (part.reshape(len(batch), views, *part.shape[1:]) for part in masks)
             progress(len(batch))
@@ -67,15 +67,15 @@ class ClusterJob:
 
 
 def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ignore) -> int:
-    """Cluster the shards that are not clustered yet; returns their number of images.
+    """Cluster the shards that are not yet in the mask set. Returns their number of images.
 
-    `progress` counts images done; `log` gets a line about the workers. Killed at any instant and called again, it
-    resumes with the unfinished shards.
+    `progress` counts images done; `log` receives a line about the workers. If it is killed, calling it again resumes
+    with the unfinished shards.
 
     Raises:
-        UsageError: the name belongs to masks of other settings, or a setting is invalid.
-        UserError: the cache has no dense tokens or unfinished features, the images are not its own, or the Dask
-            cluster cannot be used.
+        UsageError: a mask set of this name has other settings, or a setting is invalid.
+        UserError: the cache has no dense tokens or is not finished, its images have changed, or the Dask cluster
+            cannot be used.
 
     """
     workers = Workers.of(config.workers, config.scheduler, "auto")
@@ -88,7 +88,7 @@ def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ign
     dataset = open_source_dataset(cache, config.root).uncached()
     job = ClusterJob(config.cache, config.name, dataset, _masker(config, cache))
     with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache), moved_cache_errors(job.cache):
-        cache = CacheWriter(job.cache)  # another process may have added a set meanwhile
+        cache = CacheWriter(job.cache)  # another process may have added a set in the meantime
         cache.remove_leftovers()
         if job.name not in cache.masks:
             cache.add_masks(job.name, job.masker.attributes())
@@ -101,13 +101,13 @@ def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ign
 
 
 def _masker(config: ClusterConfig, cache: Cache) -> Masker:
-    """The clustering of the new set: that of stage 1's own, but for the settings that are given."""
+    """The clustering of the new set: stage 1's settings, overridden by those of `config`."""
     classes = cache.texts().classes
     changes = {name: getattr(config, name) for name in ("windows", "threshold", "updates")}
     if config.unseen is not None:
         changes["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, config.unseen).unseen
     attributes = cache.mask_attributes(DEFAULT_MASKS)
     attributes |= {name: value for name, value in changes.items() if value is not None}
-    # machines of a cluster may or may not have a GPU; all have a CPU, which gives the same labels
+    # not all machines of a cluster may have a GPU, and a CPU gives the same labels
     device = "cpu" if config.scheduler else str(resolve_device("auto"))
     return Masker.from_attributes(attributes, classes, cache.layout.grid, device, config.kmeans)

@@ -1,4 +1,4 @@
-"""The cache of a run, if it exists already: whether it may be continued, extended or replaced."""
+"""Existing caches: whether a run may resume, extend or replace one."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from data_cache.writer import CacheWriter
 
 
 def open_existing(path: Path) -> CacheWriter | None:
-    """The cache at `path` for writing, None if nothing is there. An interrupted extension is completed first."""
+    """Open the cache at `path` for writing; None if there is none. Completes an interrupted extension first."""
     if is_folder(path / REDO):
         with writer_lock(path):
             complete_transaction(path)
@@ -26,36 +26,38 @@ def open_existing(path: Path) -> CacheWriter | None:
 def match_images(cache: Cache, dataset: Dataset, extend: bool) -> tuple[Dataset, tuple[str, ...]]:
     """The dataset in the cache's order, new images last, and the names of the new ones.
 
-    Raises UserError if images of the cache are gone, or if some are new and `extend` is not set.
+    Raises UserError if images of the cache are missing, or if some are new and `extend` is not set.
     """
     cached_names = cache.ids()
     cached, present = set(cached_names), set(dataset.ids)
     added = tuple(name for name in dataset.ids if name not in cached)
-    gone = [name for name in cached_names if name not in present]
-    if gone or (added and not extend):
+    missing = [name for name in cached_names if name not in present]
+    if missing or (added and not extend):
         changes = [
-            f"{len(some)} {kind} ({first_names(some)})" for some, kind in ((added, "new"), (gone, "gone")) if some
+            f"{len(some)} {kind} ({first_names(some)})" for some, kind in ((added, "new"), (missing, "missing")) if some
         ]
-        fix = "restore them" if gone else "pass --extend to add them"
+        fix = "restore them" if missing else "pass --extend to add them"
         raise UserError(
-            f"{cache.path}: the images are not those it was made from: {', '.join(changes)}; {fix}, or pass another "
+            f"{cache.path}: the dataset no longer has the same images: {', '.join(changes)}; {fix}, or pass another "
             "--cache PATH, or --overwrite"
         )
     return select_ids(dataset, [*cached_names, *added]), added
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise UserError if something is at `path` that `--overwrite` must not delete: only a cache, sound or not."""
+    """Raise UserError if anything but a cache, intact or damaged, is at `path`: `--overwrite` must not delete it."""
     if not stat_or_none(path):
         return
     metadata = path / "zarr.json"
     with read_errors(metadata):
-        ours = is_file(metadata) and FORMAT.encode() in metadata.read_bytes()
-    if not ours:
-        raise UserError(f"{path}: not a clipteacher cache, so --overwrite leaves it alone; pass another --cache PATH")
+        is_cache = is_file(metadata) and FORMAT.encode() in metadata.read_bytes()
+    if not is_cache:
+        raise UserError(
+            f"{path}: not a clipteacher cache, and --overwrite replaces only those; pass another --cache PATH"
+        )
 
 
 def discard(path: Path) -> None:
-    """Remove a cache: at once from its place, then from the disk."""
+    """Remove a cache: rename it first, so that it disappears at once."""
     if stat_or_none(path):
         remove(path.rename(draft_path(path)))

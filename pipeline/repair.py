@@ -1,4 +1,4 @@
-"""Repairs a cache: recomputes its damaged shards in place, and nothing else."""
+"""Repairs a cache: recomputes only its damaged shards, in place."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ from pipeline.recluster import ClusterJob
 from pipeline.teacher.clip import load_matching_clip
 
 FEATURE_PARTS = ("", f"masks/{DEFAULT_MASKS}")
-"""What CLIP writes of a shard: the parts of the cache with a journal of their own."""
+"""The parts of the cache that CLIP writes, each with its own journal."""
 NOT_REPAIRABLE = "names, texts and metadata cannot be recomputed in place; run `precompute` with --overwrite"
 
 
 @dataclass(frozen=True)
 class RepairReport:
-    """Which shards were recomputed, and how many of them are identical to what their records said."""
+    """Which shards were recomputed, and how many of them have the recorded checksums again."""
 
     features: list[int]
     masks: dict[str, list[int]]
-    same: int
+    identical: int
 
     @property
     def shards(self) -> int:
-        """Number of recomputed shards, over features and mask sets."""
+        """Number of recomputed shards, of features and mask sets together."""
         return len(self.features) + sum(map(len, self.masks.values()))
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class RepairReport:
             return "no shard is damaged; `precompute` or `cluster` finishes what is not done"
         parts = {"features": self.features, **{f"masks {name}": shards for name, shards in self.masks.items()}}
         listed = "; ".join(f"{part}: {', '.join(map(str, shards))}" for part, shards in parts.items() if shards)
-        return f"{self.shards} shards recomputed ({listed}), {self.same} identical to before"
+        return f"{self.shards} shards recomputed ({listed}), {self.identical} identical to before"
 
 
 def repair(
@@ -58,15 +58,15 @@ def repair(
     weights: str | None = None,
     progress: Progress = ignore,
 ) -> RepairReport:
-    """Recompute the damaged shards of a cache: features and stage 1's masks by CLIP, other masks from dense tokens.
+    """Recompute the damaged shards of a cache: features and stage 1's masks with CLIP, other masks from dense tokens.
 
-    `progress` counts images done. If it is killed, the shards it was at count as not done: `precompute` and `cluster`
-    finish them.
+    `progress` counts images done. If this is killed, shards under repair count as not done, and `precompute` and
+    `cluster` finish them.
 
     Raises:
-        UserError: what is damaged is not a shard, the CLIP or the images are not those of the cache, or the disk is
-            full.
-        UnreadableError: a file cannot be read at the moment, so that its damage cannot be judged; nothing was done.
+        UserError: something other than a shard is damaged, the CLIP or the images are not those of the cache, or the
+            disk is full.
+        UnreadableError: a file cannot be read at the moment, so it cannot be checked; nothing was changed.
 
     """
     disk_full = "shards under repair count as not done: free some space and run `precompute` again"
@@ -75,7 +75,7 @@ def repair(
         if parts := damaged_parts(cache):
             raise UserError(f"{path}: damaged in {', '.join(parts)}; {NOT_REPAIRABLE}")
         features, sets = _damaged(cache)
-        dataset, same = open_source_dataset(cache, root), 0
+        dataset, identical = open_source_dataset(cache, root), 0
         if features:
             check_resampling(path, cache.fingerprint)
             _check_unchanged(cache, dataset, features)
@@ -84,19 +84,19 @@ def repair(
                 before = _invalidate(cache, shard, FEATURE_PARTS)
                 with encoder.shard(shard, progress=progress) as data:
                     cache.write_shard(shard, data, DEFAULT_MASKS)
-                same += recorded_files(cache, shard, FEATURE_PARTS) == before
+                identical += recorded_files(cache, shard, FEATURE_PARTS) == before
         for name, shards in sets.items():
             job = ClusterJob(path, name, dataset, _masker(cache, name, dataset, device))
             for shard in shards:
                 before = _invalidate(cache, shard, (f"masks/{name}",))
                 job.run(shard, progress)
-                same += recorded_files(cache, shard, (f"masks/{name}",)) == before
+                identical += recorded_files(cache, shard, (f"masks/{name}",)) == before
         cache.remove_leftovers()
-    return RepairReport(features, sets, same)
+    return RepairReport(features, sets, identical)
 
 
 def _damaged(cache: Cache) -> tuple[list[int], dict[str, list[int]]]:
-    """The shards whose features must be recomputed, and those of each further mask set."""
+    """The shards whose features must be recomputed, and those of each additional mask set."""
     damaged = {part: damaged_shards(cache, part) for part in ("", *(f"masks/{name}" for name in cache.masks))}
     features = sorted({*damaged.pop(""), *damaged.pop(f"masks/{DEFAULT_MASKS}")})
     return features, {part.removeprefix("masks/"): shards for part, shards in damaged.items() if shards}
@@ -114,7 +114,7 @@ def _masker(cache: Cache, name: str, dataset: Dataset, device: torch.device) -> 
 
 
 def _invalidate(cache: Cache, shard: int, parts: Sequence[str]) -> list[Files | None]:
-    """Mark a shard as not done, and return what its records said."""
+    """Mark a shard as not done, and return the files that were recorded for it."""
     recorded = recorded_files(cache, shard, parts)
     for part in parts:
         cache.journal(part).clear(shard)

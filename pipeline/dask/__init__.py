@@ -1,1 +1,1 @@
-"""Who works the shards off: Dask, in this process, on this machine or on a cluster."""
+"""Runs shards with Dask: in this process, in processes on this machine, or on a cluster."""

@@ -36,7 +36,7 @@ CONNECT = 10.0
 WORKER_TIMEOUT = 60.0
 """Seconds to wait for a worker to join, or to stop a shard."""
 FILE_TIMEOUT = 10.0
-"""Seconds until a new file must be visible to other machines: network file systems cache that it was missing."""
+"""Seconds until a new file must be visible on other machines: network file systems cache its absence."""
 COMPARED = ("torch", "open_clip_torch", "numpy", "pillow", "zarr", "distributed")
 SOURCES = (data_cache, pipeline)
 FIX_VERSIONS = "install the same versions where the worker runs, and start it again"
@@ -44,7 +44,7 @@ FIX_VERSIONS = "install the same versions where the worker runs, and start it ag
 
 @dataclass(frozen=True)
 class WorkerEnvironment:
-    """What one process has, and sees of the shared files."""
+    """Library versions of one process, and hashes of what it reads from the shared files."""
 
     versions: Mapping[str, str]
     lock: str
@@ -55,7 +55,7 @@ class WorkerEnvironment:
 
 @dataclass(frozen=True)
 class Expected:
-    """The client's environment, which its workers must match."""
+    """The client's environment, which all workers must match."""
 
     cache: Path
     sample: Path | None
@@ -63,23 +63,23 @@ class Expected:
 
     @classmethod
     def of(cls, cache: Path, dataset: Dataset) -> "Expected":
-        """For a cache whose lock this process holds, and a dataset."""
+        """For a dataset, and a cache whose lock this process holds."""
         sample = dataset.path(0) if dataset.root else None
         return cls(cache, sample, inspect_environment(cache, sample))
 
     def mismatch_message(self, worker: str, seen: WorkerEnvironment | Exception) -> str:
-        """What is wrong with a worker, and how to fix it; empty if nothing is."""
+        """What is wrong with a worker and how to fix it; empty if it matches."""
         if message := version_mismatch(worker, self.environment.versions, seen):
             return message
         shared = "must be on a file system that all workers share, under the same path"
         if seen.lock != self.environment.lock:
-            return f"worker {worker} does not see {self.cache} as this machine does; --cache {shared}"
+            return f"worker {worker} does not see the same {self.cache} as this machine; --cache {shared}"
         if seen.sample != self.environment.sample:
-            return f"worker {worker} does not see {self.sample} as this machine does; the dataset (--root) {shared}"
+            return f"worker {worker} does not see the same {self.sample} as this machine; the dataset (--root) {shared}"
         return ""
 
     def check_here(self, worker: str) -> None:
-        """Raise UserError if this process, a worker's, lacks something."""
+        """Raise UserError if this process, that of `worker`, does not match."""
         deadline = time.monotonic() + FILE_TIMEOUT
         while message := self.mismatch_message(worker, inspect_environment(self.cache, self.sample)):
             if time.monotonic() > deadline:
@@ -88,7 +88,7 @@ class Expected:
 
 
 def inspect_environment(cache: Path | None, sample: Path | None) -> WorkerEnvironment:
-    """The environment of this process: what it has, and sees of a cache's lock and of one file of the dataset."""
+    """The environment of this process. It reads the cache's lock and one file of the dataset."""
     return WorkerEnvironment(
         versions(),
         _content(lock_file(cache) if cache else None).decode(errors="replace"),
@@ -100,7 +100,7 @@ def inspect_environment(cache: Path | None, sample: Path | None) -> WorkerEnviro
 
 @cache
 def versions() -> dict[str, str]:
-    """What may change the numbers: the versions of libraries, and a hash over this program's source."""
+    """What may change the numbers: versions of libraries, and a hash over the source of stage 1."""
     digest = hashlib.sha256()
     for package in SOURCES:
         for file in sorted(Path(package.__path__[0]).rglob("*.py")):
@@ -109,25 +109,25 @@ def versions() -> dict[str, str]:
 
 
 def check_address(address: str) -> None:
-    """Raise UsageError for what is not the address of a scheduler."""
+    """Raise UsageError if `address` cannot be that of a scheduler."""
     if not re.fullmatch(r"[a-z]+://(\[[\w:.%]+\]|[\w.-]+):\d{1,5}", address):
         raise UsageError(f"--scheduler {address}: must be an address such as tcp://host:8786")
 
 
 @contextmanager
 def connected(address: str, log: Log) -> Iterator[Client]:
-    """A client of the cluster at `address`, which has at least one worker. The cluster is left unchanged.
+    """Connect to the cluster at `address` and wait for its first worker. The cluster is left unchanged.
 
     Raises UserError if no scheduler answers there, or if no worker joins within `WORKER_TIMEOUT`.
     """
-    with silence_logging_cmgr(logging.CRITICAL):  # errors are reported in one line here
+    with silence_logging_cmgr(logging.CRITICAL):  # undocumented: silences Dask's own report of our errors
         try:
-            with ThreadPoolExecutor(1) as pool:  # a notebook's own thread already runs an event loop
+            with ThreadPoolExecutor(1) as pool:  # in a notebook, this thread already runs an event loop
                 kind = pool.submit(asyncio.run, asyncio.wait_for(_server_type(address), CONNECT + 1)).result()
             if kind != "Scheduler":
                 raise OSError(f"a {kind} answers")
             client = Client(address, timeout=CONNECT)
-        # a server that is not Dask's, or of another version, may answer anything, and cause any exception
+        # a server that is not Dask's, or has another version, may cause any exception
         except Exception as error:
             raise UserError(
                 f"--scheduler {address}: no Dask scheduler can be reached ({one_line(error)}); start one with `dask "
@@ -139,7 +139,7 @@ def connected(address: str, log: Log) -> Iterator[Client]:
 
 
 def check_workers(client: Client, expected: Expected, log: Log) -> None:
-    """Check every worker, and log how many there are. Raises UserError with the first mismatch."""
+    """Check every worker and log their number. Raises UserError with the first mismatch."""
     deadline = time.monotonic() + FILE_TIMEOUT
     while True:
         seen = _run_on_workers(client, inspect_environment, expected.cache, expected.sample)
@@ -158,11 +158,11 @@ def check_workers(client: Client, expected: Expected, log: Log) -> None:
 
 
 def resolve_on_cluster(address: str, device: str, precision: str, log: Log) -> "tuple[str, Precision]":
-    """The device and the precision to which the workers resolve `--device` and `--precision`.
+    """What the workers resolve `--device` and `--precision` to.
 
     Raises:
-        UserError: the cluster cannot be reached, its workers differ in precision, or one has no clipteacher or
-            another version of it.
+        UserError: the cluster cannot be reached, its workers resolve the precision differently, or one lacks
+            clipteacher or has another version.
         UsageError: a worker does not have the device.
 
     """
@@ -184,7 +184,7 @@ def resolve_on_cluster(address: str, device: str, precision: str, log: Log) -> "
 def _run_on_workers(client: Client, function: Callable[..., Any], *arguments: object) -> dict[str, Any]:
     """The result of each worker, or its exception. Raises UserError if no worker is left."""
     results = client.run(function, *arguments, on_error="return")
-    # a worker that has left meanwhile does not matter
+    # workers that have left in the meantime are ignored
     present = {worker: one for worker, one in results.items() if not isinstance(one, OSError)}
     if not present:
         raise UserError("no worker of the Dask cluster answers; start some again")
@@ -192,7 +192,7 @@ def _run_on_workers(client: Client, function: Callable[..., Any], *arguments: ob
 
 
 async def _resolve_in_thread(device: str, precision: str) -> tuple[str, str]:
-    # off the worker's event loop, which must stay responsive while torch is imported
+    # importing torch must not block the worker's event loop
     return await asyncio.to_thread(_resolve, device, precision)
 
 
@@ -203,7 +203,7 @@ def _resolve(device: str, precision: str) -> tuple[str, str]:
 
 
 def version_mismatch(worker: str, ours: Mapping[str, str], seen: WorkerEnvironment | Exception) -> str:
-    """The first difference between the versions here and on a worker, as a message; empty if there is none."""
+    """The first difference between the versions here and on a worker, as a message; empty if they are equal."""
     if isinstance(seen, Exception):
         reason = one_line(seen)
         return f"worker {worker} cannot load clipteacher ({reason}); {FIX_VERSIONS}"
@@ -214,7 +214,7 @@ def version_mismatch(worker: str, ours: Mapping[str, str], seen: WorkerEnvironme
 
 
 async def _server_type(address: str) -> str:
-    # a client would wait forever for the handshake of a server that is not Dask's
+    # a client would wait forever for the handshake of a server other than Dask's; `rpc` is Dask's low-level client
     secured = Security().get_connection_args("client")
     async with rpc(address, timeout=CONNECT, connection_args=secured) as server:
         return (await server.identity())["type"]

@@ -15,15 +15,15 @@ from dask.distributed import Client, LocalCluster, WorkerPlugin
 from data_cache.system.environment import MALLOC_SETTINGS, environment_defaults
 
 SHARDS_PER_WORKER = 2
-"""Shards that a worker runs at once: while CLIP encodes one, the other is decoded before it or written after it."""
+"""Shards that a worker runs at once: while CLIP encodes one, the other is decoded or written."""
 LOOPBACK = "127.0.0.1:0"
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class IgnoreInterrupts(WorkerPlugin):
-    """Makes workers ignore Ctrl-C, which reaches every process of a terminal: the parent handles it and stops them.
+    """Makes workers ignore Ctrl-C, which a terminal sends to all processes: the parent handles it and stops them.
 
-    SIGTERM still ends a worker, which loses no finished shard: otherwise one could outlive its parent.
+    SIGTERM still ends a worker; otherwise it could outlive its parent. No finished shard is lost.
     """
 
     name = "clipteacher-interrupts"
@@ -34,13 +34,15 @@ class IgnoreInterrupts(WorkerPlugin):
 
 
 class OneGPUPerWorker(LocalCluster):
-    """Worker processes that each see one GPU, also after a restart."""
+    """Worker processes that each see one GPU, even after a restart."""
 
     def __init__(self, gpus: Sequence[str], **options: Any) -> None:
         self._gpus = list(gpus)
         super().__init__(n_workers=0, **options)
-        self.scale(len(gpus))
-        self.sync(self._correct_state)  # private: nothing public raises why a worker did not start
+        for _ in gpus:
+            self.worker_spec.update(self.new_worker_spec())
+        # private; the public `scale` starts workers in the background and only logs the errors of those that fail
+        self.sync(self._correct_state)
 
     def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
         """The next worker's name, and how to start it (SpecCluster's interface)."""
@@ -50,9 +52,9 @@ class OneGPUPerWorker(LocalCluster):
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The name in CUDA_VISIBLE_DEVICES of each GPU visible to this process: its number, or what the user called it."""
-    count, named = torch.cuda.device_count(), os.environ.get(VISIBLE_GPUS, "")
-    names = [name.strip() for name in named.split(",")] if named.strip() else list(map(str, range(count)))
+    """The entry for CUDA_VISIBLE_DEVICES of each GPU visible to this process: the user's own, or its number."""
+    count, setting = torch.cuda.device_count(), os.environ.get(VISIBLE_GPUS, "")
+    names = [name.strip() for name in setting.split(",")] if setting.strip() else list(map(str, range(count)))
     return tuple(names[:count])
 
 
@@ -60,23 +62,23 @@ def visible_gpus() -> tuple[str, ...]:
 def local_client(
     workers: int, processes: bool, gpus: Sequence[str] = (), tasks: int = SHARDS_PER_WORKER
 ) -> Iterator[Client]:
-    """A client of new workers, in this process or in their own, which share the cores; one per GPU if GPUs are given.
+    """A client of new workers, in this process or in their own. They share the cores; with `gpus`, each has one GPU.
 
-    They listen to this machine only, and the environment is restored afterwards. Processes have a dashboard if bokeh
-    is installed.
+    Workers listen on the loopback interface only; the environment is restored at the end. Processes have a dashboard
+    if bokeh is installed.
     """
-    # Dask would serve HTTP to the whole network: serve this machine only, and nothing but the dashboard
-    sides = ("worker",) if processes and find_spec("bokeh") else ("scheduler", "worker")
-    quiet: dict[str, Any] = {f"distributed.{side}.http.routes": [] for side in sides}
-    quiet["distributed.worker.profile.enabled"] = False  # it grows with the run: 100 bytes per frame
+    # by default Dask serves HTTP to the whole network: serve only the dashboard, and only to this machine
+    servers = ("worker",) if processes and find_spec("bokeh") else ("scheduler", "worker")
+    settings: dict[str, Any] = {f"distributed.{server}.http.routes": [] for server in servers}
+    settings["distributed.worker.profile.enabled"] = False  # the profile grows throughout the run
     threads = max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1)
     worker_environment = "distributed.nanny.pre-spawn-environ"
-    quiet |= {f"{worker_environment}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}
+    settings |= {f"{worker_environment}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}
     if not gpus:
-        quiet |= {f"{worker_environment}.{name}": value for name, (_, value) in MALLOC_SETTINGS.items()}
+        settings |= {f"{worker_environment}.{name}": value for name, (_, value) in MALLOC_SETTINGS.items()}
     with (
-        environment_defaults(),  # Dask would leave its workers' OMP_NUM_THREADS behind, for all later child processes
-        dask.config.set(quiet),
+        environment_defaults(),  # Dask leaves its workers' OMP_NUM_THREADS in our environment
+        dask.config.set(settings),
         _cluster(workers, processes, gpus[:workers], tasks) as cluster,
         Client(cluster) as client,
     ):
@@ -87,8 +89,8 @@ def local_client(
 
 def dashboard_link(client: Client) -> str | None:
     """The address of the dashboard of local worker processes, if there is one."""
-    served = isinstance(client.cluster, LocalCluster) and client.cluster.processes and find_spec("bokeh")
-    return client.dashboard_link if served else None
+    has_dashboard = isinstance(client.cluster, LocalCluster) and client.cluster.processes and find_spec("bokeh")
+    return client.dashboard_link if has_dashboard else None
 
 
 def _cluster(workers: int, processes: bool, gpus: Sequence[str], tasks: int) -> LocalCluster:
@@ -103,6 +105,6 @@ def _cluster(workers: int, processes: bool, gpus: Sequence[str], tasks: int) -> 
         return LocalCluster(n_workers=workers, processes=processes, **options)
     if not find_spec("dask_cuda"):
         return OneGPUPerWorker(gpus, **options)
-    from dask_cuda import LocalCUDACluster  # also pins each worker to the cores near its GPU
+    from dask_cuda import LocalCUDACluster  # also pins each worker to the cores close to its GPU
 
     return LocalCUDACluster(CUDA_VISIBLE_DEVICES=list(gpus), n_workers=len(gpus), **options)

@@ -1,4 +1,4 @@
-"""Runs a job over shards by Dask: in this process, in several worker processes, or on an existing cluster."""
+"""Runs a job over shards with Dask: in this process, in local worker processes, or on an existing cluster."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from traceback import clear_frames
 from typing import Any
 
 from dask.distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker
-from distributed.client import FutureCancelledError
+from distributed.client import FutureCancelledError  # not exported by `distributed` itself
 
 from data_cache.callbacks import Log, Progress, ignore
 from data_cache.errors import UsageError, UserError
@@ -25,12 +25,12 @@ RESUME_HINT = "finished shards are kept, and the same command resumes the others
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers there are, and where.
+    """How many workers run, and where.
 
     Args:
-        processes: number of processes on this machine, which share its cores; 0 is this process alone.
+        processes: number of worker processes on this machine, which share its cores; 0 uses only this process.
         scheduler: address of an existing Dask cluster, whose workers are used instead.
-        gpus: the CUDA_VISIBLE_DEVICES of each of the processes; empty if each sees all GPUs.
+        gpus: CUDA_VISIBLE_DEVICES of each process; empty if each sees all GPUs.
 
     Raises:
         UsageError: a negative number, an invalid address, or both a number and an address.
@@ -53,7 +53,7 @@ class Workers:
 
     @classmethod
     def of(cls, processes: int, scheduler: str | None, device: str) -> "Workers":
-        """As `--workers`, `--scheduler` and `--device` say: where several GPUs are visible, one process per GPU."""
+        """Resolve `--workers`, `--scheduler` and `--device`: one process per GPU if several are visible."""
         requested = cls(processes, scheduler)
         gpus = visible_gpus() if not scheduler and device in ("auto", "cuda") else ()
         if len(gpus) < 2:
@@ -68,11 +68,11 @@ class Workers:
 
 
 class JobPlugin(WorkerPlugin):
-    """Brings the job to each worker once, so that tasks are only shard numbers.
+    """Sends the job to each worker once, so that tasks are only shard numbers.
 
-    The job builds its model in the first task, off the worker's event loop. A worker runs at most `SHARDS_PER_WORKER`
-    shards at once, however many threads it was started with. On an existing cluster (`expected`), each worker checks
-    its own environment at its first shard, so that workers that join later are checked too.
+    The job builds its model in the first task, not on the worker's event loop. A worker runs at most
+    `SHARDS_PER_WORKER` shards at once, however many threads it has. On an existing cluster (`expected`), each worker
+    checks its environment at its first shard, so that workers that join later are checked too.
     """
 
     def __init__(self, job: ShardJob, name: str, expected: Expected | None = None) -> None:
@@ -84,13 +84,13 @@ class JobPlugin(WorkerPlugin):
         self.slots, self.running, self.stopped = threading.Semaphore(SHARDS_PER_WORKER), set(), threading.Event()
 
     def run(self, shard: int) -> ShardReport:
-        """Do a shard, in a thread of the worker's."""
+        """Run a shard, in a thread of the worker."""
         key, done = self.worker.get_current_task(), 0
 
         def progress(images: int) -> None:
             nonlocal done
             task = self.worker.state.tasks.get(key)
-            # cancelled, by the client or because it is gone: another run may be about to write this shard
+            # cancelled, or the client is gone: another run may be about to write this shard
             if self.stopped.is_set() or task is None or task.state == "cancelled":
                 raise RuntimeError("stopped")
             done += images
@@ -105,7 +105,7 @@ class JobPlugin(WorkerPlugin):
                     self.checked = True
                 return self.job.run(shard, progress)
             except Exception as error:
-                # Dask keeps the error for a while, and with it the model in the variables of its frames
+                # Dask keeps the error, and its frames keep the model
                 while self.expected and error:
                     clear_frames(error.__traceback__)
                     error = error.__context__
@@ -116,8 +116,8 @@ class JobPlugin(WorkerPlugin):
     async def teardown(self, worker: Any) -> None:
         """Called by Dask when the run ends, another replaces it, or the worker closes.
 
-        On an existing cluster it waits for running shards, which stop at their next batch: the next run may write
-        the same shards.
+        On an existing cluster this waits until running shards have stopped at their next batch: the next run may
+        write the same shards.
         """
         self.stopped.set()
         if self.expected is None:
@@ -134,11 +134,11 @@ class JobPlugin(WorkerPlugin):
 def run_shards(
     job: ShardJob, shards: Sequence[int], progress: Progress, workers: Workers = Workers(), log: Log = ignore
 ) -> Iterator[ShardReport]:
-    """Run a job over shards; yields each shard's report as it finishes; `progress` counts images done.
+    """Run a job over shards, and yield the report of each finished shard. `progress` counts images done.
 
-    The shard of a worker that dies is done again by another. The first exception of a task is raised here; shards
-    finished before it stay finished. `log` gets the address of the dashboard. An existing cluster is left unchanged,
-    except that the job's plugin is registered while this runs.
+    If a worker dies, another one runs its shard again. The first exception of a task is raised here; finished shards
+    are kept. `log` receives the address of the dashboard. An existing cluster is left unchanged, except that the
+    job's plugin is registered during the run.
 
     Raises:
         UserError: the cluster cannot be reached or used, or was lost (one line each).
@@ -148,7 +148,7 @@ def run_shards(
         return
     with _client(workers, len(shards), log) as client, _registered(job, client, workers, log) as name:
         client.subscribe_topic(name, _progress_handler(progress))
-        # pure=False: a shard number must run again even if a scheduler remembers an equal task
+        # pure=False: a shard must run again even if the scheduler remembers an equal task
         futures = client.map(_run, shards, job=name, key="shard", pure=False, retries=0)
         try:
             for future in _completed(client, futures, log):
@@ -172,7 +172,7 @@ def _client(workers: Workers, shards: int, log: Log) -> Iterator[Client]:
 
 @contextmanager
 def _registered(job: ShardJob, client: Client, workers: Workers, log: Log) -> Iterator[str]:
-    """The job's plugin on all workers, present and future; yields its name."""
+    """Register the job's plugin on all present and future workers; yields its name."""
     if not workers.scheduler:
         client.register_plugin(JobPlugin(job, "clipteacher"))
         yield "clipteacher"
@@ -198,7 +198,7 @@ def _run(shard: int, job: str) -> ShardReport:
 
 
 def _progress_handler(progress: Progress) -> Callable[[tuple[float, tuple[int, int]]], None]:
-    """Turns events (shard, images done of it) into progress; the images of a restarted shard count once."""
+    """Turns events (shard, number of its images done) into progress; images of a restarted shard count once."""
     best: dict[int, int] = {}
 
     def handle(event: tuple[float, tuple[int, int]]) -> None:
@@ -212,8 +212,8 @@ def _progress_handler(progress: Progress) -> Callable[[tuple[float, tuple[int, i
 
 
 def _completed(client: Client, futures: list[Future], log: Log) -> Iterator[Future]:
-    """Futures as they complete. Raises UserError if there has been no worker for a while."""
-    done, checked_at, alone_since = as_completed(futures), time.monotonic(), 0.0
+    """Yield futures as they complete. Raises UserError if there is no worker for `WORKER_TIMEOUT`."""
+    done, checked_at, no_worker_since = as_completed(futures), time.monotonic(), 0.0
     while not done.is_empty():
         if done.has_ready():
             yield next(done)
@@ -222,11 +222,11 @@ def _completed(client: Client, futures: list[Future], log: Log) -> Iterator[Futu
         now = time.monotonic()
         if now - checked_at < 1 or client.status != "running":
             continue
-        checked_at, was_alone = now, alone_since > 0
-        alone_since = 0.0 if client.nthreads() else alone_since or now
-        if alone_since and not was_alone:
+        checked_at, reported = now, no_worker_since > 0
+        no_worker_since = 0.0 if client.nthreads() else no_worker_since or now
+        if no_worker_since and not reported:
             log(f"no worker is left; waiting {WORKER_TIMEOUT:.0f} s for one to join")
-        if alone_since and now - alone_since > WORKER_TIMEOUT:
+        if no_worker_since and now - no_worker_since > WORKER_TIMEOUT:
             raise UserError(f"no worker is left; start some again: {RESUME_HINT}")
 
 

@@ -3,27 +3,27 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipeline.masks.kmeans import Clusters, normalised
+from pipeline.masks.kmeans import Clusters, normalized
 
 THRESHOLD = 0.8
 NOT_IGNORED = -1
 
 
-def group_centres(centres: Float[np.ndarray, "centre channel"], threshold: float) -> Int[np.ndarray, "centre"]:
-    """The group of each centre, as Algorithm 1's comment has it: what was selected is not selected again.
+def group_centers(centers: Float[np.ndarray, "center channel"], threshold: float) -> Int[np.ndarray, "center"]:
+    """The group of each center, as Algorithm 1's comment says: a selected center is not selected again.
 
-    The first centre not yet taken takes every other one not yet taken whose cosine similarity to it exceeds the
-    threshold; repeat. Groups are numbered in the order they form.
+    The first free center forms a group with all free centers whose cosine similarity to it exceeds the threshold;
+    repeat. Groups are numbered in the order they form.
     """
-    unit, group = normalised(centres), np.full(len(centres), -1)
-    for number in range(len(centres)):
+    unit, group = normalized(centers), np.full(len(centers), -1)
+    for number in range(len(centers)):
         free = group < 0
         if not free.any():
             break
         first = free.argmax()
-        # not by BLAS, whose threads would keep spinning on cores that CLIP needs
+        # not with BLAS, whose threads would keep spinning on cores that CLIP needs
         similarity = np.einsum("ic,c->i", unit, unit[first])
-        # rounding may put the similarity of equal centres above 1
+        # rounding may put the similarity of equal centers above 1
         group[free & (np.minimum(similarity, 1) > threshold)] = number
         group[first] = number
     return group
@@ -34,27 +34,27 @@ def fuse(
 ) -> Int[np.ndarray, "y x"]:
     """One label per token, from 0 by first appearance in reading order; NOT_IGNORED where no mask votes.
 
-    Each token has one vote per scale, for the group of its centre. Most votes win; a tie goes to the
-    vote whose centre is more similar to the token, then to the lower group.
+    Each token has one vote per scale, for the group of its center. Most votes win; a tie goes to the group whose
+    center is most similar to the token, then to the lower group.
     """
     fused = np.full(dense.shape[:2], NOT_IGNORED)
     ignored = clusters.masks.any(axis=0)
     if not ignored.any():
         return fused
-    group = group_centres(clusters.centres, threshold)
-    points = normalised(dense[ignored])
+    group = group_centers(clusters.centers, threshold)
+    points = normalized(dense[ignored])
     rows = np.arange(len(points))
     votes = np.zeros((len(points), group.max() + 1), int)
-    closeness = np.full(votes.shape, -np.inf, np.float32)
+    best_similarity = np.full(votes.shape, -np.inf, np.float32)
     for scale in np.unique(clusters.scale):
         members = np.flatnonzero(clusters.scale == scale)
-        centre = members[clusters.masks[members][:, ignored].argmax(axis=0)]
-        similarity = np.einsum("pc,pc->p", points, clusters.centres[centre])
-        cast = (rows, group[centre])
+        center = members[clusters.masks[members][:, ignored].argmax(axis=0)]
+        similarity = np.einsum("pc,pc->p", points, clusters.centers[center])
+        cast = (rows, group[center])
         votes[cast] += 1
-        closeness[cast] = np.maximum(closeness[cast], similarity)
-    closeness[votes < votes.max(axis=1, keepdims=True)] = -np.inf
-    fused[ignored] = _renumbered(closeness.argmax(axis=1))
+        best_similarity[cast] = np.maximum(best_similarity[cast], similarity)
+    best_similarity[votes < votes.max(axis=1, keepdims=True)] = -np.inf
+    fused[ignored] = _renumbered(best_similarity.argmax(axis=1))
     return fused
 
 

@@ -16,9 +16,9 @@ from scipy.sparse import csc_array
 from data_cache.errors import UsageError
 
 Points = Float[np.ndarray, "point channel"]
-Centres = Float[np.ndarray, "centre channel"]
-Assign = Callable[[Points, Centres], Int[np.ndarray, "point"]]
-"""Index of the centre of greatest inner product for each point; equal ones go to the lower index."""
+Centers = Float[np.ndarray, "center channel"]
+Assign = Callable[[Points, Centers], Int[np.ndarray, "point"]]
+"""Index of the center with the greatest inner product for each point; ties go to the lower index."""
 
 WINDOWS = (3, 7)
 UPDATES = 10
@@ -26,23 +26,23 @@ UPDATES = 10
 
 @dataclass(frozen=True)
 class Clusters:
-    """All scales of one image, stacked: centres T, binary masks M, and the scale each centre belongs to."""
+    """All scales of one image, stacked: centers T, binary masks M, and the scale each center belongs to."""
 
-    centres: Float[np.ndarray, "centre channel"]
-    masks: Bool[np.ndarray, "centre y x"]
-    scale: Int[np.ndarray, "centre"]
+    centers: Float[np.ndarray, "center channel"]
+    masks: Bool[np.ndarray, "center y x"]
+    scale: Int[np.ndarray, "center"]
 
 
-def normalised(vectors: Float[np.ndarray, "... channel"]) -> Float[np.ndarray, "... channel"]:
+def normalized(vectors: Float[np.ndarray, "... channel"]) -> Float[np.ndarray, "... channel"]:
     """L2-normalise in float32; a zero vector stays zero."""
     vectors = np.asarray(vectors, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def window_centres(points: Points, ignored: Bool[np.ndarray, "y x"], window: int) -> Centres:
-    """Initial centres (eq. 5): the mean of the ignored tokens (`points`) of each window, windows in reading order.
+def window_centers(points: Points, ignored: Bool[np.ndarray, "y x"], window: int) -> Centers:
+    """Initial centers (eq. 5): the mean of the ignored tokens (`points`) of each window, windows in reading order.
 
-    Windows do not overlap; those at the border may be partial; one without ignored tokens gives no centre.
+    Windows do not overlap, and those at the border may be partial. A window without ignored tokens gives no center.
     """
     y, x = np.nonzero(ignored)
     down, across = (-(-side // window) for side in ignored.shape)
@@ -50,37 +50,38 @@ def window_centres(points: Points, ignored: Bool[np.ndarray, "y x"], window: int
 
 
 def spherical_kmeans(
-    points: Points, centres: Centres, assign: Assign, updates: int = UPDATES
-) -> tuple[Centres, Int[np.ndarray, "point"]]:
-    """Lloyd's algorithm on the unit sphere: `updates` rounds of assign and re-centre, then a last assignment.
+    points: Points, centers: Centers, assign: Assign, updates: int = UPDATES
+) -> tuple[Centers, Int[np.ndarray, "point"]]:
+    """Lloyd's algorithm on the unit sphere: `updates` rounds of assignment and recentering, then a last assignment.
 
-    A centre without points at an update is dropped, so fewer centres may come back than went in.
+    A center without points at an update is dropped, so fewer centers may be returned than were passed.
     """
-    previous, groups = None, _GroupMeans(points, len(centres))
+    previous, groups = None, _GroupMeans(points, len(centers))
     for _ in range(updates):
-        labels = assign(points, centres)
-        # converged: all further updates would give the same
+        labels = assign(points, centers)
+        # converged: further updates change nothing
         if previous is not None and np.array_equal(labels, previous):
-            return centres, labels
-        centres, previous = groups.means(labels)
-    return centres, assign(points, centres)
+            return centers, labels
+        centers, previous = groups.means(labels)
+    return centers, assign(points, centers)
 
 
 class _GroupMeans:
-    """Computes means of groups of the same points again and again, of up to `most` groups at a time."""
+    """Computes means of groups of the same points repeatedly, for up to `max_groups` groups."""
 
-    def __init__(self, points: Points, most: int) -> None:
+    def __init__(self, points: Points, max_groups: int) -> None:
         self._points, count = points, len(points)
-        # many times as fast as numpy, adds in the order of the points, and, unlike torch, uses one thread: waking the
-        # threads that run CLIP takes ten times as long as so small a task
-        self._membership = csc_array((np.ones(count, np.float32), np.zeros(count), np.arange(count + 1)), (most, count))
+        # A sparse product is many times as fast as numpy, adds in the order of the points, and, unlike torch, uses one
+        # thread: waking the threads that run CLIP takes ten times as long as this small task.
+        ones, rows, starts = np.ones(count, np.float32), np.zeros(count), np.arange(count + 1)
+        self._membership = csc_array((ones, rows, starts), (max_groups, count))
 
-    def means(self, labels: Int[np.ndarray, "point"]) -> tuple[Centres, Int[np.ndarray, "point"]]:
-        """The direction of the mean of the points of each label that occurs; and the labels numbered without gaps."""
+    def means(self, labels: Int[np.ndarray, "point"]) -> tuple[Centers, Int[np.ndarray, "point"]]:
+        """The normalized mean of the points of each label that occurs, and the labels renumbered without gaps."""
         occurs = np.bincount(labels) > 0
         group = (occurs.cumsum() - 1)[labels]
         self._membership.indices[:] = group
-        return normalised((self._membership @ self._points)[: occurs.sum()]), group
+        return normalized((self._membership @ self._points)[: occurs.sum()]), group
 
 
 def cluster(
@@ -91,24 +92,24 @@ def cluster(
     updates: int = UPDATES,
 ) -> Clusters:
     """Cluster the ignored tokens of one image, separately for each window size."""
-    points = normalised(dense[ignored])
-    centres, masks, scale = [], [], []
+    points = normalized(dense[ignored])
+    centers, masks, scale = [], [], []
     for index, window in enumerate(windows):
         if not len(points):
             break
-        scale_centres, labels = spherical_kmeans(points, window_centres(points, ignored, window), assign, updates)
-        mask = np.zeros((len(scale_centres), *ignored.shape), bool)
-        mask[:, ignored] = labels == np.arange(len(scale_centres))[:, None]
-        centres.append(scale_centres)
+        scale_centers, labels = spherical_kmeans(points, window_centers(points, ignored, window), assign, updates)
+        mask = np.zeros((len(scale_centers), *ignored.shape), bool)
+        mask[:, ignored] = labels == np.arange(len(scale_centers))[:, None]
+        centers.append(scale_centers)
         masks.append(mask)
-        scale.append(np.full(len(scale_centres), index))
-    if not centres:
+        scale.append(np.full(len(scale_centers), index))
+    if not centers:
         return Clusters(points, np.zeros((0, *ignored.shape), bool), np.zeros(0, int))
-    return Clusters(np.concatenate(centres), np.concatenate(masks), np.concatenate(scale))
+    return Clusters(np.concatenate(centers), np.concatenate(masks), np.concatenate(scale))
 
 
-def max_centres(grid: tuple[int, int], windows: Sequence[int]) -> int:
-    """The greatest number of centres, hence of labels, that an image can have."""
+def max_centers(grid: tuple[int, int], windows: Sequence[int]) -> int:
+    """The maximum number of centers, and so of labels, of an image."""
     return sum(-(-grid[0] // window) * -(-grid[1] // window) for window in windows)
 
 
@@ -117,7 +118,7 @@ def max_centres(grid: tuple[int, int], windows: Sequence[int]) -> int:
 
 _GPU_LOCK = Lock()
 TORCH = "torch"
-"""Batches of images on a torch device (`pipeline.masks.batched`); the other backends take one image at a time."""
+"""Clusters batches of images on a torch device (`pipeline.masks.batched`); other backends take one image at a time."""
 
 
 def backend_name(choice: str, device: str) -> str:
@@ -135,21 +136,21 @@ def backend_name(choice: str, device: str) -> str:
 
 
 def assigner(backend: str, device: str = "cpu") -> Assign:
-    """The assignment of one image's tokens by FAISS, on a GPU (that of `device`, or the first) or on one thread."""
+    """FAISS's assignment of the tokens of one image: on a GPU (that of `device`, or the first) or on one CPU thread."""
     if backend == "faiss-gpu":
         return partial(_assign_faiss_gpu, faiss.StandardGpuResources(), torch.device(device).index or 0)
     return assign_faiss
 
 
-def assign_faiss(points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
-    """Exact search by FAISS on one thread: the problem is tiny, and two threads are several times slower."""
+def assign_faiss(points: Points, centers: Centers) -> Int[np.ndarray, "point"]:
+    """Exact search by FAISS on one thread: the problem is tiny, and two threads would be several times slower."""
     with _one_thread():
-        return faiss.knn(points, centres, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
+        return faiss.knn(points, centers, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
 
 
-def _assign_faiss_gpu(resources: Any, gpu: int, points: Points, centres: Centres) -> Int[np.ndarray, "point"]:
-    with _GPU_LOCK:  # FAISS's scratch memory serves one thread at a time
-        return faiss.knn_gpu(resources, points, centres, 1, metric=faiss.METRIC_INNER_PRODUCT, device=gpu)[1][:, 0]
+def _assign_faiss_gpu(resources: Any, gpu: int, points: Points, centers: Centers) -> Int[np.ndarray, "point"]:
+    with _GPU_LOCK:  # FAISS's scratch memory is not thread-safe
+        return faiss.knn_gpu(resources, points, centers, 1, metric=faiss.METRIC_INNER_PRODUCT, device=gpu)[1][:, 0]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pipeline.masks.kmeans import (
     assigner,
     backend_name,
     cluster,
-    max_centres,
+    max_centers,
 )
 from pipeline.teacher.clip import BATCH
 
@@ -35,8 +35,8 @@ class Masker:
     """Turns dense tokens and a label map into fused pseudo labels (k-means, then fusion).
 
     Args:
-        split: which classes have labels in training; all else is the ignored area.
-        grid: tokens (down, across) of a view.
+        split: which classes have labels in training; everything else is the ignored area.
+        grid: tokens of a view (rows, columns).
         windows: sides of the k-means windows, in tokens.
         threshold: lambda of Algorithm 1, a cosine similarity.
         updates: Lloyd updates.
@@ -54,7 +54,7 @@ class Masker:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Raise UsageError, one line, for an invalid setting."""
+        """Raise UsageError for an invalid setting."""
         if not -1 <= self.threshold <= 1:
             raise UsageError(f"--threshold {self.threshold:g}: a cosine similarity is between -1 and 1")
         if self.updates < 0:
@@ -71,8 +71,8 @@ class Masker:
         device: str = "cpu",
         kmeans: str | None = None,
     ) -> "Masker":
-        """The clustering that a mask set's attributes describe, with their backend or with `kmeans`."""
-        # FAISS on a GPU agrees with the others, and this machine may have no GPU
+        """The clustering that a mask set's attributes describe; `kmeans` overrides their backend."""
+        # this machine may have no GPU, and all backends agree
         backend = "auto" if attributes["backend"] == "faiss-gpu" else attributes["backend"]
         return cls(
             split=Split(classes, tuple(attributes["unseen"])),
@@ -86,11 +86,11 @@ class Masker:
 
     @property
     def dtype(self) -> str:
-        """Type of the stored labels."""
-        return label_dtype(max_centres(self.grid, self.windows))
+        """Data type of the stored labels."""
+        return label_dtype(max_centers(self.grid, self.windows))
 
     def attributes(self) -> dict[str, Any]:
-        """The settings of these masks, as the mask set's attributes hold them."""
+        """The settings, as stored in the attributes of a mask set."""
         return {
             "unseen": list(self.split.unseen),
             "windows": list(self.windows),
@@ -102,15 +102,15 @@ class Masker:
 
     @property
     def backend(self) -> str:
-        """The resolved backend. Raises UsageError for one that is unknown or not available on this machine."""
+        """The resolved backend. Raises UsageError if it is unknown or not available on this machine."""
         return backend_name(self.kmeans, self.device)
 
     def __call__(
         self, dense: Tensor | np.ndarray, labels: Sequence[UInt8[np.ndarray, "height width"] | None]
     ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
-        """Fused labels of the tokens of some views (the reserved value where not ignored) and how many each has.
+        """Fused labels of each view (the reserved value where not ignored), and the number of labels of each view.
 
-        `dense` is view x y x channel, on any device; the result of a view does not depend on the other views.
+        `dense` is view x y x channel, on any device. The result of a view does not depend on the other views.
         """
         return self.masks(dense, np.stack([self.ignored(label) for label in labels]))
 
@@ -121,7 +121,7 @@ class Masker:
     def masks(
         self, dense: Tensor | np.ndarray, ignored: Bool[np.ndarray, "view y x"]
     ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
-        """The same, given the ignored tokens."""
+        """As `__call__`, given the ignored tokens."""
         if self.backend == TORCH:
             return self.to_stored(
                 self.fuse_on_device(torch.as_tensor(dense), torch.from_numpy(ignored)).numpy(force=True)
@@ -137,7 +137,7 @@ class Masker:
         dense: Float[np.ndarray, "y x channel"],
         label: UInt8[np.ndarray, "height width"] | None,
     ) -> Clusters:
-        """The masks of single centres, before fusion."""
+        """The mask of each center, before fusion."""
         ignored = self.ignored(label)
         if self.backend == TORCH:
             return self._clusters(torch.as_tensor(dense)[None], torch.from_numpy(ignored)[None]).view(0, self.grid)
@@ -146,7 +146,7 @@ class Masker:
     def to_stored(
         self, fused: Int[np.ndarray, "view y x"]
     ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
-        """Fused labels as they are stored, and how many each view has."""
+        """Fused labels as stored, and the number of labels of each view."""
         label = np.where(fused == NOT_IGNORED, reserved_label(self.dtype), fused).astype(self.dtype)
         return label, fused.max(axis=(1, 2), initial=NOT_IGNORED).astype(np.int32) + 1
 
@@ -156,13 +156,13 @@ class Masker:
 
     @property
     def asynchronous(self) -> bool:
-        """Whether a GPU clusters, which is given the work without waiting for it."""
+        """Whether clustering runs on a GPU, asynchronously to the host."""
         return self.backend == TORCH and torch.device(self.device).type == "cuda"
 
     def fuse_on_device(
         self, dense: Float[Tensor, "view y x channel"], ignored: Bool[Tensor, "view y x"]
     ) -> Int[Tensor, "view y x"]:
-        """Fused labels by torch on the device, in batches of equal size; NOT_IGNORED where a token is not ignored."""
+        """Fused labels, computed by torch in batches of equal size; NOT_IGNORED where a token is not ignored."""
         size = self.batch
         parts = range(0, len(dense), size)
         labels = [fuse_batch(self._clusters(dense[i : i + size], ignored[i : i + size]), self.threshold) for i in parts]
@@ -176,7 +176,7 @@ class Masker:
 
     @property
     def batch(self) -> int:
-        """Views that torch clusters at a time; fewer are padded to it, as rounding may depend on their number."""
+        """Views that torch clusters at once. Fewer are padded to it, because rounding may depend on the batch size."""
         return BATCH[torch.device(self.device).type]
 
 
@@ -190,6 +190,6 @@ def ignored_tokens(
     if label is None:
         return np.ones(grid, bool)
     down, across = label.shape[0] // grid[0], label.shape[1] // grid[1]
-    # rows first: sums along columns are what numpy is fast at
+    # sum over rows first: numpy is fast at that
     rows = split.is_hidden(label).view(np.uint8).reshape(grid[0], down, -1).sum(axis=1, dtype=np.uint16)
     return 2 * rows.reshape(*grid, across).sum(axis=2, dtype=np.uint32) >= down * across

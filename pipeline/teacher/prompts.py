@@ -1,4 +1,4 @@
-"""How class names are put to CLIP's text tower: templates, and names as published or as a person writes them."""
+"""Prompts for CLIP's text tower: sets of templates, and class names as published or cleaned."""
 
 import json
 from collections.abc import Sequence
@@ -15,40 +15,40 @@ CLEAN = "-clean"
 
 @cache
 def _templates() -> dict[str, list[str]]:
-    # the sets of ZegCLIP (one and fifteen) and of MaskCLIP
+    # from ZegCLIP (single, zegclip15) and MaskCLIP (maskclip85)
     return json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
 
 
-def sets() -> tuple[str, ...]:
-    """The names of the sets of templates."""
+def prompt_sets() -> tuple[str, ...]:
+    """Names of the prompt sets."""
     return tuple(_templates())
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """A set of templates by name; with `-clean` behind it class names are cleaned too ("wall-brick": "brick wall").
+    """A prompt set by name; the suffix `-clean` also cleans class names ("wall-brick" becomes "brick wall").
 
-    Raises UsageError if there is no such set.
+    Raises UsageError for an unknown set.
     """
 
     name: str
 
     def __post_init__(self) -> None:
-        if (plain := self.name.removesuffix(CLEAN)) not in sets():
-            known = f"choose {', '.join(sets())}, each also with {CLEAN} for cleaned class names"
-            raise UsageError(f"--prompts {self.name}: {known}{did_you_mean(plain, sets())}")
+        if (plain := self.name.removesuffix(CLEAN)) not in prompt_sets():
+            known = f"choose {', '.join(prompt_sets())}, each also with {CLEAN} for cleaned class names"
+            raise UsageError(f"--prompts {self.name}: {known}{did_you_mean(plain, prompt_sets())}")
 
     @classmethod
-    def of(cls, dataset: str) -> "Prompts":
-        """A dataset's default: `single` for VOC, `zegclip15` for all others (ZegCLIP's protocol)."""
+    def default_for(cls, dataset: str) -> "Prompts":
+        """The default of a dataset: `single` for VOC, `zegclip15` for all others (ZegCLIP's protocol)."""
         return cls("single" if dataset == "voc" else "zegclip15")
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Sentences with {} for the name."""
+        """Sentences with {} in place of the class name."""
         return tuple(_templates()[self.name.removesuffix(CLEAN)])
 
-    def words(self, dataset: str, classes: Sequence[str]) -> tuple[str, ...]:
-        """What stands in the sentences for each class; names that have no cleaned form stay as they are."""
-        known = class_lists()[dataset].clean if self.name.endswith(CLEAN) and dataset in class_lists() else {}
-        return tuple(known.get(name, name) for name in classes)
+    def class_names(self, dataset: str, classes: Sequence[str]) -> tuple[str, ...]:
+        """The classes as named in the prompts; names without a cleaned form are left unchanged."""
+        cleaned = class_lists()[dataset].clean if self.name.endswith(CLEAN) and dataset in class_lists() else {}
+        return tuple(cleaned.get(name, name) for name in classes)

@@ -1,4 +1,4 @@
-"""Text features of a vocabulary, encoded by CLIP once and kept beside the caches."""
+"""Text features of a vocabulary: encoded by CLIP once, then read from a file in the cache folder."""
 
 import hashlib
 import json
@@ -28,45 +28,45 @@ def text_features(
     load: Callable[[], FrozenCLIP],
     folder: Path,
 ) -> Float[np.ndarray, "class channel"]:
-    """One L2-normalised feature a class: those kept for the same weights, words and templates, else CLIP's.
+    """One L2-normalized feature per class: from the file for these weights, words and templates, else from CLIP.
 
     Args:
         teacher: the teacher's fingerprint.
         prompts: the templates.
-        words: what stands in them for each class.
-        channels: numbers of a feature.
-        load: gives the teacher itself; called only if the features are not there.
-        folder: where caches lie; the features go to text/ in it.
+        words: the name of each class in the prompts.
+        channels: length of a feature.
+        load: returns the teacher; called only if there is no valid file.
+        folder: the folder of caches; features are stored in its subfolder text/.
 
     """
-    about = [teacher["model"], teacher["weights_sha256"], teacher["quick_gelu"], words, prompts.templates]
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    identity = [teacher["model"], teacher["weights_sha256"], teacher["quick_gelu"], words, prompts.templates]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     file = folder / "text" / f"{key}.safetensors"
-    if (kept := _read(file, (len(words), channels))) is not None:
-        return kept
+    if (stored := _read(file, (len(words), channels))) is not None:
+        return stored
     features = load().encode_text(words, prompts.templates)
     _write(file, features)
     return features
 
 
 def _read(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "class channel"] | None:
-    """The kept features; None if there are none, or if the file is not what was kept: it is then made again."""
+    """The stored features; None if there is no file, or if it does not hold what was written."""
     try:
-        if not is_file(file):  # to open a named pipe is to wait for ever
+        if not is_file(file):  # opening a named pipe would block forever
             return None
-        with safe_open(file, "numpy") as stored:
-            features, checksum = stored.get_tensor(FEATURES), (stored.metadata() or {}).get(CHECKSUM)
-    except Exception:  # whatever a header says that is not so, the library has an error of another class for it
+        with safe_open(file, "numpy") as file_content:
+            features, checksum = file_content.get_tensor(FEATURES), (file_content.metadata() or {}).get(CHECKSUM)
+    except Exception:  # safetensors raises many kinds of exceptions for invalid headers
         return None
-    sound = features.shape == shape and features.dtype == np.float32 and bool(np.isfinite(features).all())
-    return features if sound and checksum == hashlib.sha256(features.tobytes()).hexdigest() else None
+    valid = features.shape == shape and features.dtype == np.float32 and bool(np.isfinite(features).all())
+    return features if valid and checksum == hashlib.sha256(features.tobytes()).hexdigest() else None
 
 
 def _write(file: Path, features: Float[np.ndarray, "class channel"]) -> None:
     checksum = hashlib.sha256(features.tobytes()).hexdigest()
-    # a read-only or full disk costs the next run some seconds, no more
+    # if the disk is full or read-only, the next run encodes the prompts again
     with suppress(OSError, SafetensorError):
-        if file.is_fifo():  # nobody's file is replaced by another kind of thing, but this folder is ours
+        if file.is_fifo():  # `atomic_write` refuses to replace a pipe, but this folder is ours
             file.unlink()
     with suppress(OSError, SafetensorError), atomic_write(file) as draft:
         save_file({FEATURES: features}, draft, metadata={CHECKSUM: checksum})

@@ -33,10 +33,10 @@ class CLIPSource:
     """Names a CLIP completely.
 
     Args:
-        clip: an open_clip architecture, the path of an open_clip JSON config, or `tiny`: the one that comes along.
-        weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed). Left
-            empty it is `openai`, and for `tiny` its own.
-        image_size: side of the square input in pixels; None is the config file's own size (256 for `tiny`), else 512.
+        clip: an open_clip architecture, the path of an open_clip JSON config, or `tiny`: the bundled one.
+        weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed). By
+            default `openai`, and for `tiny` its own.
+        image_size: side of the square input in pixels; by default the config file's own (256 for `tiny`), else 512.
 
     """
 
@@ -50,23 +50,23 @@ class CLIPSource:
 
     @property
     def name(self) -> str:
-        """The architecture's name: for a config file, its stem."""
+        """Name of the architecture; for a config file, its stem."""
         return self._path.stem if self._path and self.clip != TINY else self.clip
 
     @property
     def quick_gelu(self) -> bool:
-        """Whether the towers use QuickGELU; loading the same weights without it gives other features."""
+        """Whether the towers use QuickGELU; without it, the same weights give other features."""
         return bool(self._config.get("quick_gelu", False))
 
     @property
     def origin(self) -> dict[str, str]:
-        """What to pass again for the same CLIP from any working directory."""
+        """The options that load the same CLIP from any working directory."""
         clip = str(self._path.absolute()) if self._path and self.clip != TINY else self.clip
         local = self._checkpoint and self.clip != TINY
         return {"clip": clip, "weights": str(Path(self.weights).absolute()) if local else self.weights}
 
     def load(self) -> tuple[Any, Callable[..., torch.Tensor]]:
-        """The model in float32 on the CPU and its tokenizer. Raises UsageError or UserError in one line."""
+        """The model in float32 on the CPU, and its tokenizer. Raises UsageError or UserError in one line."""
         if self.image_size is not None and self.image_size < 1:
             raise UsageError(f"--image-size {self.image_size}: must be a positive number of pixels")
         self._check_weights()
@@ -75,7 +75,7 @@ class CLIPSource:
             torch.manual_seed(RANDOM_SEED)
             name = self.clip
             if self._path:
-                # open_clip reads configs from a registry keyed by name, or from a folder: a folder cannot clash
+                # open_clip reads configs from a registry, by name, or from a folder: a folder causes no name clashes
                 content = {"model_cfg": self._config, "preprocess_cfg": self._preprocess}
                 Path(folder, "open_clip_config.json").write_text(json.dumps(content))
                 name = f"local-dir:{folder}"
@@ -85,7 +85,7 @@ class CLIPSource:
                 if self._checkpoint:
                     open_clip.load_checkpoint(model, str(_in_float32(self._checkpoint, Path(folder))))
             except Exception as error:
-                raise UserError(self._failure(error)) from None
+                raise UserError(self._load_error(error)) from None
         return model, tokenizer
 
     @property
@@ -110,10 +110,9 @@ class CLIPSource:
         if not self._path:
             if config := open_clip.get_model_config(self.clip):
                 return config
-            nearest = (
-                did_you_mean(self.clip, [*open_clip.list_models(), TINY]) or "; pass an open_clip name or a JSON config"
-            )
-            raise UsageError(f"--clip: open_clip has no model named {self.clip!r}{nearest}")
+            hint = did_you_mean(self.clip, [*open_clip.list_models(), TINY])
+            hint = hint or "; pass an open_clip name or a JSON config"
+            raise UsageError(f"--clip: open_clip has no model named {self.clip!r}{hint}")
         try:
             config = self._file.get("model_cfg", self._file)
             if {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
@@ -126,7 +125,7 @@ class CLIPSource:
 
     @property
     def _preprocess(self) -> dict[str, Any]:
-        # A config as open_clip publishes it says what mean and standard deviation its weights were trained with
+        # configs published with weights contain the mean and standard deviation they were trained with
         return self._file.get("preprocess_cfg", {})
 
     @cached_property
@@ -150,14 +149,14 @@ class CLIPSource:
             known = f"its tags are {', '.join(tags)}" if tags else "it has no published weights"
             raise UsageError(
                 f"--clip-weights {self.weights}: neither a file nor a tag of {self.name} ({known}); "
-                "pass the path of a checkpoint, or `random` to try the machinery"
+                "pass the path of a checkpoint, or `random` for untrained weights"
             )
         if open_clip.get_pretrained_cfg(self.clip, self.weights).get("quick_gelu", False) != config.get(
             "quick_gelu", False
         ):
             raise UsageError(f"--clip {self.name} with --clip-weights {self.weights}: {_NEEDS_QUICKGELU}")
 
-    def _failure(self, error: Exception) -> str:
+    def _load_error(self, error: Exception) -> str:
         if isinstance(error, OSError) and error.errno in FULL:
             return f"--clip-weights {self.weights}: {explain_os_error(error)}"
         reason = one_line(error, 300)
@@ -165,22 +164,23 @@ class CLIPSource:
             reason = "a TorchScript archive; for OpenAI's own weights pass --clip-weights openai, or save a state dict"
         if self._tag:
             return (
-                f"--clip-weights {self.weights}: could not be fetched ({reason}); download them on a machine "
-                "with internet and pass the file's path, or pass `random` to try the machinery"
+                f"--clip-weights {self.weights}: could not be downloaded ({reason}); download them on a machine "
+                "with internet access and pass the file's path, or `random` for untrained weights"
             )
         return f"--clip {self.name} with --clip-weights {self.weights}: does not load ({reason})"
 
 
 _NEEDS_QUICKGELU = (
-    "these weights were trained with another activation and would silently give wrong features; "
+    "these weights were trained with another activation function and would silently give wrong features; "
     "for OpenAI weights name the -quickgelu architecture, e.g. --clip ViT-B-16-quickgelu"
 )
 
 
 def _in_float32(checkpoint: Path, folder: Path) -> Path:
-    """The checkpoint, or a float32 copy: open_clip cannot resize positions in half precision on a CPU."""
+    """The checkpoint, or a float32 copy: open_clip cannot resize half-precision position embeddings on a CPU."""
     if checkpoint.suffix == ".npz":
         return checkpoint
+    # not exported by open_clip itself: it unwraps all kinds of checkpoints that `load_checkpoint` reads
     state = load_state_dict(str(checkpoint), weights_only=True)
     if not any(getattr(value, "dtype", None) in (torch.float16, torch.bfloat16) for value in state.values()):
         return checkpoint
@@ -191,7 +191,7 @@ def _in_float32(checkpoint: Path, folder: Path) -> Path:
 
 @contextmanager
 def _quiet_logging() -> Iterator[None]:
-    # open_clip reports missing weights through the root logger; we say it ourselves, once
+    # open_clip also logs what our error message says; `logging` has no public getter for the level
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,1 +1,1 @@
-"""The tiny CLIP: an open_clip model that knows the drawn world, and the script that trained it."""
+"""The tiny CLIP: an open_clip model of the synthetic scenes, and the script that trained it."""

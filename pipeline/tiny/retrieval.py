@@ -1,4 +1,4 @@
-"""How well a CLIP finds scenes by the name of what is in them: the tiny CLIP's own test."""
+"""Text-to-image retrieval on synthetic scenes: the test of the tiny CLIP."""
 
 from collections.abc import Mapping
 
@@ -15,29 +15,29 @@ BATCH = 50
 
 
 def retrieval(clip: FrozenCLIP, scenes: Scenes) -> dict[str, float]:
-    """Average precision of each class name: scenes ranked by cosine of CLS token and text feature.
+    """Average precision per class: scenes ranked by the cosine similarity of CLS token and text feature.
 
     A scene is relevant if the class is visible in it (`visible_classes`).
     """
-    text = clip.encode_text(scenes.classes, Prompts.of(scenes.name).templates)
+    text = clip.encode_text(scenes.classes, Prompts.default_for(scenes.name).templates)
     scores, relevant = [], []
     for start in range(0, len(scenes), BATCH):
-        drawn = [scenes.load(i) for i in range(start, min(start + BATCH, len(scenes)))]
-        images = [crop_image(image, whole(*image.shape[:2]), clip.image_size) for image, _ in drawn]
+        batch = [scenes.load(i) for i in range(start, min(start + BATCH, len(scenes)))]
+        images = [crop_image(image, whole(*image.shape[:2]), clip.image_size) for image, _ in batch]
         cls = clip.encode(np.stack(images)).cls.astype(np.float64)
         scores.append(cls / np.linalg.norm(cls, axis=1, keepdims=True) @ text.T)
-        relevant += [visible_classes(label) for _, label in drawn]
-    found, wanted = np.concatenate(scores), np.stack(relevant)
-    return {name: average_precision(found[:, k], wanted[:, k]) for k, name in enumerate(scenes.classes)}
+        relevant += [visible_classes(label) for _, label in batch]
+    all_scores, all_relevant = np.concatenate(scores), np.stack(relevant)
+    return {name: average_precision(all_scores[:, k], all_relevant[:, k]) for k, name in enumerate(scenes.classes)}
 
 
 def average_precision(scores: Float[np.ndarray, "item"], relevant: Bool[np.ndarray, "item"]) -> float:
-    """Mean, over the relevant items, of the precision down to their rank; nan if none is relevant."""
+    """Mean precision at the ranks of the relevant items; nan if no item is relevant."""
     hits = relevant[np.argsort(-scores, kind="stable")]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return float(precision[hits].mean()) if hits.any() else float("nan")
 
 
-def mean_of(found: Mapping[str, float]) -> float:
+def mean_average_precision(by_class: Mapping[str, float]) -> float:
     """Mean over the classes that occur."""
-    return float(np.nanmean([*found.values()]))
+    return float(np.nanmean([*by_class.values()]))

@@ -13,7 +13,7 @@ from experiments.image_choice import choose_images
 from experiments.presets import PRESETS, STUDENTS
 from experiments.vocabulary import names_of
 from pipeline.config import PrecomputeConfig
-from pipeline.teacher.prompts import sets
+from pipeline.teacher.prompts import prompt_sets
 
 MISSPELT = {
     "--dataset": ("CamVid", "'camvid'"),
@@ -69,7 +69,7 @@ def test_all_choices_are_accepted(option):
 
 
 def test_all_prompt_sets_are_accepted():
-    for name in sets():
+    for name in prompt_sets():
         CHECKS["prompts"](name)
         CHECKS["prompts"](f"{name}-clean")
 

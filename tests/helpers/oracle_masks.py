@@ -26,57 +26,57 @@ def window_means(dense, ignored, window):
     return np.array(means)
 
 
-def nearest(points, centres):
+def nearest(points, centers):
     labels = []
     for point in points:
         best = 0
-        for index in range(1, len(centres)):
-            if point @ centres[index] > point @ centres[best]:
+        for index in range(1, len(centers)):
+            if point @ centers[index] > point @ centers[best]:
                 best = index
         labels.append(best)
     return np.array(labels)
 
 
-def lloyd(points, centres, updates=10):
+def lloyd(points, centers, updates=10):
     for _ in range(updates):
-        labels = nearest(points, centres)
-        occupied = [points[labels == index] for index in range(len(centres)) if (labels == index).any()]
-        centres = np.array([unit(members.mean(axis=0)) for members in occupied])
-    return centres, nearest(points, centres)
+        labels = nearest(points, centers)
+        occupied = [points[labels == index] for index in range(len(centers)) if (labels == index).any()]
+        centers = np.array([unit(members.mean(axis=0)) for members in occupied])
+    return centers, nearest(points, centers)
 
 
 def clusters(dense, ignored, windows=(3, 7), updates=10):
-    """Centres, masks and scales of all window sizes, stacked."""
-    centres, masks, scales = [], [], []
+    """Centers, masks and scales of all window sizes, stacked."""
+    centers, masks, scales = [], [], []
     for scale, window in enumerate(windows):
         found, labels = lloyd(unit(dense)[ignored], window_means(dense, ignored, window), updates)
-        for index, centre in enumerate(found):
+        for index, center in enumerate(found):
             mask = np.zeros(ignored.shape, bool)
             mask[ignored] = labels == index
-            centres.append(centre)
+            centers.append(center)
             masks.append(mask)
             scales.append(scale)
-    return np.array(centres), np.array(masks), np.array(scales)
+    return np.array(centers), np.array(masks), np.array(scales)
 
 
-def groups(centres, threshold):
+def groups(centers, threshold):
     """Algorithm 1 as its comment says: a selected center is not selected again."""
-    centres, taken, found = unit(centres), set(), []
-    for first in range(len(centres)):
+    centers, taken, found = unit(centers), set(), []
+    for first in range(len(centers)):
         if first in taken:
             continue
         members = [first]
-        for other in range(len(centres)):
-            if other != first and other not in taken and centres[first] @ centres[other] > threshold:
+        for other in range(len(centers)):
+            if other != first and other not in taken and centers[first] @ centers[other] > threshold:
                 members.append(other)
         taken.update(members)
         found.append(sorted(members))
     return found
 
 
-def literal_groups(centres, threshold):
+def literal_groups(centers, threshold):
     """Algorithm 1 as printed: each step retires only the row and the column of its seed."""
-    similarity = unit(centres) @ unit(centres).T
+    similarity = unit(centers) @ unit(centers).T
     np.fill_diagonal(similarity, 1)
     found = []
     while similarity.max() > threshold:
@@ -86,17 +86,17 @@ def literal_groups(centres, threshold):
     return found
 
 
-def fused(centres, masks, scales, dense, threshold=0.8):
+def fused(centers, masks, scales, dense, threshold=0.8):
     """Labels by vote: most votes, then the more similar center, then the lower group; -1 where nothing votes."""
-    group_of = {centre: number for number, members in enumerate(groups(centres, threshold)) for centre in members}
-    tokens, centres, labels, names = unit(dense), unit(centres), np.full(masks.shape[1:], -1), {}
+    group_of = {center: number for number, members in enumerate(groups(centers, threshold)) for center in members}
+    tokens, centers, labels, names = unit(dense), unit(centers), np.full(masks.shape[1:], -1), {}
     for y, x in np.ndindex(*labels.shape):
         ballots = {}
         for scale in sorted(set(scales.tolist())):
-            voters = [c for c in range(len(centres)) if scales[c] == scale and masks[c, y, x]]
+            voters = [c for c in range(len(centers)) if scales[c] == scale and masks[c, y, x]]
             assert len(voters) <= 1
-            for centre in voters:
-                ballots.setdefault(group_of[centre], []).append(float(tokens[y, x] @ centres[centre]))
+            for center in voters:
+                ballots.setdefault(group_of[center], []).append(float(tokens[y, x] @ centers[center]))
         if ballots:
             winner = min(ballots, key=lambda group: (-len(ballots[group]), -max(ballots[group]), group))
             labels[y, x] = names.setdefault(winner, len(names))

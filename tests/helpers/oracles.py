@@ -36,7 +36,7 @@ def pixel_prototypes(features: np.ndarray, target: np.ndarray, seen: int) -> dic
 
 
 def bilinear(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resample the last two axes with half-pixel centres and clamped borders (align_corners=False)."""
+    """Resample the last two axes with half-pixel centers and clamped borders (align_corners=False)."""
     result = np.zeros((*grid.shape[:-2], *size))
     height, width = grid.shape[-2:]
     for y in range(size[0]):
@@ -53,7 +53,7 @@ def bilinear(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def cell_logits(cells: np.ndarray, rows: np.ndarray, kind: str, tau: float) -> np.ndarray:
-    """Eq. 9 at each cell: rows are L2-normalised here, the cells only for `cosine`."""
+    """Eq. 9 at each cell: rows are L2-normalized here, the cells only for `cosine`."""
     result = np.zeros((len(rows), *cells.shape[1:]))
     for y in range(cells.shape[1]):
         for x in range(cells.shape[2]):

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import torch
-from timm.models._registry import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
+
+# timm offers no public way to register a smaller Swin
 from timm.models.swin_transformer import SwinTransformer, _cfg, _create_swin_transformer
 
 from data_cache.splits import make_split

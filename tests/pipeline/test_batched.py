@@ -54,12 +54,12 @@ def test_each_view_of_a_batch_has_the_clusters_and_labels_of_plain_loops_in_doub
     for place in range(len(shares)):
         expected = np.full(grid, -1)
         if ignored[place].any():
-            centres, masks, scale = oracle.clusters(dense[place], ignored[place], windows)
+            centers, masks, scale = oracle.clusters(dense[place], ignored[place], windows)
             found = clusters.view(place, grid)
-            np.testing.assert_allclose(found.centres, centres, atol=1e-5)
+            np.testing.assert_allclose(found.centers, centers, atol=1e-5)
             np.testing.assert_array_equal(found.masks, masks)
             np.testing.assert_array_equal(found.scale, scale)
-            expected = oracle.fused(centres, masks, scale, dense[place], threshold)
+            expected = oracle.fused(centers, masks, scale, dense[place], threshold)
         np.testing.assert_array_equal(labels[place].reshape(grid), expected)
 
 
@@ -76,8 +76,8 @@ def test_labels_are_the_same_each_time_and_in_any_company(device):
         np.testing.assert_array_equal(masker(dense[place : place + 1], [None])[0][0], together[place])
 
 
-def test_equal_centres_and_tokens_of_length_zero_end_as_in_the_loops():
-    dense = np.tile(np.array([1, 2, 3], np.float16), (1, 7, 7, 1))  # nine equal centres: the first takes all
+def test_equal_centers_and_tokens_of_length_zero_end_as_in_the_loops():
+    dense = np.tile(np.array([1, 2, 3], np.float16), (1, 7, 7, 1))  # nine equal centers: the first takes all
     dense[0, 3, 4] = 0
     ignored = np.ones((1, 7, 7), bool)
     expected = fuse(cluster(dense[0], ignored[0], assign_faiss), dense[0])
@@ -87,7 +87,7 @@ def test_equal_centres_and_tokens_of_length_zero_end_as_in_the_loops():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_on_photographs_torch_and_faiss_agree(device, capsys):
-    """Rounding differs, and a token between two centres may go to the other one: hence an index and not equality."""
+    """Rounding differs, and a token between two centers may go to the other one: hence an index and not equality."""
     root = os.environ.get("CLIPTEACHER_TEST_DATA")
     if not root:
         pytest.skip("CLIPTEACHER_TEST_DATA is not set")

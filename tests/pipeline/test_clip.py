@@ -74,8 +74,8 @@ def test_dense_tokens_are_the_last_block_s_patch_tokens_after_layer_norm_and_pro
     hook.remove()
     norm = reference.visual.ln_post
     patches = blocks[0][:, 1:]
-    centred = patches - patches.mean(-1, keepdim=True)
-    scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+    centerd = patches - patches.mean(-1, keepdim=True)
+    scaled = centerd / (centerd.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
     equal_to_float16(clip.encode(IMAGES).dense, (scaled @ reference.visual.proj).reshape(3, 8, 8, 64))
 
 
@@ -176,9 +176,9 @@ def test_a_prompt_counts_by_its_direction_not_by_the_length_of_its_feature():
 
 
 def test_default_prompts_are_single_for_voc_and_zegclip_s_fifteen_elsewhere():
-    assert Prompts.of("voc").templates == ("a photo of a {}",)
+    assert Prompts.default_for("voc").templates == ("a photo of a {}",)
     for dataset in ("coco", "context", "folder"):
-        assert Prompts.of(dataset) == Prompts("zegclip15")
+        assert Prompts.default_for(dataset) == Prompts("zegclip15")
 
 
 @pytest.mark.parametrize(("name", "number"), [("single", 1), ("zegclip15", 15), ("maskclip85", 85)])
@@ -191,9 +191,9 @@ def test_a_prompt_set_has_as_many_different_templates_as_published(name, number)
 
 def test_cleaned_names_are_those_a_person_writes_and_published_ones_stay_as_they_are():
     classes = ("person", "wall-brick", "building-other")
-    assert Prompts("zegclip15").words("coco", classes) == classes
-    assert Prompts("zegclip15-clean").words("coco", classes) == ("person", "brick wall", "building")
-    assert Prompts("single-clean").words("folder", classes) == classes
+    assert Prompts("zegclip15").class_names("coco", classes) == classes
+    assert Prompts("zegclip15-clean").class_names("coco", classes) == ("person", "brick wall", "building")
+    assert Prompts("single-clean").class_names("folder", classes) == classes
     with pytest.raises(UsageError, match="choose single, zegclip15, maskclip85"):
         Prompts("zegclip16")
 

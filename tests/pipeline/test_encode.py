@@ -56,7 +56,7 @@ def pixels(root, index):
 
 
 def nearest_label(root, index):
-    """Each output pixel copies the input pixel under its centre."""
+    """Each output pixel copies the input pixel under its center."""
     label = np.array(Image.open(root / f"labels/{index:02}.png"))
     rows, columns = (((np.arange(128) + 0.5) * side / 128).astype(int) for side in label.shape)
     return label[rows][:, columns]
@@ -173,7 +173,7 @@ def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, mon
     assert [other.status[index] for index in rest] == [shard.status[index] for index in rest]
 
 
-def test_an_unreadable_image_does_not_change_a_bit_of_its_neighbours(tmp_path, encoder, shard):
+def test_an_unreadable_image_does_not_change_a_bit_of_its_neighbors(tmp_path, encoder, shard):
     draw_blocks(tmp_path, IMAGES, unlabelled={UNLABELLED})
     whole = encoded(replace(encoder, dataset=open_dataset("folder", tmp_path, "train")), 0)
     assert whole.status == ["ok"] * SHARD

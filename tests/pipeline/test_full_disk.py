@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import zarr.storage._local as local
+import zarr.storage._local as local  # private: where zarr writes every file
 from refusals import refused
 from test_precompute import same_arrays
 from test_reopen import settings_of

@@ -1,4 +1,4 @@
-"""Spherical k-means on the ignored tokens: window centres, Lloyd's updates, the scales, and FAISS."""
+"""Spherical k-means on the ignored tokens: window centers, Lloyd's updates, the scales, and FAISS."""
 
 import faiss
 import numpy as np
@@ -15,10 +15,10 @@ from pipeline.masks.kmeans import (
     assign_faiss,
     backend_name,
     cluster,
-    max_centres,
-    normalised,
+    max_centers,
+    normalized,
     spherical_kmeans,
-    window_centres,
+    window_centers,
 )
 
 
@@ -28,41 +28,41 @@ def case(seed, grid=(10, 8), share=0.6):
 
 
 def same(found, expected):
-    centres, masks, scales = expected
-    np.testing.assert_allclose(found.centres, centres, atol=1e-5)
+    centers, masks, scales = expected
+    np.testing.assert_allclose(found.centers, centers, atol=1e-5)
     np.testing.assert_array_equal(found.masks, masks)
     np.testing.assert_array_equal(found.scale, scales)
 
 
-# -- initial centres (eq. 5) ---------------------------------------------------------------------------------------
+# -- initial centers (eq. 5) ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 12])
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_a_centre_is_the_direction_of_the_mean_ignored_token_of_its_window_border_windows_partial(window, share):
+def test_a_center_is_the_direction_of_the_mean_ignored_token_of_its_window_border_windows_partial(window, share):
     dense, ignored = case(window, (10, 8), share)
-    centres = window_centres(normalised(dense[ignored]), ignored, window)
-    np.testing.assert_allclose(centres, oracle.window_means(dense, ignored, window), atol=1e-6)
+    centers = window_centers(normalized(dense[ignored]), ignored, window)
+    np.testing.assert_allclose(centers, oracle.window_means(dense, ignored, window), atol=1e-6)
 
 
 def test_tokens_count_by_direction_not_by_length_in_the_window_mean():
     dense = np.array([[[100.0, 0.0], [0.0, 1.0]]], np.float16)
     found = cluster(dense, np.ones((1, 2), bool), assign_faiss, (3,))
-    np.testing.assert_allclose(found.centres, [[0.5**0.5, 0.5**0.5]], atol=1e-6)
+    np.testing.assert_allclose(found.centers, [[0.5**0.5, 0.5**0.5]], atol=1e-6)
 
 
-def test_windows_come_in_reading_order_and_those_without_ignored_tokens_give_no_centre():
+def test_windows_come_in_reading_order_and_those_without_ignored_tokens_give_no_center():
     tokens = np.eye(16, dtype=np.float32).reshape(4, 4, 16)
     ignored = np.zeros((4, 4), bool)
     ignored[0, 3] = ignored[3, 0] = ignored[2, 2] = True  # top right, bottom left, bottom right; none top left
-    assert window_centres(tokens[ignored], ignored, 2).argmax(axis=1).tolist() == [3, 12, 10]
+    assert window_centers(tokens[ignored], ignored, 2).argmax(axis=1).tolist() == [3, 12, 10]
 
 
 def test_a_window_mean_leaves_out_the_tokens_that_are_not_ignored():
     tokens = np.eye(4, dtype=np.float32).reshape(2, 2, 4)
     ignored = np.array([[True, False], [False, True]])
-    centres = window_centres(tokens[ignored], ignored, 2)
-    np.testing.assert_allclose(centres, [[0.5**0.5, 0, 0, 0.5**0.5]], atol=1e-6)
+    centers = window_centers(tokens[ignored], ignored, 2)
+    np.testing.assert_allclose(centers, [[0.5**0.5, 0, 0, 0.5**0.5]], atol=1e-6)
 
 
 # -- Lloyd's algorithm ---------------------------------------------------------------------------------------------
@@ -84,36 +84,36 @@ def test_there_are_ten_updates_and_one_last_assignment():
     for other in (9, 11):  # the case is only a test if one update more or less shows
         assert np.abs(after[other][0] - after[10][0]).max() > 1e-3
         assert (after[other][1] != after[10][1]).any()
-    centres, labels = spherical_kmeans(points, start, assign_faiss)
-    np.testing.assert_allclose(centres, after[10][0], atol=1e-5)
+    centers, labels = spherical_kmeans(points, start, assign_faiss)
+    np.testing.assert_allclose(centers, after[10][0], atol=1e-5)
     np.testing.assert_array_equal(labels, after[10][1])
 
 
-def test_centres_have_unit_length_after_the_updates():
+def test_centers_have_unit_length_after_the_updates():
     dense, ignored = case(1)
-    np.testing.assert_allclose(np.linalg.norm(cluster(dense, ignored, assign_faiss).centres, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(cluster(dense, ignored, assign_faiss).centers, axis=1), 1, atol=1e-6)
 
 
-def test_a_centre_empty_at_an_update_is_dropped():
+def test_a_center_empty_at_an_update_is_dropped():
     points = oracle.unit([[1, 0, 0.1], [1, 0, -0.1], [0, 1, 0.1], [0, 1, -0.1]]).astype(np.float32)
     start = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)
-    centres, labels = spherical_kmeans(points, start, assign_faiss)
-    np.testing.assert_allclose(centres, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
+    centers, labels = spherical_kmeans(points, start, assign_faiss)
+    np.testing.assert_allclose(centers, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
     assert labels.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("seed", [310, 335, 820])
-def test_a_centre_that_only_a_later_update_empties_is_dropped_too(seed):
+def test_a_center_that_only_a_later_update_empties_is_dropped_too(seed):
     rng = np.random.default_rng(seed)
     points, start = oracle.unit(rng.normal(size=(12, 3))), oracle.unit(rng.normal(size=(5, 3)))
     assert len(oracle.lloyd(points, start, 1)[0]) == 5
-    centres, labels = spherical_kmeans(points.astype(np.float32), start.astype(np.float32), assign_faiss)
-    assert len(centres) == 4
+    centers, labels = spherical_kmeans(points.astype(np.float32), start.astype(np.float32), assign_faiss)
+    assert len(centers) == 4
     np.testing.assert_array_equal(labels, oracle.lloyd(points, start)[1])
 
 
-def test_of_equal_centres_the_first_takes_all_and_the_others_are_dropped():
-    dense = np.tile(np.array([1, 2, 3], np.float16), (7, 7, 1))  # nine windows of side 3 give nine equal centres
+def test_of_equal_centers_the_first_takes_all_and_the_others_are_dropped():
+    dense = np.tile(np.array([1, 2, 3], np.float16), (7, 7, 1))  # nine windows of side 3 give nine equal centers
     found = cluster(dense, np.ones((7, 7), bool), assign_faiss, (3, 7))
     assert found.scale.tolist() == [0, 1]
     assert found.masks.all()
@@ -136,7 +136,7 @@ def test_only_ignored_tokens_take_part():
     other = np.where(ignored[..., None], dense, random_dense(99, ignored.shape))
     assert (other != dense).any()
     one, two = cluster(dense, ignored, assign_faiss), cluster(other, ignored, assign_faiss)
-    np.testing.assert_array_equal(one.centres, two.centres)
+    np.testing.assert_array_equal(one.centers, two.centers)
     np.testing.assert_array_equal(one.masks, two.masks)
     assert not one.masks[:, ~ignored].any()
 
@@ -153,18 +153,18 @@ def test_each_scale_is_clustered_as_if_it_were_alone():
     both = cluster(dense, ignored, assign_faiss, (3, 7))
     for scale, window in enumerate((3, 7)):
         alone = cluster(dense, ignored, assign_faiss, (window,))
-        np.testing.assert_array_equal(both.centres[both.scale == scale], alone.centres)
+        np.testing.assert_array_equal(both.centers[both.scale == scale], alone.centers)
         np.testing.assert_array_equal(both.masks[both.scale == scale], alone.masks)
 
 
-def test_where_nothing_is_ignored_there_are_no_centres():
+def test_where_nothing_is_ignored_there_are_no_centers():
     found = cluster(random_dense(0), np.zeros((8, 8), bool), assign_faiss)
-    assert found.centres.shape == (0, 16)
+    assert found.centers.shape == (0, 16)
     assert found.masks.shape == (0, 8, 8)
     assert found.scale.shape == (0,)
 
 
-def test_a_single_ignored_token_is_its_own_centre_at_each_scale():
+def test_a_single_ignored_token_is_its_own_center_at_each_scale():
     dense, ignored = random_dense(0), np.zeros((8, 8), bool)
     ignored[5, 2] = True
     same(cluster(dense, ignored, assign_faiss), (oracle.unit(dense[5, 2])[None].repeat(2, 0), [ignored] * 2, [0, 1]))
@@ -174,7 +174,7 @@ def test_one_window_over_everything_is_one_cluster_around_the_mean():
     dense, ignored = case(8)
     found = cluster(dense, ignored, assign_faiss, (10,))
     np.testing.assert_array_equal(found.masks, ignored[None])
-    np.testing.assert_allclose(found.centres[0], oracle.unit(oracle.unit(dense)[ignored].mean(axis=0)), atol=1e-6)
+    np.testing.assert_allclose(found.centers[0], oracle.unit(oracle.unit(dense)[ignored].mean(axis=0)), atol=1e-6)
 
 
 def test_an_image_does_not_depend_on_the_images_before_it_and_is_left_as_it_was():
@@ -183,7 +183,7 @@ def test_an_image_does_not_depend_on_the_images_before_it_and_is_left_as_it_was(
     first = cluster(dense, ignored, assign_faiss)
     cluster(*case(10), assign_faiss)
     again = cluster(dense, ignored, assign_faiss)
-    np.testing.assert_array_equal(first.centres, again.centres)
+    np.testing.assert_array_equal(first.centers, again.centers)
     np.testing.assert_array_equal(first.masks, again.masks)
     np.testing.assert_array_equal(dense, copy)
 
@@ -191,11 +191,11 @@ def test_an_image_does_not_depend_on_the_images_before_it_and_is_left_as_it_was(
 @pytest.mark.parametrize(
     ("grid", "windows", "most"), [((32, 32), (3, 7), 121 + 25), ((8, 9), (3,), 9), ((1, 1), (7,), 1)]
 )
-def test_max_centres_is_what_a_wholly_ignored_image_of_distinct_tokens_starts_with(grid, windows, most):
-    assert max_centres(grid, windows) == most
+def test_max_centers_is_what_a_wholly_ignored_image_of_distinct_tokens_starts_with(grid, windows, most):
+    assert max_centers(grid, windows) == most
     ignored = np.ones(grid, bool)
-    points = normalised(random_dense(0, grid)[ignored])
-    assert sum(len(window_centres(points, ignored, window)) for window in windows) == most
+    points = normalized(random_dense(0, grid)[ignored])
+    assert sum(len(window_centers(points, ignored, window)) for window in windows) == most
 
 
 # -- FAISS ---------------------------------------------------------------------------------------------------------
@@ -203,9 +203,9 @@ def test_max_centres_is_what_a_wholly_ignored_image_of_distinct_tokens_starts_wi
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, 300), st.integers(1, 150), st.sampled_from([2, 16, 64]))
-def test_faiss_assigns_to_the_centre_of_greatest_inner_product(seed, points, centres, channels):
+def test_faiss_assigns_to_the_center_of_greatest_inner_product(seed, points, centers, channels):
     rng = np.random.default_rng(seed)
-    a, b = (normalised(rng.normal(size=(n, channels))) for n in (points, centres))
+    a, b = (normalized(rng.normal(size=(n, channels))) for n in (points, centers))
     np.testing.assert_array_equal(assign_faiss(a, b), (a.astype(float) @ b.astype(float).T).argmax(axis=1))
 
 
@@ -218,7 +218,7 @@ def test_faiss_goes_by_inner_product_not_by_distance():
 def test_faiss_gives_equal_similarities_to_the_lower_index(points, copies):
     # 20 queries are where FAISS turns from plain loops to BLAS
     rng = np.random.default_rng(points)
-    a, b = normalised(rng.normal(size=(points, 32))), normalised(rng.normal(size=(5, 32)))
+    a, b = normalized(rng.normal(size=(points, 32))), normalized(rng.normal(size=(5, 32)))
     expected = (a.astype(float) @ b.astype(float).T).argmax(axis=1)
     np.testing.assert_array_equal(assign_faiss(a, np.concatenate([b] * copies)), expected)
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_inputs import random_dense
 
-from pipeline.masks.fusion import NOT_IGNORED, fuse, group_centres
-from pipeline.masks.kmeans import assign_faiss, cluster, max_centres
+from pipeline.masks.fusion import NOT_IGNORED, fuse, group_centers
+from pipeline.masks.kmeans import assign_faiss, cluster, max_centers
 
 GRID = (7, 9)
 TOKENS = GRID[0] * GRID[1]
@@ -32,34 +32,34 @@ def test_labels_cover_exactly_the_ignored_tokens_and_are_numbered_without_gaps(s
     fused = fuse(clusters, dense, threshold)
     np.testing.assert_array_equal(fused != NOT_IGNORED, ignored)
     assert sorted(set(fused[ignored])) == list(range(fused.max(initial=-1) + 1))
-    assert len(clusters.centres) <= max_centres(GRID, (3, 7))
+    assert len(clusters.centers) <= max_centers(GRID, (3, 7))
     for scale in (0, 1):  # each ignored token is in exactly one mask of each scale
         np.testing.assert_array_equal(clusters.masks[clusters.scale == scale].sum(axis=0), ignored)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seeds, st.integers(1, 30), st.sampled_from([1.0, 1.5, 9.0]))
-def test_lambda_from_1_on_keeps_every_centre(seed, count, threshold):
-    centres = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
-    centres = np.concatenate([centres, centres[:3]])  # even equal ones
-    assert group_centres(centres, threshold).tolist() == list(range(len(centres)))
+def test_lambda_from_1_on_keeps_every_center(seed, count, threshold):
+    centers = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+    centers = np.concatenate([centers, centers[:3]])  # even equal ones
+    assert group_centers(centers, threshold).tolist() == list(range(len(centers)))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seeds, st.integers(1, 30), st.sampled_from([-1.1, -5.0]))
 def test_lambda_below_minus_1_makes_one_group(seed, count, threshold):
-    centres = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
-    centres = np.concatenate([centres, -centres])
-    assert not group_centres(centres, threshold).any()
+    centers = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+    centers = np.concatenate([centers, -centers])
+    assert not group_centers(centers, threshold).any()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seeds, st.integers(1, 20), st.integers(1, 4), st.sampled_from([-0.5, 0.0, 0.8, 0.999]))
-def test_equal_centres_merge_whatever_their_length_and_change_no_other_group(seed, count, copies, threshold):
+def test_equal_centers_merge_whatever_their_length_and_change_no_other_group(seed, count, copies, threshold):
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(count, 4)).astype(np.float32)
-    alone = group_centres(centres, threshold)
-    doubled = group_centres(
-        np.concatenate([centres * scale for scale in (1.0, *rng.uniform(0.5, 2, copies))]), threshold
+    centers = rng.normal(size=(count, 4)).astype(np.float32)
+    alone = group_centers(centers, threshold)
+    doubled = group_centers(
+        np.concatenate([centers * scale for scale in (1.0, *rng.uniform(0.5, 2, copies))]), threshold
     )
     np.testing.assert_array_equal(doubled.reshape(copies + 1, count), np.tile(alone, (copies + 1, 1)))

@@ -121,7 +121,7 @@ def test_labels_take_two_bytes_from_255_possible_ones_on(tokens, dtype, reserved
 
 
 def test_the_paper_s_grid_fits_into_one_byte():
-    assert Masker(SPLIT, (32, 32)).dtype == "uint8"  # 121 + 25 centres
+    assert Masker(SPLIT, (32, 32)).dtype == "uint8"  # 121 + 25 centers
 
 
 def test_attributes_tell_how_the_masks_are_made_with_the_paper_s_values_as_defaults():

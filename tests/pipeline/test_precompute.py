@@ -212,7 +212,7 @@ def test_without_dense_tokens_no_dense_array_is_stored_and_the_rest_is_the_same(
         ({"precision": "bf16"}, ["clip.precision: fp32 there, bf16 here"]),
         ({"dense": "none"}, ["dense: float16 there, none here"]),
         ({"shard": 5}, ["shard: 3 there, 5 here"]),
-        ({"limit": 6}, ["4 gone (images/06.png, images/07.png, images/08.png and 1 more)", "restore them"]),
+        ({"limit": 6}, ["4 missing (images/06.png, images/07.png, images/08.png and 1 more)", "restore them"]),
         ({"unseen": "sky"}, ["masks.unseen: ['tree'] there, ['sky'] here"]),
         ({"unseen": "sky", "shard": 5}, ["masks.unseen", "shard: 3 there, 5 here"]),
     ],

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 from clusters import wait_until
-from dask.distributed import LocalCluster
+from dask.distributed import LocalCluster, Nanny
 
 from data_cache.errors import UsageError
 from pipeline.dask import local as processes
@@ -68,6 +68,15 @@ def test_one_gpu_a_named_one_and_the_cpu_need_no_further_process(three_gpus, mon
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert Workers.of(0, None, "auto") == Workers()
     assert Workers.of(2, None, "auto") == Workers(2)
+
+
+def test_a_gpu_worker_that_fails_to_start_is_an_error(monkeypatch):
+    async def fail(self):
+        raise OSError("no memory")
+
+    monkeypatch.setattr(Nanny, "start_unsafe", fail)
+    with pytest.raises(RuntimeError, match="failed to start"):
+        processes.OneGPUPerWorker(["0"], dashboard_address="127.0.0.1:0")
 
 
 def test_dask_cuda_starts_the_workers_where_it_is_installed(monkeypatch):

@@ -239,7 +239,11 @@ def test_overwrite_replaces_a_damaged_cache_and_nothing_that_is_none(settings, t
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    refused(lambda: plan(replace(settings, cache=mine, overwrite=True)), "not a clipteacher cache", "leaves it alone")
+    refused(
+        lambda: plan(replace(settings, cache=mine, overwrite=True)),
+        "not a clipteacher cache",
+        "--overwrite replaces only those",
+    )
     assert (mine / "thesis.txt").exists()
 
 
@@ -262,7 +266,7 @@ def test_a_removed_image_is_refused_by_name_whatever_is_asked(settings, root):
     for kind in ("images", "labels"):
         (root / kind / "05.png").unlink()
     for asked in (settings, replace(settings, extend=True)):
-        refused(lambda asked=asked: plan(asked), "1 gone (images/05.png)", "restore them")
+        refused(lambda asked=asked: plan(asked), "1 missing (images/05.png)", "restore them")
 
 
 def test_overwrite_through_a_link_replaces_what_it_leads_to_and_keeps_the_link(settings, root, tmp_path):

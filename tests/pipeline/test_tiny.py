@@ -17,7 +17,7 @@ from data_cache.views import whole
 from pipeline.teacher.clip import FrozenCLIP
 from pipeline.teacher.weights import TINY_CONFIG, TINY_WEIGHTS, CLIPSource
 from pipeline.tiny import train
-from pipeline.tiny.retrieval import average_precision, mean_of, retrieval
+from pipeline.tiny.retrieval import average_precision, mean_average_precision, retrieval
 
 CPU = torch.device("cpu")
 FRESH = Scenes("fresh", 150, seed=1)
@@ -55,11 +55,11 @@ def test_its_weights_have_one_tag_and_can_be_random():
 def test_it_finds_fresh_scenes_by_the_names_of_seen_and_unseen_classes(size, least):
     clip = FrozenCLIP(CLIPSource("tiny", image_size=size), "fp32", CPU)
     found = retrieval(clip, FRESH)
-    assert mean_of(found) > least
+    assert mean_average_precision(found) > least
     assert min(found.values()) > 0.6
     # random weights find what chance finds: about the share of scenes that hold a class
     untrained = retrieval(FrozenCLIP(CLIPSource("tiny", "random", size), "fp32", CPU), FRESH)
-    assert mean_of(untrained) < 0.4
+    assert mean_average_precision(untrained) < 0.4
 
 
 def test_its_card_tells_seed_length_and_score():

@@ -1,6 +1,7 @@
 """Where a CLIP's weights come from, and what is said, in one line, when they cannot be had."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_a_named_model_runs_at_the_paper_s_512_pixels_unless_told_otherwise(monk
     refused(CLIPSource("ViT-B-16", "random").load, "enough")
     refused(CLIPSource("ViT-B-16", "random", 224).load, "enough")
     assert sizes == [512, 224]
+
+
+def test_loading_restores_the_level_at_which_logging_is_disabled():
+    before = logging.root.manager.disable
+    logging.disable(logging.DEBUG)
+    try:
+        tiny_clip()
+        assert logging.root.manager.disable == logging.DEBUG
+    finally:
+        logging.disable(before)
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 import hashlib
+import logging
 import threading
 import time
 
 import psutil
 import pytest
 from command_line import REPOSITORY
+from dask.distributed import LocalCluster
 
-from pipeline.dask.cluster import versions
+from data_cache.callbacks import ignore
+from pipeline.dask.cluster import connected, versions
 from pipeline.dask.run import run_shards
 
 
@@ -57,6 +60,18 @@ def test_nothing_listens_beyond_this_machine():
     listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
     shards.close()
     assert set(listening) <= {"127.0.0.1", "::1"}
+
+
+def test_dask_is_silent_while_connected():
+    handlers = [h for h in logging.getLogger("distributed").handlers if isinstance(h, logging.StreamHandler)]
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0") as cluster:
+        before = [handler.level for handler in handlers]
+        with connected(cluster.scheduler_address, ignore):
+            during = [handler.level for handler in handlers]
+        after = [handler.level for handler in handlers]
+    assert handlers
+    assert set(during) == {logging.CRITICAL}
+    assert before == after
 
 
 def test_workers_are_compared_by_a_hash_over_the_source_of_both_rooms_of_stage_1():

@@ -246,7 +246,7 @@ def test_a_mismatched_worker_that_joins_later_is_named_too(dask, tmp_path):
     next(shards)
     mismatched_workers.append(dask.worker("--preload", MISMATCHED, CLIPTEACHER_TEST_LACKS=str(tmp_path)))
     try:
-        refused(lambda: list(shards), f"does not see {folder}", "file system that all workers share")
+        refused(lambda: list(shards), f"does not see the same {folder}", "file system that all workers share")
     finally:
         kill(*mismatched_workers)
 

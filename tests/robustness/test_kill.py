@@ -40,7 +40,7 @@ zarr.Array.__setitem__ = dying
 HALF_A_FILE = (
     KILL
     + """
-import zarr.storage._local as local
+import zarr.storage._local as local  # private: where zarr writes every file
 put = local._put
 files = set()
 def dying(path, value, exclusive=False):
