@@ -1,4 +1,4 @@
-"""Every kind of bad photograph and label map at once: each ends ok or failed with its reason, none moves another."""
+"""All kinds of bad images and label maps at once: each ends as ok or failed with a reason, and none affects another."""
 
 import struct
 import zlib
@@ -17,7 +17,7 @@ def good(seed=0):
 
 
 def bomb(width=40000, height=40000):
-    """A PNG that says it is 1.6 gigapixels; its compressed rows do not matter."""
+    """A PNG whose header declares 1.6 gigapixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -44,7 +44,7 @@ def rotated(file):
 
 IMAGE, LABEL = good()
 KINDS = {
-    # name of the photograph: (how it is written, label map or None, words of the reason or None if it is to work)
+    # file name: (how to write the image, label map or None, part of the failure reason or None for success)
     "plain.png": (saved(IMAGE), LABEL, None),
     "cmyk.jpg": (saved(IMAGE, "CMYK"), LABEL, None),
     "alpha.png": (saved(IMAGE, "RGBA"), LABEL, None),
@@ -58,7 +58,7 @@ KINDS = {
     "unlabelled.png": (saved(IMAGE), None, None),
     "truncated.jpg": (lambda f: (saved(IMAGE)(f), f.write_bytes(f.read_bytes()[:900])), LABEL, "truncated"),
     "empty.jpg": (lambda f: f.write_bytes(b""), LABEL, "empty.jpg"),
-    "text.png": (lambda f: f.write_text("not a picture"), LABEL, "text.png"),
+    "text.png": (lambda f: f.write_text("not an image"), LABEL, "text.png"),
     "folder.png": (lambda f: f.mkdir(), LABEL, None),
     "bomb.png": (lambda f: f.write_bytes(bomb()), LABEL, "bomb.png"),
     "colours.png": (saved(IMAGE), IMAGE, "colours.png"),
@@ -67,7 +67,7 @@ KINDS = {
     "broken-label.png": (saved(IMAGE), b"rubbish", "broken-label.png"),
 }
 LEFT_OUT = {"folder.png"}
-"""No file: not taken for a photograph."""
+"""Not a file, therefore not an image of the dataset."""
 
 
 @pytest.fixture
@@ -78,43 +78,43 @@ def root(tmp_path):
     (root / "classes.txt").write_text("\n".join(CLASSES))
     for name, (write, label, _) in KINDS.items():
         write(root / "images" / name)
-        place = (root / "labels" / name).with_suffix(".png")
+        path = (root / "labels" / name).with_suffix(".png")
         if name in LEFT_OUT or label is None:
             continue
-        place.write_bytes(label) if isinstance(label, bytes) else Image.fromarray(label).save(place)
+        path.write_bytes(label) if isinstance(label, bytes) else Image.fromarray(label).save(path)
     return root
 
 
 def test_bad_images_fail_with_a_reason_and_indices_stay_aligned(clipteacher, root, tmp_path):
     command = ("precompute", "--dataset", "folder", "--root", root, "--unseen", "disc", *TINY, "--shard", 4)
-    told = clipteacher(*command, "--cache", tmp_path / "c.zarr", "--json")
-    assert told.status == 1
-    assert "images failed, more than --max-failures 0.01" in told.error
-    assert "--retry-failed" in told.error
-    wanted = {f"images/{name}": reason for name, (_, _, reason) in KINDS.items() if name not in LEFT_OUT}
+    result = clipteacher(*command, "--cache", tmp_path / "c.zarr", "--json")
+    assert result.status == 1
+    assert "images failed, more than --max-failures 0.01" in result.error
+    assert "--retry-failed" in result.error
+    expected = {f"images/{name}": reason for name, (_, _, reason) in KINDS.items() if name not in LEFT_OUT}
     found = dict(Cache(tmp_path / "c.zarr").statuses())
-    assert found.keys() == wanted.keys()
-    for name, reason in wanted.items():
+    assert found.keys() == expected.keys()
+    for name, reason in expected.items():
         assert found[name] == "ok" if reason is None else reason in found[name], (name, found[name])
         assert "\n" not in found[name]
-    # what worked is, image by image, what it is without the bad ones among it
+    # good images have the same features in a dataset without the bad ones
     alone = tmp_path / "alone"
     for kind in ("images", "labels"):
         (alone / kind).mkdir(parents=True)
     (alone / "classes.txt").write_text("\n".join(CLASSES))
     for name in (name for name, (_, _, reason) in KINDS.items() if reason is None and name not in LEFT_OUT):
-        for place in (f"images/{name}", f"labels/{name.rsplit('.', 1)[0]}.png"):
-            if (root / place).exists():
-                (alone / place).write_bytes((root / place).read_bytes())
+        for path in (f"images/{name}", f"labels/{name.rsplit('.', 1)[0]}.png"):
+            if (root / path).exists():
+                (alone / path).write_bytes((root / path).read_bytes())
     clipteacher.good(*command[:4], alone, *command[5:], "--cache", tmp_path / "a.zarr")
-    one, other = Cache(tmp_path / "c.zarr").load("default"), Cache(tmp_path / "a.zarr").load("default")
-    for place, name in enumerate(other.ids):
-        same = one.ids.index(name)
-        assert one.digest[same] == other.digest[place]
-        np.testing.assert_array_equal(one.box[same], other.box[place])
-        np.testing.assert_allclose(one.cls[same].astype(float), other.cls[place].astype(float), atol=0.02)
+    mixed, good_only = Cache(tmp_path / "c.zarr").load("default"), Cache(tmp_path / "a.zarr").load("default")
+    for index, name in enumerate(good_only.ids):
+        same = mixed.ids.index(name)
+        assert mixed.digest[same] == good_only.digest[index]
+        np.testing.assert_array_equal(mixed.box[same], good_only.box[index])
+        np.testing.assert_allclose(mixed.cls[same].astype(float), good_only.cls[index].astype(float), atol=0.02)
     accepted = clipteacher.good(*command, "--cache", tmp_path / "c.zarr", "--max-failures", 0.5, "--json").json
-    assert accepted["failed"] == sum(reason is not None for reason in wanted.values())
+    assert accepted["failed"] == sum(reason is not None for reason in expected.values())
 
 
 def test_retry_failed_encodes_only_failed_images(clipteacher, root, tmp_path):

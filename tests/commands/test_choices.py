@@ -1,4 +1,4 @@
-"""A misspelt name is answered at once, with what was meant; class names are not taken with their numbers."""
+"""Misspelled names are refused at once with a suggestion, and numbered class lists are refused."""
 
 import pytest
 from command_line import in_a_process
@@ -15,7 +15,7 @@ from experiments.vocabulary import names_of
 from pipeline.config import PrecomputeConfig
 from pipeline.teacher.prompts import prompt_sets
 
-MISSPELT = {
+MISSPELLED = {
     "--dataset": ("CamVid", "'camvid'"),
     "--preset": ("contxt", "'context'"),
     "--prompts": ("maskclip-85-clean", "'maskclip85'"),
@@ -29,7 +29,7 @@ MISSPELT = {
 def test_misspelled_names_are_refused_before_heavy_imports():
     code = f"""
 import cli, sys
-for flag, (value, meant) in {MISSPELT!r}.items():
+for flag, (value, suggestion) in {MISSPELLED!r}.items():
     sys.argv = ["cli.py", "precompute", flag, value]
     try:
         cli.main()
@@ -41,10 +41,10 @@ sys.exit()
 """
     done = in_a_process(prelude=code)
     assert done.returncode == 0, done.stderr
-    for line, (flag, (value, meant)) in zip(done.stderr.splitlines(), MISSPELT.items(), strict=True):
+    for line, (flag, (value, suggestion)) in zip(done.stderr.splitlines(), MISSPELLED.items(), strict=True):
         assert line.startswith(f"error: {flag}")
         assert value in line
-        assert f"did you mean {meant}" in line
+        assert f"did you mean {suggestion}" in line
 
 
 def test_choices_match_the_implementations():
@@ -103,7 +103,7 @@ NUMBERED = (
     "sky: 0\nroad: 1",
     "1: sky\n3: road\n7: tree",
 )
-HONEST = (
+UNNUMBERED = (
     "7 up",
     "7 up\nsky",
     "1 person\n2 people",
@@ -125,7 +125,7 @@ def test_numbered_class_lists_are_refused(tmp_path, text):
     refused(lambda: names_of(str(file)), file, "contains a number", "as in 'sky'", kind=UsageError)
 
 
-@pytest.mark.parametrize("text", HONEST)
+@pytest.mark.parametrize("text", UNNUMBERED)
 def test_names_starting_with_a_number_are_accepted(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     names = tuple(text.split("\n"))

@@ -1,4 +1,4 @@
-"""The command line as a contract: what is printed, what is written, and how a mistake is answered."""
+"""The contract of the command line: what is printed, what is written, and how errors are reported."""
 
 import json
 import shutil
@@ -21,11 +21,11 @@ def cached(clipteacher, drawn, tmp_path):
 
 
 def test_precompute_train_and_evaluate_end_to_end(clipteacher, cached, drawn, tmp_path):
-    told = clipteacher.good("info", cached, "--json").json
-    assert {"images": 6, "views": 1, "done": 6, "failed": 0, "masks": ["default"]}.items() <= told.items()
-    assert told["clip"].startswith("tiny-vit")
-    assert set(told["bytes"]) == {"cls", "dense", "masks"}
-    assert min(told["bytes"].values()) > 0
+    info = clipteacher.good("info", cached, "--json").json
+    assert {"images": 6, "views": 1, "done": 6, "failed": 0, "masks": ["default"]}.items() <= info.items()
+    assert info["clip"].startswith("tiny-vit")
+    assert set(info["bytes"]) == {"cls", "dense", "masks"}
+    assert min(info["bytes"].values()) > 0
 
     run = tmp_path / "run"
     trained = clipteacher.good(
@@ -67,18 +67,18 @@ def test_resume_needs_only_the_run_folder(clipteacher, cached, tmp_path):
     assert "--iterations differs" in clipteacher("train", "--out", run, "--resume", "--iterations", 4).error
     (run / "config.json").write_bytes(b"")
     (run / "log.jsonl").write_bytes((run / "log.jsonl").read_bytes() + b"null")
-    told = clipteacher.good("train", "--out", run, "--resume").err
-    assert "using the settings of step_00000002" in told
-    assert "dropped 1 line that could not be read" in told
+    result = clipteacher.good("train", "--out", run, "--resume").err
+    assert "using the settings of step_00000002" in result
+    assert "dropped 1 line that could not be read" in result
     assert (run / "config.json").read_text() == before
     assert "no run in" in clipteacher("train", "--out", tmp_path / "nothing", "--resume").error
 
 
 def test_progress_goes_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
-    told = clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", tmp_path / "c", "--json")
-    assert told.json["done"] == 6
+    result = clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", tmp_path / "c", "--json")
+    assert result.json["done"] == 6
     for word in ("meaningless", "cpu in fp32", "MiB", "images/s"):
-        assert word in told.err
+        assert word in result.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -93,18 +93,18 @@ def test_help_does_not_import_torch():
 
 def test_second_precompute_encodes_nothing(clipteacher, cached, drawn):
     data = (*folder_options(drawn), "--shard", 4)
-    told = clipteacher.good("precompute", *data, *TINY, "--cache", cached, "--json")
-    assert (told.json["done"], told.json["encoded"]) == (6, 0)
+    result = clipteacher.good("precompute", *data, *TINY, "--cache", cached, "--json")
+    assert (result.json["done"], result.json["encoded"]) == (6, 0)
 
 
 def test_truncated_image_is_recorded_and_skipped(clipteacher, drawn, tmp_path):
-    victim = drawn / "images/train/002.png"
-    victim.write_bytes(victim.read_bytes()[:300])
+    truncated = drawn / "images/train/002.png"
+    truncated.write_bytes(truncated.read_bytes()[:300])
     arguments = ("precompute", *folder_options(drawn), *TINY, "--cache", tmp_path / "c")
-    told = clipteacher(*arguments)
-    assert told.status == 1
-    assert "1 of 6 images failed" in told.error
-    assert "failed images/train/002.png" in told.err
+    result = clipteacher(*arguments)
+    assert result.status == 1
+    assert "1 of 6 images failed" in result.error
+    assert "failed images/train/002.png" in result.err
     about = clipteacher.good("info", tmp_path / "c", "--json").json
     assert (about["done"], about["failed"]) == (5, 1)
     assert list(about["failures"]) == ["images/train/002.png"]
@@ -113,22 +113,22 @@ def test_truncated_image_is_recorded_and_skipped(clipteacher, drawn, tmp_path):
     clipteacher.good("train", "--cache", tmp_path / "c", *run, *STUDENT)
 
 
-# -- mistakes: one line that names what is wrong and the cure, nothing half written ----------------------------
+# -- errors: one line that names the problem and the fix; nothing is written -----------------------------------
 
 
 @pytest.fixture
 def mistake(clipteacher, drawn, tmp_path):
-    """The error of a `precompute` that differs from a good one; nothing may have been written."""
+    """Run an invalid `precompute`, check that it wrote nothing, and return its error."""
 
     def run(*arguments, status, root=drawn, unseen="disc"):
         cache = tmp_path / "caches" / "folder.zarr"
         given = ("--unseen", unseen) if unseen is not None else ()
-        told = clipteacher(
+        result = clipteacher(
             "precompute", "--dataset", "folder", "--root", root, "--cache", cache, *TINY, *given, *arguments
         )
-        assert not cache.parent.exists(), "something was half written"
-        assert told.status == status
-        return told.error
+        assert not cache.parent.exists()
+        assert result.status == status
+        return result.error
 
     return run
 
@@ -217,8 +217,8 @@ def test_cache_with_another_fingerprint_is_refused(clipteacher, cached, drawn):
 
 def test_training_on_an_unfinished_cache_is_refused(clipteacher, cached, tmp_path):
     (cached / "journal/c/1").unlink()
-    told = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT)
-    assert "1 of 2 shards are not done" in told.error
+    result = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT)
+    assert "1 of 2 shards are not done" in result.error
     assert not (tmp_path / "run").exists()
 
 
@@ -265,9 +265,9 @@ def test_training_with_other_class_names_is_refused(clipteacher, cached, drawn, 
 
 def test_log_without_attention_is_valid_json(clipteacher, cached, tmp_path):
     run = ("--iterations", 1, "--batch-size", 2, "--size", 64, "--out", tmp_path / "run", "--glm", "max")
-    told = clipteacher.good("train", "--cache", cached, *run, *STUDENT, "--json")
-    assert "NaN" not in told.out + (tmp_path / "run/log.jsonl").read_text()
-    assert "entropy" not in told.json
+    result = clipteacher.good("train", "--cache", cached, *run, *STUDENT, "--json")
+    assert "NaN" not in result.out + (tmp_path / "run/log.jsonl").read_text()
+    assert "entropy" not in result.json
 
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
@@ -275,11 +275,11 @@ def test_file_in_place_of_a_folder_is_refused(clipteacher, cached, drawn, tmp_pa
     (tmp_path / "file").write_text("")
     if option == "--out":
         run = ("--iterations", 1, "--batch-size", 2, "--size", 64)
-        told = clipteacher("train", "--cache", cached, *run, "--out", tmp_path / "file", *STUDENT)
+        result = clipteacher("train", "--cache", cached, *run, "--out", tmp_path / "file", *STUDENT)
     else:
         data = folder_options(drawn)
-        told = clipteacher("precompute", *data, *TINY, "--cache", tmp_path / "file/c.zarr")
-    assert str(tmp_path / "file") in told.error
+        result = clipteacher("precompute", *data, *TINY, "--cache", tmp_path / "file/c.zarr")
+    assert str(tmp_path / "file") in result.error
 
 
 @pytest.mark.parametrize(
@@ -294,15 +294,15 @@ def test_file_in_place_of_a_folder_is_refused(clipteacher, cached, drawn, tmp_pa
     ],
 )
 def test_invalid_train_options_are_usage_errors(clipteacher, cached, tmp_path, arguments):
-    told = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT, *arguments)
-    assert told.status == 2
-    assert str(arguments[1]) in told.error
+    result = clipteacher("train", "--cache", cached, "--out", tmp_path / "run", *STUDENT, *arguments)
+    assert result.status == 2
+    assert str(arguments[1]) in result.error
     assert not (tmp_path / "run").exists()
 
 
 def test_nan_gamma_is_refused(clipteacher, drawn, tmp_path):
-    told = clipteacher("evaluate", tmp_path, "--dataset", "folder", "--root", drawn, "--gamma", "nan")
-    assert "--gamma nan" in told.error
+    result = clipteacher("evaluate", tmp_path, "--dataset", "folder", "--root", drawn, "--gamma", "nan")
+    assert "--gamma nan" in result.error
 
 
 def test_missing_checkpoint_is_refused(clipteacher, drawn, tmp_path):
@@ -313,8 +313,8 @@ def test_missing_checkpoint_is_refused(clipteacher, drawn, tmp_path):
 def test_missing_dataset_error_says_where_to_download_it(clipteacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
-    told = clipteacher("precompute", "--dataset", "coco")
-    assert told.status == 1
-    assert "Traceback" not in told.err
+    result = clipteacher("precompute", "--dataset", "coco")
+    assert result.status == 1
+    assert "Traceback" not in result.err
     for word in ("cocodataset.org", "stuffthingmaps_trainval2017", "train2017,val2017}/*.jpg", "--root"):
-        assert word in told.err
+        assert word in result.err

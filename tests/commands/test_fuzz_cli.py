@@ -1,4 +1,4 @@
-"""Every option of every command, given rubbish: one line and an exit status, never a traceback."""
+"""Garbage values for every option of every command: one line and an exit status, never a traceback."""
 
 import shutil
 
@@ -17,7 +17,7 @@ BEFORE_LONG_WORK = {
     "ablate": "experiments.ablate.ablate",
     "export": "experiments.export._trace",
 }
-"""Where a command begins what takes minutes; rubbish that gets so far was a sensible value."""
+"""Where each command starts work that takes minutes; a value that gets that far is valid."""
 GROUP = typer.main.get_command(cli.app)
 
 
@@ -34,9 +34,9 @@ OPTIONS = list(options())
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Pictures, a cache of them and a student, to be copied before they are maltreated."""
-    folder = tmp_path_factory.mktemp("world")
+def templates(tmp_path_factory):
+    """A dataset, its cache and a student; tests use copies."""
+    folder = tmp_path_factory.mktemp("fuzz")
     draw_shapes(folder / "drawn", {"train": 3, "val": 1})
     with pytest.MonkeyPatch.context() as patch:
         for command in (
@@ -54,26 +54,26 @@ SMALL = (*("--batch-size", 2, "--size", 64, "--arch", "fpn", "--encoder", "resne
 
 
 @pytest.fixture
-def base(world, tmp_path, monkeypatch):
-    """What each command is given beside the rubbish."""
+def valid_arguments(templates, tmp_path, monkeypatch):
+    """Valid arguments of each command."""
     monkeypatch.chdir(tmp_path)
-    place = tmp_path / "world"
-    shutil.copytree(world, place)
-    data = ("--dataset", "folder", "--root", place / "drawn")
-    cache, run = place / "c.zarr", place / "run"
+    folder = tmp_path / "copy"
+    shutil.copytree(templates, folder)
+    data = ("--dataset", "folder", "--root", folder / "drawn")
+    cache, run = folder / "c.zarr", folder / "run"
     return {
-        "precompute": (*folder_options(place / "drawn"), *TINY, "--cache", tmp_path / "new.zarr"),
+        "precompute": (*folder_options(folder / "drawn"), *TINY, "--cache", tmp_path / "new.zarr"),
         "train": ("--cache", cache, "--out", tmp_path / "out", "--iterations", 1, *SMALL),
         "evaluate": (run, *data, "--device", "cpu"),
         "cluster": (cache, "--name", "fine"),
         "verify": (cache, "--live", 1, "--device", "cpu"),
         "info": (cache,),
-        "reproduce": ("coco", "--root", place / "drawn"),
+        "reproduce": ("coco", "--root", folder / "drawn"),
         "ablate": ("--cache", cache),
         "show": (cache,),
         "report": (run,),
         "demo": (),
-        "predict": (run, place / "drawn/images"),
+        "predict": (run, folder / "drawn/images"),
         "export": (run, "--onnx", tmp_path / "student.onnx", "--size", 64),
     }
 
@@ -85,7 +85,7 @@ def test_fuzzed_options_cover_most_commands():
 
 @pytest.mark.parametrize("amount", ["quick", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", sorted(GROUP.commands))
-def test_garbage_option_values_never_cause_a_traceback(clipteacher, base, monkeypatch, command, amount):
+def test_garbage_option_values_never_cause_a_traceback(clipteacher, valid_arguments, monkeypatch, command, amount):
     from data_cache.errors import UserError
 
     def reached(*_: object, **__: object):
@@ -95,17 +95,17 @@ def test_garbage_option_values_never_cause_a_traceback(clipteacher, base, monkey
         monkeypatch.setattr(BEFORE_LONG_WORK[command], reached)
     tried = 0
     for number, (owner, option, values) in enumerate(OPTIONS):
-        some = values if amount == "slow" else (values[number % len(values)],)
-        for value in some if owner == command else ():
-            told = clipteacher(command, *base[command], f"{option}={value}")
+        chosen = values if amount == "slow" else (values[number % len(values)],)
+        for value in chosen if owner == command else ():
+            result = clipteacher(command, *valid_arguments[command], f"{option}={value}")
             tried += 1
-            where = (command, option, value, told.err)
-            assert "Traceback" not in told.err, where
-            assert told.status in (0, 1, 2), where
-            if told.status == 1:
-                assert told.err.strip().splitlines()[-1].startswith("error: "), where
-            elif told.status == 2:
-                assert "error: " in told.err or "Usage:" in told.err, where
+            where = (command, option, value, result.err)
+            assert "Traceback" not in result.err, where
+            assert result.status in (0, 1, 2), where
+            if result.status == 1:
+                assert result.err.strip().splitlines()[-1].startswith("error: "), where
+            elif result.status == 2:
+                assert "error: " in result.err or "Usage:" in result.err, where
     assert tried or command == "info"
 
 
@@ -113,6 +113,6 @@ def test_garbage_option_values_never_cause_a_traceback(clipteacher, base, monkey
 @pytest.mark.parametrize("argument", ["", "no-such", "a" * 300, "\u200b", "-x", "--no-such-option"])
 def test_garbage_arguments_never_cause_a_traceback(clipteacher, command, argument, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = clipteacher(command, argument)
-    assert told.status in (1, 2)
-    assert "Traceback" not in told.err
+    result = clipteacher(command, argument)
+    assert result.status in (1, 2)
+    assert "Traceback" not in result.err

@@ -1,4 +1,4 @@
-"""What a terminal is given: no file or class name forges a line or moves its cursor, and no letter ends a command."""
+"""Terminal output: no file or class name can forge a line or move the cursor, and no encoding ends a command."""
 
 import json
 import os
@@ -21,7 +21,7 @@ UNSEEN = "caf\u00e9\u2066"
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Made of a picture and of a broken file, both of names that a terminal would obey, as is that of a class."""
+    """A cache of one valid and one broken image; their names and a class name contain control characters."""
     folder = tmp_path_factory.mktemp("nasty")
     draw_shapes(folder / "drawn", {"train": 2})
     images = folder / "drawn/images/train"
@@ -29,42 +29,41 @@ def cache(tmp_path_factory):
     (images / f"broken{NASTY}").write_bytes(b"none")
     (folder / "drawn/classes.txt").write_text("\n".join((*CLASSES, UNSEEN)))
     command = ("precompute", "--dataset", "folder", "--root", folder / "drawn", "--unseen", UNSEEN, *TINY)
-    done = program(*command, "--cache", folder / "c.zarr", "--dense", "none")
+    done = run_cli(*command, "--cache", folder / "c.zarr", "--dense", "none")
     assert done.returncode == 1
     assert "failed images/train/broken" in done.stderr
-    assert one_line_each(done.stdout + done.stderr)
+    assert is_escaped(done.stdout + done.stderr)
     return folder / "c.zarr"
 
 
-def program(*arguments, shell="", **environment):
-    """The command line in a process of its own, its stdout read by a shell's command if there is one."""
+def run_cli(*arguments, shell="", **environment):
+    """Run the command line in its own process; `shell` is appended to the command, as in `| head`."""
     command = [sys.executable, "cli.py", *map(str, arguments)]
     if shell:
         command = ["bash", "-o", "pipefail", "-c", f'"$@" {shell}', "bash", *command]
-    given = {"cwd": REPOSITORY, "env": os.environ | environment, "capture_output": True, "check": False}
-    done = subprocess.run(command, **given)
+    done = subprocess.run(command, cwd=REPOSITORY, env=os.environ | environment, capture_output=True, check=False)
     done.stdout, done.stderr = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     return done
 
 
-def one_line_each(text):
-    """Whether nothing in a program's output is more than text on lines of its own."""
-    bar = text.replace("\n", "").replace("\r", "")
-    return not UNPRINTABLE.search(bar) and not any(line.startswith("error: forged") for line in text.splitlines())
+def is_escaped(text):
+    """Whether a program's output has no control characters and no forged line."""
+    joined = text.replace("\n", "").replace("\r", "")
+    return not UNPRINTABLE.search(joined) and not any(line.startswith("error: forged") for line in text.splitlines())
 
 
 def test_untrusted_names_are_escaped_in_all_output(clipteacher, cache, tmp_path):
     for command in (("info", cache), ("verify", cache), ("show", cache, "--out", tmp_path / "p.png", "--json")):
-        told = clipteacher(*command)
-        assert one_line_each(told.out + told.err), command
+        result = clipteacher(*command)
+        assert is_escaped(result.out + result.err), command
     shown = clipteacher.good("info", cache, "--json")
     assert list(shown.json["failures"]) == [f"images/train/broken{NASTY}"]
     assert shown.json["unseen"]["default"] == [UNSEEN]
     shutil.copytree(cache, tmp_path / NASTY)
     shutil.rmtree(tmp_path / NASTY / "cls/c")
-    assert one_line_each(clipteacher("verify", tmp_path / NASTY).out)
+    assert is_escaped(clipteacher("verify", tmp_path / NASTY).out)
 
 
 @pytest.mark.parametrize("number", [*range(32), *range(127, 160), 0x2028, 0x202E, 0x2066, 0xD800, 0xDFFF])
@@ -104,20 +103,20 @@ def test_notebook_reprs_are_escaped(cache):
 
 def test_ascii_terminals_are_supported(cache):
     for more in ((), ("--json",)):
-        done = program("info", cache, *more, PYTHONIOENCODING="ascii", LC_ALL="POSIX")
+        done = run_cli("info", cache, *more, PYTHONIOENCODING="ascii", LC_ALL="POSIX")
         assert done.returncode == 0
         assert done.stdout.isascii()
     assert json.loads(done.stdout)["unseen"]["default"] == [UNSEEN]
-    assert program("info", "--help", PYTHONIOENCODING="ascii").returncode == 0
-    assert program("info", "n\u00f6\udcff", PYTHONIOENCODING="ascii").returncode == 1
+    assert run_cli("info", "--help", PYTHONIOENCODING="ascii").returncode == 0
+    assert run_cli("info", "n\u00f6\udcff", PYTHONIOENCODING="ascii").returncode == 1
 
 
 def test_closed_pipe_is_not_an_error(cache):
     for shell in ("| true", "2>&1 | true", "| head -c 5"):
-        assert program("info", cache, shell=shell).stderr == ""
+        assert run_cli("info", cache, shell=shell).stderr == ""
 
 
 def test_full_disk_is_reported(cache):
-    done = program("info", cache, shell="> /dev/full")
+    done = run_cli("info", cache, shell="> /dev/full")
     assert done.returncode == 1
     assert done.stderr == "error: stdout: the disk is full; make room, and run the command again\n"

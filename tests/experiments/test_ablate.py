@@ -1,4 +1,4 @@
-"""Ablations: every switch is one the trainer has, runs go on, and the table says what came out."""
+"""`ablate`: variants override existing settings, runs resume, and the table reports all results."""
 
 import json
 import os
@@ -45,21 +45,21 @@ def test_all_rows_of_tables_3_to_5_are_variants():
 
 
 def test_table_reports_mean_std_and_the_papers_figures(clipteacher, options, cache, tmp_path):
-    told = clipteacher.good("ablate", *options, "--rows", ROWS, "--json")
-    assert "6 of 6" in told.err
-    result = told.json
+    process = clipteacher.good("ablate", *options, "--rows", ROWS, "--json")
+    assert "6 of 6" in process.err
+    result = process.json
     assert {row: len(found) for row, found in result["rows"].items()} == {"full": 2, "no-glm": 2, "lambda-0.9": 2}
     table = (tmp_path / "out/table.md").read_text()
     values = [one["metrics"]["1.5"]["pAcc"] * 100 for one in result["rows"]["full"]]
     assert f"| full | 1.5 | {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} |" in table
     assert "74.8/41.0/50.7/45.4" in table
-    more = [
+    differences = [
         100 * (a["metrics"]["5"]["hIoU"] - b["metrics"]["5"]["hIoU"])
         for a, b in zip(*map(result["rows"].get, ("no-glm", "full")), strict=True)
     ]
-    assert f"| {np.mean(more):+.1f} ± {np.std(more, ddof=1):.1f} | 51.9/28.2/8.6/13.2 |" in table
-    without = [line for line in table.splitlines() if "| no-glm |" in line]
-    assert ["51.9/28.2/8.6/13.2" in line for line in without] == ["| no-glm | 5 |" in line for line in without]
+    assert f"| {np.mean(differences):+.1f} ± {np.std(differences, ddof=1):.1f} | 51.9/28.2/8.6/13.2 |" in table
+    lines = [line for line in table.splitlines() if "| no-glm |" in line]
+    assert ["51.9/28.2/8.6/13.2" in line for line in lines] == ["| no-glm | 5 |" in line for line in lines]
     assert Cache(cache).mask_attributes("lambda_0_9")["threshold"] == 0.9
     configs = {
         run: json.loads((tmp_path / f"out/{run}/config.json").read_text()) for run in ("no-glm_1", "lambda-0.9_0")
@@ -71,30 +71,30 @@ def test_table_reports_mean_std_and_the_papers_figures(clipteacher, options, cac
 def test_each_student_is_also_evaluated_at_a_picked_gamma(clipteacher, options, drawn, tmp_path):
     found = clipteacher.good("ablate", *options, "--rows", "full", "--json").json["rows"]["full"]
     run = tmp_path / "out/full_1"
-    asked = ("evaluate", run, "--dataset", "folder", "--root", drawn, "--pick-gamma", ablations.SAMPLES, "--json")
-    told = clipteacher.good(*asked).json["picked"]
-    assert found[1]["picked"] == told["gamma"]
-    assert found[1]["metrics"]["picked"]["hIoU"] == pytest.approx(told["hIoU"])
+    command = ("evaluate", run, "--dataset", "folder", "--root", drawn, "--pick-gamma", ablations.SAMPLES, "--json")
+    result = clipteacher.good(*command).json["picked"]
+    assert found[1]["picked"] == result["gamma"]
+    assert found[1]["metrics"]["picked"]["hIoU"] == pytest.approx(result["hIoU"])
     table = (tmp_path / "out/table.md").read_text()
     assert f"| full | picked {found[0]['picked']:g}/{found[1]['picked']:g} |" in table
 
 
 def test_failed_images_and_unpickable_gammas_do_not_stop_a_row(clipteacher, options, drawn, tmp_path, monkeypatch):
-    asked = []
+    sampled = []
 
-    def none(student, images):
-        asked.extend(images.ids)
+    def fail_to_pick(student, images):
+        sampled.extend(images.ids)
         raise UserError("no seen pixel is right")
 
     statuses = list(Cache(options[1]).statuses())
-    broken = [(name, "damaged" if place == 1 else status) for place, (name, status) in enumerate(statuses)]
+    broken = [(name, "damaged" if index == 1 else status) for index, (name, status) in enumerate(statuses)]
     monkeypatch.setattr(Cache, "statuses", lambda _: iter(broken))
-    monkeypatch.setattr(ablations, "pick_gamma", none)
+    monkeypatch.setattr(ablations, "pick_gamma", fail_to_pick)
     found = clipteacher.good("ablate", *options[:-1], 1, "--rows", "full", "--json").json["rows"]["full"]
     assert found[0]["picked"] is None
     assert list(found[0]["metrics"]) == ["0", "1.5", "5"]
     assert "picked" not in (tmp_path / "out/table.md").read_text()
-    assert asked == [name for place, (name, _) in enumerate(statuses) if place != 1]
+    assert sampled == [name for index, (name, _) in enumerate(statuses) if index != 1]
 
 
 def test_rerun_trains_only_missing_seeds(clipteacher, options, monkeypatch):
@@ -109,9 +109,9 @@ def test_rerun_trains_only_missing_seeds(clipteacher, options, monkeypatch):
 
 
 def test_rows_equal_to_the_full_method_share_its_training(clipteacher, options, tmp_path):
-    told = clipteacher.good("ablate", *options, "--rows", "full,loss-stride-1", "--json")
-    assert "2 of 2: full = loss-stride-1, seed 1" in told.err
-    assert told.json["rows"]["full"] == told.json["rows"]["loss-stride-1"]
+    result = clipteacher.good("ablate", *options, "--rows", "full,loss-stride-1", "--json")
+    assert "2 of 2: full = loss-stride-1, seed 1" in result.err
+    assert result.json["rows"]["full"] == result.json["rows"]["loss-stride-1"]
     assert sorted(file.name for file in (tmp_path / "out").glob("*_?")) == ["full_0", "full_1"]
     assert "| loss-stride-1 | 1.5 |" in (tmp_path / "out/table.md").read_text()
 

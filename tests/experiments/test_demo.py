@@ -1,4 +1,4 @@
-"""The demo in short: every part of the real path."""
+"""The demo at small scale: every stage of the real pipeline."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ IMAGES = 48
 
 
 class Bars:
-    """Stands in for progress bars and notes what they are told."""
+    """Stands in for progress bars and records their updates."""
 
     def __init__(self):
         self.advanced = []
@@ -37,7 +37,7 @@ class Bars:
         yield lambda amount, absolute=False, note="": self.advanced.append((verb, amount))
 
     def of(self, verb):
-        return [amount for told, amount in self.advanced if told == verb]
+        return [amount for name, amount in self.advanced if name == verb]
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def test_sheet_has_six_panels_per_scene_and_a_legend(report):
 
 @pytest.mark.slow
 def test_json_report_has_metrics_and_seconds_per_stage(report):
-    told = report.as_json()
-    assert told["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
-    assert told["seconds"].keys() == {"precompute", "train", "evaluate"}
-    assert told["compared"].keys() == {WITHOUT_GLM, DENSE_CLIP}
-    for word in ("clipteacher", "mIoU(U)", *told["compared"], str(report.picture), *report.next):
+    result = report.as_json()
+    assert result["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert result["seconds"].keys() == {"precompute", "train", "evaluate"}
+    assert result["compared"].keys() == {WITHOUT_GLM, DENSE_CLIP}
+    for word in ("clipteacher", "mIoU(U)", *result["compared"], str(report.picture), *report.next):
         assert word in "\n".join(report.lines)
 
 
@@ -94,11 +94,11 @@ def test_zero_images_or_iterations_are_usage_errors(clipteacher, tmp_path, optio
 @pytest.mark.slow
 def test_command_prints_json_and_its_suggested_commands_work(report, clipteacher):
     short = ("--limit", IMAGES, "--iterations", SHORT.iterations)
-    told = clipteacher.good("demo", "--out", report.picture.parent, *short, "--json").json
-    assert told["metrics"] == report.as_json()["metrics"]
+    result = clipteacher.good("demo", "--out", report.picture.parent, *short, "--json").json
+    assert result["metrics"] == report.as_json()["metrics"]
     assert f"images: {IMAGES}" in clipteacher.good(*report.next[0].split()[2:]).out
     evaluated = clipteacher.good("evaluate", report.run, "--dataset", "scenes", "--json").json
-    assert evaluated == told["metrics"]
+    assert evaluated == result["metrics"]
 
 
 def test_dense_clip_predicts_the_argmax_of_token_text_similarity():
@@ -110,26 +110,26 @@ def test_dense_clip_predicts_the_argmax_of_token_text_similarity():
     large = np.array(Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC))
     dense = clip.encode(large[None]).dense[0].astype(np.float64)
     dense /= np.linalg.norm(dense, axis=2, keepdims=True)
-    # a token's middle lies on a corner of four pixels of the 8 x 8 it covers: where they agree, so must the token
-    wanted = (dense @ text.T).argmax(axis=2)
+    # a token's center lies between four of the 8 x 8 pixels it covers: compare tokens where these four agree
+    expected = (dense @ text.T).argmax(axis=2)
     found = predict(image).at(0.0)
     assert found.shape == image.shape[:2]
     middle = np.stack([found[3 + i :: 8, 3 + j :: 8] for i in (0, 1) for j in (0, 1)])
     agree = (middle == middle[0]).all(axis=0)
     assert agree.mean() > 0.5
-    assert (middle[0] == wanted)[agree].mean() > 0.95
+    assert (middle[0] == expected)[agree].mean() > 0.95
 
 
 @pytest.mark.slow
 def test_attention_share_is_1_if_uniform_and_0_if_absent(report, monkeypatch):
-    def grounds_alone(student, cls, image, view):
+    def stuff_attention(student, cls, image, view):
         label = next(label for shown, label in scenes if np.array_equal(shown, image))
         return (label < len(STUFF)).astype(float)
 
     scenes = [open_dataset("scenes", None, "train", 6).load(index) for index in range(6)]
     monkeypatch.setattr(attention_share, "attention", lambda *_: np.full((24, 24), 1 / 576))
     assert attention_share.preference(report.run, 6) == pytest.approx(dict.fromkeys(attention_share.KINDS, 1.0))
-    monkeypatch.setattr(attention_share, "attention", grounds_alone)
+    monkeypatch.setattr(attention_share, "attention", stuff_attention)
     area = np.mean([(label < len(STUFF)).mean() for _, label in scenes])
     expected = dict.fromkeys(attention_share.KINDS, 0.0) | {"grounds": 1 / area}
     assert attention_share.preference(report.run, 6) == pytest.approx(expected)
@@ -146,20 +146,20 @@ def test_readme_pictures_are_drawn_from_a_demo(report, tmp_path):
         with Image.open(file) as picture:
             assert picture.format == "PNG"
             assert picture.width > 2 * DEMO_SIDE
-    told = subprocess.run([*script, tmp_path], capture_output=True, text=True, check=False)
-    assert told.returncode == 1
-    assert told.stderr.startswith("error: ")
-    assert told.stderr.count("\n") == 1
+    result = subprocess.run([*script, tmp_path], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_full_demo_shows_the_papers_effects(tmp_path):
-    """Ten minutes on two cores. Margins are half of what was seen there, or less."""
+    """Takes ten minutes on two cores. The margins are at most half of those measured there."""
     report = run(DemoConfig(tmp_path, replace(STUDENT, device="cpu"), variants=ALL_VARIANTS), Bars())
     print(report)
-    without = report.compared
+    compared = report.compared
     assert report.metrics.hiou > 0.45
-    assert report.metrics.miou_unseen > without[WITHOUT_GLM].miou_unseen + 0.12
-    assert report.metrics.hiou > without[DENSE_CLIP].hiou + 0.15
-    # the global loss says what is in a picture, not where
-    assert without[WITHOUT_PLM].hiou < 0.2
+    assert report.metrics.miou_unseen > compared[WITHOUT_GLM].miou_unseen + 0.12
+    assert report.metrics.hiou > compared[DENSE_CLIP].hiou + 0.15
+    # the global loss learns which classes an image contains, not where they are
+    assert compared[WITHOUT_PLM].hiou < 0.2

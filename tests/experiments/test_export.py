@@ -1,4 +1,4 @@
-"""`export`: the ONNX graph is the student, at every size it takes; it says what it is; a wrong one is never kept."""
+"""`export`: the ONNX graph equals the student at every size it accepts, and a wrong graph is never kept."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def noise(count: int, height: int, width: int) -> np.ndarray:
 
 
 def logits_of(run: Path, text: torch.Tensor, images: np.ndarray) -> np.ndarray:
-    """Eq. 9 in numpy, of features of the student as it is loaded, image by image and in float64 after it."""
+    """Eq. 9 in float64 numpy, from the student's features image by image."""
     segmenter = load(run, torch.device("cpu")).network
     with torch.inference_mode():
         features = np.concatenate([segmenter(torch.from_numpy(one[None])).double().numpy() for one in images])
@@ -45,16 +45,18 @@ def logits_of(run: Path, text: torch.Tensor, images: np.ndarray) -> np.ndarray:
     return np.einsum("kc,bcyx->bkyx", rows / 0.07, features / np.linalg.norm(features, axis=1, keepdims=True))
 
 
-def is_the_student(file: Path, run: Path, sizes: tuple[tuple[int, int], ...], counts: tuple[int, ...] = (1, 3)) -> None:
+def assert_matches_student(
+    file: Path, run: Path, sizes: tuple[tuple[int, int], ...], counts: tuple[int, ...] = (1, 3)
+) -> None:
     for height, width in sizes:
         for count in counts:
             images = noise(count, height, width)
             found = session(file).run(["logits"], {"image": images})[0]
-            wanted = logits_of(run, text_of(CLASSES), images)
+            expected = logits_of(run, text_of(CLASSES), images)
             assert found.dtype == np.float32
-            assert found.shape == wanted.shape
-            assert wanted.std() > 0.1
-            assert abs(found - wanted).max() < 1e-3
+            assert found.shape == expected.shape
+            assert expected.std() > 0.1
+            assert abs(found - expected).max() < 1e-3
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +71,12 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(run) -> Path:
-    """The graph of a convolutional student, which is traced soonest."""
+    """The graph of a convolutional student, the fastest to trace."""
     return graphs.export(graphs.ExportConfig(run, run / "graphs/student.onnx")).path
 
 
 def test_convolutional_graph_matches_student_at_any_size_and_batch(run, exported):
-    is_the_student(exported, run, SIZES)
+    assert_matches_student(exported, run, SIZES)
     assert session(exported).get_inputs()[0].shape == ["batch", 3, "32*rows", "32*columns"]
     assert session(exported).get_outputs()[0].shape == ["batch", 4, "8*rows", "8*columns"]
     onnx.checker.check_model(exported)
@@ -83,20 +85,20 @@ def test_convolutional_graph_matches_student_at_any_size_and_batch(run, exported
 @pytest.mark.slow
 def test_segformer_graph_matches_student_at_any_size(tmp_path, clipteacher):
     run = make_student(tmp_path / "run", "segformer", "mit_b0")
-    told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--json").json
-    assert told["height"] == told["width"] == "any"
-    assert told["difference"] < 1e-3
-    is_the_student(tmp_path / "s.onnx", run, SIZES)
+    result = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--json").json
+    assert result["height"] == result["width"] == "any"
+    assert result["difference"] < 1e-3
+    assert_matches_student(tmp_path / "s.onnx", run, SIZES)
 
 
 @pytest.mark.slow
 def test_swin_is_exported_at_training_size_with_a_message(tmp_path, clipteacher):
     run = make_student(tmp_path / "run", "upernet", MICRO_SWIN)
-    told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx")
-    assert "64 x 64 pixels only" in told.err
-    assert "--size" in told.err
-    assert len(told.err.strip().splitlines()) == 1
-    is_the_student(tmp_path / "s.onnx", run, ((SIDE, SIDE),))
+    result = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx")
+    assert "64 x 64 pixels only" in result.err
+    assert "--size" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert_matches_student(tmp_path / "s.onnx", run, ((SIDE, SIDE),))
     with pytest.raises(Exception, match="Got invalid dimensions"):
         session(tmp_path / "s.onnx").run(None, {"image": noise(1, 96, 96)})
 
@@ -108,7 +110,7 @@ def test_swin_is_exported_at_training_size_with_a_message(tmp_path, clipteacher)
 def test_upernet_and_segnext_graphs_match_student_at_any_size(tmp_path, clipteacher, arch, encoder):
     run = make_student(tmp_path / "run", arch, encoder)
     clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", "any")
-    is_the_student(tmp_path / "s.onnx", run, SIZES)
+    assert_matches_student(tmp_path / "s.onnx", run, SIZES)
 
 
 @pytest.mark.slow
@@ -117,27 +119,27 @@ def test_graphs_of_the_papers_students_match(tmp_path, clipteacher, name):
     student = STUDENTS[name]
     run = make_student(tmp_path / "run", student["arch"], student["encoder"])
     clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx", "--size", "96,128")
-    is_the_student(tmp_path / "s.onnx", run, ((96, 128),), counts=(1, 2))
+    assert_matches_student(tmp_path / "s.onnx", run, ((96, 128),), counts=(1, 2))
 
 
 @pytest.mark.slow
 def test_fixed_size_graph_matches_student(run, tmp_path, clipteacher):
     file = tmp_path / "s.onnx"
-    told = clipteacher.good("export", run, "--onnx", file, "--size", "64,96")
-    assert "64 x 96" in told.out
-    assert "only" not in told.err
-    is_the_student(file, run, ((64, 96),))
+    result = clipteacher.good("export", run, "--onnx", file, "--size", "64,96")
+    assert "64 x 96" in result.out
+    assert "only" not in result.err
+    assert_matches_student(file, run, ((64, 96),))
     assert session(file).get_inputs()[0].shape[1:] == [3, 64, 96]
     assert (about(file)["height"], about(file)["width"]) == ("64", "96")
 
 
 def test_metadata_describes_the_graph(exported):
-    told = about(exported)
-    assert json.loads(told["classes"]) == list(CLASSES)
-    assert json.loads(told["unseen"]) == ["tiger"]
-    wanted = {"gamma": "1.5", "gamma_added": "false", "size": "64", "multiple": "32", "stride": "4", "step": "1"}
-    assert wanted.items() <= told.items()
-    assert (told["height"], told["width"], told["clip"], told["prompts"]) == ("any", "any", "tiny", "single")
+    result = about(exported)
+    assert json.loads(result["classes"]) == list(CLASSES)
+    assert json.loads(result["unseen"]) == ["tiger"]
+    expected = {"gamma": "1.5", "gamma_added": "false", "size": "64", "multiple": "32", "stride": "4", "step": "1"}
+    assert expected.items() <= result.items()
+    assert (result["height"], result["width"], result["clip"], result["prompts"]) == ("any", "any", "tiny", "single")
     described = onnx.load(exported).doc_string
     for word in ("uint8", "RGB", "multiples of 32", "height/4", "1.5 is to be added"):
         assert word in described
@@ -149,12 +151,12 @@ def test_custom_classes_and_gamma_are_part_of_the_graph(run, tmp_path, clipteach
     clipteacher.good("export", run, "--onnx", file, "--classes", ",".join(names), "--gamma", 2.25)
     images = noise(2, 64, 96)
     found = session(file).run(None, {"image": images})[0]
-    wanted = logits_of(run, text_of(names), images) + 2.25 * np.array([1, 0, 1])[:, None, None]
-    assert abs(found - wanted).max() < 1e-3
-    told = about(file)
-    assert (told["gamma"], told["gamma_added"]) == ("2.25", "true")
-    assert json.loads(told["classes"]) == list(names)
-    assert json.loads(told["unseen"]) == ["frisbee", "tiger"]
+    expected = logits_of(run, text_of(names), images) + 2.25 * np.array([1, 0, 1])[:, None, None]
+    assert abs(found - expected).max() < 1e-3
+    result = about(file)
+    assert (result["gamma"], result["gamma_added"]) == ("2.25", "true")
+    assert json.loads(result["classes"]) == list(names)
+    assert json.loads(result["unseen"]) == ["frisbee", "tiger"]
 
 
 @pytest.mark.slow
@@ -164,9 +166,9 @@ def test_dot_logits_are_exported(tmp_path, clipteacher):
     images = noise(1, 64, 64)
     with torch.inference_mode():
         features = load(run, torch.device("cpu")).network(torch.from_numpy(images)).numpy()
-    wanted = np.einsum("kc,bcyx->bkyx", F.normalize(text_of(CLASSES), dim=1).numpy(), features)
+    expected = np.einsum("kc,bcyx->bkyx", F.normalize(text_of(CLASSES), dim=1).numpy(), features)
     np.testing.assert_allclose(
-        session(tmp_path / "s.onnx").run(None, {"image": images})[0], wanted, rtol=1e-3, atol=1e-3
+        session(tmp_path / "s.onnx").run(None, {"image": images})[0], expected, rtol=1e-3, atol=1e-3
     )
 
 
@@ -197,9 +199,9 @@ def test_graph_that_differs_from_the_student_is_not_kept(run, tmp_path, clipteac
 
     (tmp_path / "s.onnx").write_text("an older one")
     monkeypatch.setattr(graphs, "Graph", Wrong)
-    told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx", "--size", "64,96")
-    assert told.status == 1
-    assert "at 64 x 96 pixels the graph's logits are 0.01 off the student's" in told.error
+    result = clipteacher("export", run, "--onnx", tmp_path / "s.onnx", "--size", "64,96")
+    assert result.status == 1
+    assert "at 64 x 96 pixels the graph's logits are 0.01 off the student's" in result.error
     assert [file.name for file in tmp_path.iterdir()] == ["s.onnx"]
     assert (tmp_path / "s.onnx").read_text() == "an older one"
 
@@ -212,25 +214,25 @@ def test_export_falls_back_to_a_fixed_size(run, tmp_path, clipteacher, monkeypat
         return original(graph, size)
 
     monkeypatch.setattr(graphs, "_trace", trace)
-    told = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx")
-    assert "64 x 64 pixels only" in told.err
-    assert "a symbol became a number in line 3" in told.err
-    is_the_student(tmp_path / "s.onnx", run, ((64, 64),), counts=(2,))
+    result = clipteacher.good("export", run, "--onnx", tmp_path / "s.onnx")
+    assert "64 x 64 pixels only" in result.err
+    assert "a symbol became a number in line 3" in result.err
+    assert_matches_student(tmp_path / "s.onnx", run, ((64, 64),), counts=(2,))
 
 
 @pytest.mark.parametrize("package", graphs.NEEDED)
 def test_missing_packages_are_reported_with_the_install_command(run, tmp_path, clipteacher, monkeypatch, package):
     monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == package else name)
-    told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx")
-    assert told.status == 1
-    assert f"needs the package {package}: pip install 'clipteacher[onnx]'" in told.error
+    result = clipteacher("export", run, "--onnx", tmp_path / "s.onnx")
+    assert result.status == 1
+    assert f"needs the package {package}: pip install 'clipteacher[onnx]'" in result.error
 
 
 @pytest.mark.parametrize("size", ["100", "0", "-32", "64,64,64", "big", "64,", ""])
 def test_invalid_sizes_are_usage_errors(run, tmp_path, clipteacher, size):
-    told = clipteacher("export", run, "--onnx", tmp_path / "s.onnx", f"--size={size}")
-    assert told.status == 2
-    assert f"--size {size}: must be any" in told.error
+    result = clipteacher("export", run, "--onnx", tmp_path / "s.onnx", f"--size={size}")
+    assert result.status == 2
+    assert f"--size {size}: must be any" in result.error
 
 
 def test_folder_in_place_of_the_file_is_refused(run, tmp_path, clipteacher):

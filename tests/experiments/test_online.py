@@ -1,4 +1,4 @@
-"""Training from the cache equals training with CLIP in the loop, step by step."""
+"""Training from the cache equals training with CLIP in the loop, update by update."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def precomputed(folder, dataset, root, limit):
 
 @pytest.fixture(scope="module", params=["scenes", pytest.param("coco", marks=pytest.mark.slow)])
 def world(request, tmp_path_factory):
-    """The name of a dataset, where it is, and a config of its cache whose views were encoded one by one."""
+    """A dataset's name, its root, and a training config; the cache's views were encoded one by one."""
     root = None if request.param == "scenes" else request.getfixturevalue("real_data") / "coco"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(clip.BATCH, "cpu", 1)
@@ -64,7 +64,7 @@ def cached(world, tmp_path_factory):
 
 
 class Compared:
-    """A live teacher whose masks are held against the cache's."""
+    """A live teacher that compares its masks with the cache's."""
 
     def __init__(self, live, cache):
         self.live, self.loaded, self.equal, self.views = live, Cache(Path(cache)).load("default"), [], set()
@@ -92,35 +92,35 @@ def test_losses_with_other_teacher_batches_agree_within_1_percent(world, cached,
     np.testing.assert_allclose(online, cached, rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("forgotten", ["flip", "box"])
+@pytest.mark.parametrize("ignored", ["flip", "box"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_ignoring_flip_or_crop_changes_the_losses(world, cached, tmp_path, monkeypatch, side, forgotten):
+def test_ignoring_flip_or_crop_changes_the_losses(world, cached, tmp_path, monkeypatch, side, ignored):
     _, _, config = world
     config, live = replace(config, iterations=4), live_for(config)
-    wrong = {"flip": np.zeros_like(live.flip), "box": live.box[:, :1].repeat(VIEWS, axis=1)}[forgotten]
+    wrong = {"flip": np.zeros_like(live.flip), "box": live.box[:, :1].repeat(VIEWS, axis=1)}[ignored]
     if side == "teacher":
-        teacher, term = replace(live, **{forgotten: wrong}), "global"
+        teacher, term = replace(live, **{ignored: wrong}), "global"
     else:
         teacher, term = None, "ce"
 
-        class Forgetful(ViewDataset):
+        class WrongViews(ViewDataset):
             def __init__(self, *arguments):
                 super().__init__(*arguments)
-                setattr(self, forgotten, wrong)
+                setattr(self, ignored, wrong)
 
-        monkeypatch.setattr(loop, "ViewDataset", Forgetful)
-    # the schedule depends on the number of updates: compare the first, before any of them
+        monkeypatch.setattr(loop, "ViewDataset", WrongViews)
+    # later updates differ anyway because the schedule depends on the number of iterations
     found = steps(config, tmp_path / "wrong", teacher)[0]
     difference = np.abs(found - cached[0]) / np.abs(cached[0])
-    assert difference[TERMS.index(term)] > 1e-3  # a hundred times what agreement is held to
+    assert difference[TERMS.index(term)] > 1e-3  # a hundred times the tolerance of agreement
 
 
 def test_masks_cover_the_ignored_area_of_their_own_view(world):
     name, root, config = world
     cache = Cache(Path(config.cache))
     images = open_dataset(name, root, "train", 16)
-    hidden = set(cache.mask_attributes("default")["unseen"])
-    seen = [i for i, one in enumerate(images.classes) if one not in hidden]
+    unseen = set(cache.mask_attributes("default")["unseen"])
+    seen = [i for i, name in enumerate(images.classes) if name not in unseen]
     stored, boxes, flips = (cache.group[key][:] for key in ("masks/default/label", "view/box", "view/flip"))
     checked = 0
     for index in range(6):
@@ -135,7 +135,7 @@ def test_masks_cover_the_ignored_area_of_their_own_view(world):
                 1 - shown.reshape(8, 16, 8, 16).mean(axis=(1, 3)) >= 0.5
             )
             agree = (stored[index, view] != 255) == ignored
-            assert agree.mean() > 0.95  # where a pixel's centre falls on an edge, rounding decides
+            assert agree.mean() > 0.95  # rounding decides where a pixel's center falls on an edge
             checked += ignored.any() and not ignored.all()
     assert checked > 5
 
@@ -144,13 +144,13 @@ def test_online_and_strict_training_match_cached_training(clipteacher, world, tm
     _, _, config = world
     config = replace(config, iterations=3)
     config.save(tmp_path / "config.json")
-    told = []
+    result = []
     for more in ((), ("--online",), ("--strict",)):
-        out = ("--out", tmp_path / f"run{len(told)}")
-        told.append(clipteacher.good("train", "--config", tmp_path / "config.json", *out, *more, "--json").json)
+        out = ("--out", tmp_path / f"run{len(result)}")
+        result.append(clipteacher.good("train", "--config", tmp_path / "config.json", *out, *more, "--json").json)
     for name in TERMS:
-        assert told[0][name] == pytest.approx(told[1][name], rel=1e-5)
-        assert told[0][name] == told[2][name]
+        assert result[0][name] == pytest.approx(result[1][name], rel=1e-5)
+        assert result[0][name] == result[2][name]
 
 
 def test_cache_with_another_view_geometry_is_refused(world, clipteacher):
@@ -159,23 +159,10 @@ def test_cache_with_another_view_geometry_is_refused(world, clipteacher):
     assert group["view/box"].shape == (16, VIEWS, 4)
     where = ("--root", root) if root else ()
     same = (
-        "--dataset",
-        name,
-        *where,
-        "--limit",
-        16,
-        "--clip",
-        "tiny",
-        "--image-size",
-        128,
-        "--shard",
-        8,
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
+        *("--dataset", name, *where, "--limit", 16, "--clip", "tiny", "--image-size", 128),
+        *("--shard", 8, "--device", "cpu", "--precision", "fp32"),
     )
     error = clipteacher("precompute", *same, "--cache", config.cache, "--views", VIEWS, "--view-scale", "0.5,1").error
     assert "views.scale: [0.25, 1.0] there, [0.5, 1.0] here" in error
-    told = clipteacher.good("precompute", *same, "--cache", config.cache, "--views", VIEWS, "--json").json
-    assert told["encoded"] == 0
+    result = clipteacher.good("precompute", *same, "--cache", config.cache, "--views", VIEWS, "--json").json
+    assert result["encoded"] == 0

@@ -1,4 +1,4 @@
-"""`predict`: a person's own photographs, with any names, whatever is wrong with them."""
+"""`predict`: any images, any class names, and bad input of every kind."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def _here(tmp_path, monkeypatch):
 
 
 def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth patches of colour, of which an untrained student makes several classes."""
+    """Smooth patches of color, for which an untrained student predicts several classes."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -53,14 +53,16 @@ def areas(out: Path, name: str) -> dict:
     return json.loads((out / f"{name}.areas.json").read_text())
 
 
-def resize_labels(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Each map resized bilinearly by Pillow, which does as torch does where nothing shrinks."""
+def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize each map bilinearly with Pillow, which equals torch when upsampling."""
     maps = (Image.fromarray(one.astype(np.float32)) for one in logits)
     return np.stack([np.asarray(one.resize(size[::-1], Image.Resampling.BILINEAR)) for one in maps])
 
 
-def expected(run: Path, text: torch.Tensor, new: list[bool], image: np.ndarray, gamma: float) -> np.ndarray:
-    """Logits at the photograph's own pixels, gamma added, by the tests' own bilinear resizing."""
+def expected_logits(
+    run: Path, text: torch.Tensor, unlabelled: list[bool], image: np.ndarray, gamma: float
+) -> np.ndarray:
+    """Logits at the image's own resolution with gamma added, resized independently of the code under test."""
     student = load(run, torch.device("cpu"))
     scale = SIDE / min(image.shape[:2])
     height, width = (round(side * scale) for side in image.shape[:2])
@@ -70,11 +72,11 @@ def expected(run: Path, text: torch.Tensor, new: list[bool], image: np.ndarray, 
     with torch.inference_mode():
         cells = F.normalize(student.network(padded)[0], dim=0).double().numpy()
     logits = np.einsum("kc,cyx->kyx", F.normalize(text, dim=1).double().numpy(), cells) / 0.07
-    full = resize_labels(logits, padded.shape[2:])[:, :height, :width]
-    return resize_labels(full, image.shape[:2]) + gamma * np.array(new)[:, None, None]
+    full = resize_logits(logits, padded.shape[2:])[:, :height, :width]
+    return resize_logits(full, image.shape[:2]) + gamma * np.array(unlabelled)[:, None, None]
 
 
-def agrees(found: np.ndarray, logits: np.ndarray) -> None:
+def assert_argmax(found: np.ndarray, logits: np.ndarray) -> None:
     first, second = np.sort(logits, axis=0)[-1], np.sort(logits, axis=0)[-2]
     clear = first - second > 1e-3
     assert clear.mean() > 0.9
@@ -86,40 +88,38 @@ def agrees(found: np.ndarray, logits: np.ndarray) -> None:
 def test_index_map_is_the_argmax_with_gamma_on_unseen_classes(run, photo, clipteacher, gamma):
     given = () if gamma is None else ("--gamma", gamma)
     clipteacher.good("predict", run, photo, "--out", "out", *given)
-    logits = expected(
-        run, text_of(CLASSES), [False, False, True, False], scene(90, 120), 1.5 if gamma is None else gamma
-    )
-    agrees(index_map(Path("out"), "photo.png"), logits)
+    added = 1.5 if gamma is None else gamma
+    logits = expected_logits(run, text_of(CLASSES), [False, False, True, False], scene(90, 120), added)
+    assert_argmax(index_map(Path("out"), "photo.png"), logits)
 
 
 def test_known_names_keep_their_features_and_new_names_are_encoded(tmp_path, photo, clipteacher):
-    # features of its own, which no text tower would give
+    # features that no text tower would return
     own = F.normalize(torch.randn(4, 128, generator=torch.Generator().manual_seed(1)), dim=1)
     run = make_student(tmp_path / "own", text=own)
     clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out", "--gamma", 0.5)
-    asked = text_of(("frisbee", "quilt", "melon"))
-    text = torch.stack([asked[0], own[1], asked[1], own[0], asked[2]])
-    agrees(
-        index_map(Path("out"), "photo.png"), expected(run, text, [True, False, True, False, True], scene(90, 120), 0.5)
-    )
+    new = text_of(("frisbee", "quilt", "melon"))
+    text = torch.stack([new[0], own[1], new[1], own[0], new[2]])
+    logits = expected_logits(run, text, [True, False, True, False, True], scene(90, 120), 0.5)
+    assert_argmax(index_map(Path("out"), "photo.png"), logits)
 
 
 def test_other_prompts_apply_to_all_names(tmp_path, photo, clipteacher):
     run = make_student(tmp_path / "own", text=torch.eye(4, 128))
     clipteacher.good("predict", run, photo, "--classes", "sky,rose", "--prompts", "zegclip15", "--out", "out")
-    logits = expected(run, text_of(("sky", "rose"), "zegclip15"), [False, False], scene(90, 120), 0)
+    logits = expected_logits(run, text_of(("sky", "rose"), "zegclip15"), [False, False], scene(90, 120), 0)
     np.testing.assert_array_equal(index_map(Path("out"), "photo.png"), logits.argmax(axis=0))
     assert areas(Path("out"), "photo.png")["settings"]["prompts"] == "zegclip15"
 
 
 def test_labelled_names_match_in_any_case_and_by_synonym(run, photo, clipteacher):
     clipteacher.good("predict", run, photo, "--classes", "Sky,Tiger,sky-other", "--out", "out")
-    told = areas(Path("out"), "photo.png")["areas"]
-    assert {name: area["unseen"] for name, area in told.items()} == {"Sky": False, "Tiger": True, "sky-other": False}
+    result = areas(Path("out"), "photo.png")["areas"]
+    assert {name: area["unseen"] for name, area in result.items()} == {"Sky": False, "Tiger": True, "sky-other": False}
 
 
 def test_areas_match_the_index_map(run, photo, clipteacher):
-    told = clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out", "--json").json
+    result = clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out", "--json").json
     file, found = areas(Path("out"), "photo.png"), index_map(Path("out"), "photo.png")
     assert (file["height"], file["width"]) == found.shape == (90, 120)
     assert list(file["areas"]) == list(NAMES)
@@ -127,10 +127,10 @@ def test_areas_match_the_index_map(run, photo, clipteacher):
         assert area["index"] == index
         assert area["pixels"] == (found == index).sum()
         assert area["share"] == pytest.approx((found == index).mean(), abs=1e-6)
-        assert (name in told["areas"]["photo.png"]) == (area["pixels"] > 0)
-    wanted = {"gamma": 1.5, "sliding": False, "size": SIDE, "step": 1, "prompts": "single", "clip": "tiny"}
-    assert wanted.items() <= file["settings"].items()
-    assert (told["photographs"], told["done"], told["failed"]) == (1, 1, 0)
+        assert (name in result["areas"]["photo.png"]) == (area["pixels"] > 0)
+    settings = {"gamma": 1.5, "sliding": False, "size": SIDE, "step": 1, "prompts": "single", "clip": "tiny"}
+    assert settings.items() <= file["settings"].items()
+    assert (result["photographs"], result["done"], result["failed"]) == (1, 1, 0)
 
 
 def test_overlay_has_a_legend_of_the_classes_present(run, photo, clipteacher):
@@ -172,10 +172,10 @@ def test_folder_is_walked_in_order_and_equal_stems_do_not_collide(run, tmp_path,
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene(40 + seed, 50, seed)).save(folder / name)
-    (folder / "notes.txt").write_text("no photograph")
-    told = clipteacher.good("predict", run, folder, "--out", "out", "--json")
-    assert list(told.json["areas"]) == names
-    assert "segmenting" in told.err
+    (folder / "notes.txt").write_text("not an image")
+    result = clipteacher.good("predict", run, folder, "--out", "out", "--json")
+    assert list(result.json["areas"]) == names
+    assert "segmenting" in result.err
     files = {file.relative_to("out").as_posix() for file in Path("out").rglob("*") if file.is_file()}
     assert files == {f"{name}{ending}" for name in names for ending in (".overlay.png", ".index.png", ".areas.json")}
     for seed, name in enumerate(names):
@@ -190,13 +190,13 @@ def test_unreadable_images_are_skipped_and_the_exit_status_is_1(run, tmp_path, c
     (folder / "cut.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
     (folder / "empty.png").write_bytes(b"")
     Image.fromarray(scene(2, 200)).save(folder / "strip.png")
-    told = clipteacher("predict", run, folder, "--out", "out", "--json")
-    assert told.status == 1
-    assert "3 of 5 photographs failed" in told.error
-    assert list(told.json["areas"]) == ["a.jpg", "z.jpg"]
-    assert list(told.json["failures"]) == ["cut.jpg", "empty.png", "strip.png"]
-    for name in told.json["failures"]:
-        assert f"failed {name}: " in told.err
+    result = clipteacher("predict", run, folder, "--out", "out", "--json")
+    assert result.status == 1
+    assert "3 of 5 photographs failed" in result.error
+    assert list(result.json["areas"]) == ["a.jpg", "z.jpg"]
+    assert list(result.json["failures"]) == ["cut.jpg", "empty.png", "strip.png"]
+    for name in result.json["failures"]:
+        assert f"failed {name}: " in result.err
         assert not list(Path("out").glob(f"{name}*"))
     assert (Path("out") / "z.jpg.areas.json").is_file()
 
@@ -209,15 +209,15 @@ def test_undecodable_file_names_are_reported_and_skipped(run, tmp_path, clipteac
         (folder / "\udcff.jpg").write_bytes((folder / "a.jpg").read_bytes())
     except OSError:
         pytest.skip("this file system refuses such a name")
-    told = clipteacher("predict", run, folder, "--out", "out")
-    assert "1 of 2 photographs failed" in told.error
-    assert "udcff.jpg" in told.err
+    result = clipteacher("predict", run, folder, "--out", "out")
+    assert "1 of 2 photographs failed" in result.error
+    assert "udcff.jpg" in result.err
 
 
 def test_single_unreadable_image_is_an_error(run, tmp_path, clipteacher):
-    (tmp_path / "p.jpg").write_bytes(b"no picture")
-    told = clipteacher("predict", run, tmp_path / "p.jpg", "--out", "out")
-    assert "cannot read the image" in told.error
+    (tmp_path / "p.jpg").write_bytes(b"not an image")
+    result = clipteacher("predict", run, tmp_path / "p.jpg", "--out", "out")
+    assert "cannot read the image" in result.error
     assert not Path("out").exists()
 
 
@@ -244,8 +244,8 @@ def test_images_of_every_mode_are_segmented(run, tmp_path, clipteacher, mode):
 
 def test_sliding_option_uses_the_sliding_window(run, photo, clipteacher):
     clipteacher.good("predict", run, photo, "--out", "out", "--sliding")
-    wanted = Predictor(load(run, torch.device("cpu")), sliding=True)(scene(90, 120)).at(1.5)
-    np.testing.assert_array_equal(index_map(Path("out"), "photo.png"), wanted)
+    predicted = Predictor(load(run, torch.device("cpu")), sliding=True)(scene(90, 120)).at(1.5)
+    np.testing.assert_array_equal(index_map(Path("out"), "photo.png"), predicted)
     assert areas(Path("out"), "photo.png")["settings"]["sliding"] is True
 
 
@@ -257,9 +257,9 @@ def test_index_maps_have_16_bits_above_255_classes(run, photo, clipteacher, monk
     clipteacher.good("predict", run, photo, "--classes", photo.parent / "names.txt", "--out", "out")
     picture = Image.open("out/photo.png.index.png")
     assert picture.mode == mode
-    logits = expected(run, features, [True] * count, scene(90, 120), 0)
-    found, chosen = np.asarray(picture), logits.argmax(axis=0)
-    assert (found == chosen).mean() > 0.98
+    logits = expected_logits(run, features, [True] * count, scene(90, 120), 0)
+    found = np.asarray(picture)
+    assert (found == logits.argmax(axis=0)).mean() > 0.98
     assert count < 300 or found.max() > 255
 
 
@@ -284,9 +284,9 @@ def test_class_file_equals_a_list_of_names(run, photo, clipteacher):
     ],
 )
 def test_invalid_class_lists_are_refused(run, photo, clipteacher, classes, word):
-    told = clipteacher("predict", run, photo, "--classes", classes, "--out", "out")
-    assert told.status == 2
-    assert word in told.error
+    result = clipteacher("predict", run, photo, "--classes", classes, "--out", "out")
+    assert result.status == 2
+    assert word in result.error
     assert not Path("out").exists()
 
 
@@ -314,18 +314,18 @@ def test_missing_images_are_refused(run, tmp_path, clipteacher):
     "option", [("--gamma", "nan"), ("--gamma", "1e+39"), ("--gamma", "1,2"), ("--device", "tpu"), ("--prompts", "many")]
 )
 def test_invalid_options_are_usage_errors(run, photo, clipteacher, option):
-    told = clipteacher("predict", run, photo, *option)
-    assert told.status == 2
-    assert option[1] in told.error
+    result = clipteacher("predict", run, photo, *option)
+    assert result.status == 2
+    assert option[1] in result.error
 
 
 @pytest.mark.parametrize("out", ["album", "album/results", "album/../album/a"])
 def test_output_inside_the_input_folder_is_refused(run, tmp_path, clipteacher, out):
     (tmp_path / "album").mkdir()
     Image.fromarray(scene(40, 50)).save(tmp_path / "album/p.png")
-    told = clipteacher("predict", run, "album", "--out", out)
-    assert told.status == 2
-    assert "among the photographs" in told.error
+    result = clipteacher("predict", run, "album", "--out", out)
+    assert result.status == 2
+    assert "among the photographs" in result.error
     assert [file.name for file in (tmp_path / "album").rglob("*")] == ["p.png"]
 
 
@@ -358,27 +358,27 @@ def test_unwritable_results_of_one_image_do_not_stop_the_others(run, tmp_path, c
     for name in ("a.jpg", long, "z.jpg"):
         Image.fromarray(scene(40, 50)).save(folder / name)
     (tmp_path / "out/a.jpg.index.png").mkdir(parents=True)
-    told = clipteacher("predict", run, folder, "--out", "out", "--json")
-    assert told.status == 1
-    assert list(told.json["areas"]) == ["z.jpg"]
-    assert set(told.json["failures"]) == {"a.jpg", long}
-    assert all("rename the file" in why for why in told.json["failures"].values())
+    result = clipteacher("predict", run, folder, "--out", "out", "--json")
+    assert result.status == 1
+    assert list(result.json["areas"]) == ["z.jpg"]
+    assert set(result.json["failures"]) == {"a.jpg", long}
+    assert all("rename the file" in why for why in result.json["failures"].values())
 
 
 def test_named_pipes_are_skipped_without_blocking(run, tmp_path, clipteacher):
     (tmp_path / "album").mkdir()
     os.mkfifo(tmp_path / "album/pipe.jpg")
     Image.fromarray(scene(40, 50)).save(tmp_path / "album/a.jpg")
-    told = clipteacher("predict", run, "album", "--out", "out", "--json")
-    assert list(told.json["areas"]) == ["a.jpg"]
-    assert "is not a file" in told.json["failures"]["pipe.jpg"]
+    result = clipteacher("predict", run, "album", "--out", "out", "--json")
+    assert list(result.json["areas"]) == ["a.jpg"]
+    assert "is not a file" in result.json["failures"]["pipe.jpg"]
 
 
 def test_indistinguishable_names_are_refused(run, photo, clipteacher):
     long = "x " * 200
-    told = clipteacher("predict", run, photo, "--classes", f"{long}a,sky,{long}b", "--out", "out")
-    assert told.status == 2
-    assert "cannot tell" in told.error
+    result = clipteacher("predict", run, photo, "--classes", f"{long}a,sky,{long}b", "--out", "out")
+    assert result.status == 2
+    assert "cannot tell" in result.error
 
 
 def test_state_saved_after_a_non_finite_loss_is_refused(run, photo, tmp_path, clipteacher):
@@ -392,5 +392,5 @@ def test_skipped_file_types_are_counted(run, photo, clipteacher, tmp_path):
     shutil.copy(photo, tmp_path / "album/a.png")
     for name in ("b.jfif", "c.jpe"):
         (tmp_path / "album" / name).write_bytes(b"")
-    told = clipteacher.good("predict", run, tmp_path / "album", "--out", tmp_path / "out", "--device", "cpu")
-    assert "1 .jfif, 1 .jpe" in told.err
+    result = clipteacher.good("predict", run, tmp_path / "album", "--out", tmp_path / "out", "--device", "cpu")
+    assert "1 .jfif, 1 .jpe" in result.err

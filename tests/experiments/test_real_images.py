@@ -1,4 +1,4 @@
-"""The whole path on real photographs: images in at one end, pAcc, mIoU(S), mIoU(U) and hIoU out at the other."""
+"""All stages on real images, from precompute to evaluate."""
 
 import json
 
@@ -17,8 +17,8 @@ def test_real_images_are_cached_trained_on_and_evaluated(clipteacher, real_data,
     images, classes, unseen = EXPECTED[dataset]
     cache, run = tmp_path / "cache.zarr", tmp_path / "run"
     data = ("--dataset", dataset, "--root", real_data / dataset)
-    told = clipteacher.good("precompute", *data, *TINY, "--cache", cache, "--shard", 32, "--json").json
-    assert (told["images"], told["done"], told["failed"]) == (images, images, 0)
+    summary = clipteacher.good("precompute", *data, *TINY, "--cache", cache, "--shard", 32, "--json").json
+    assert (summary["images"], summary["done"], summary["failed"]) == (images, images, 0)
 
     student = ("--iterations", 50, "--batch-size", 4, "--size", 64, "--loss-stride", 4, *STUDENT)
     last = clipteacher.good("train", "--cache", cache, "--out", run, *student, "--json").json
@@ -50,7 +50,7 @@ def test_pseudo_labels_of_an_image_are_consecutive(clipteacher, real_data, tmp_p
 def test_papers_clip_encodes_real_images_at_512_pixels(clipteacher, real_data, tmp_path, dataset):
     data = ("--dataset", dataset, "--root", real_data / dataset, "--limit", 4)
     clip = ("--clip", "ViT-B-16-quickgelu", "--clip-weights", "random", "--device", "cpu")
-    told = clipteacher.good("precompute", *data, *clip, "--cache", tmp_path / "c", "--json").json
-    assert told["done"] == 4
+    result = clipteacher.good("precompute", *data, *clip, "--cache", tmp_path / "c", "--json").json
+    assert result["done"] == 4
     layout = Cache(tmp_path / "c").layout
     assert (layout.grid, layout.channels) == ((32, 32), 512)

@@ -1,4 +1,4 @@
-"""report: one self-contained page that shows what the run has, and fits a phone."""
+"""`report`: one self-contained page that shows all available results and fits a phone."""
 
 import base64
 import io
@@ -58,13 +58,13 @@ def found(made):
     return evaluate(Predictor(load(made.run, torch.device("cpu"))), images, (0.0, 1.0, 1.5, 5.0))
 
 
-def copied(made, tmp_path, checkpoint=True):
+def copy_run(made, tmp_path, checkpoint=True):
     run = tmp_path / "run"
     shutil.copytree(made.run, run, ignore=None if checkpoint else shutil.ignore_patterns("step_*"))
     return run
 
 
-# -- the page ------------------------------------------------------------------------------------------------------
+# -- HTML ----------------------------------------------------------------------------------------------------------
 
 
 def test_report_is_well_formed_and_self_contained(report, made):
@@ -116,7 +116,7 @@ def test_page_has_styles_for_dark_mode_phones_and_print(report, made):
     assert "@media print" in page.text
 
 
-# -- what it says --------------------------------------------------------------------------------------------------
+# -- content -------------------------------------------------------------------------------------------------------
 
 
 def test_metrics_match_evaluate_at_every_gamma(report, made, found):
@@ -127,9 +127,9 @@ def test_metrics_match_evaluate_at_every_gamma(report, made, found):
     for gamma in (1, 5):
         assert page.row(f"{gamma}")[1:] == [f"{100 * value:.1f}" for value in found.at(gamma).summary.values()]
     assert "all 3 images of folder, split val" in page.words
-    told = {row[0]: row[1] for row in page.rows if row[0] in CLASSES}
+    result = {row[0]: row[1] for row in page.rows if row[0] in CLASSES}
     iou = found.at(1.5).iou
-    assert told == {name: f"{100 * v:.1f}" for name, v in zip(CLASSES, iou, strict=True) if not np.isnan(v)}
+    assert result == {name: f"{100 * v:.1f}" for name, v in zip(CLASSES, iou, strict=True) if not np.isnan(v)}
 
 
 def test_class_bars_match_iou_and_unseen_classes_are_separate(report, made, found):
@@ -146,8 +146,8 @@ def test_all_settings_are_listed_with_changed_ones_first(report, made):
     page, _ = report(made.run)
     config, default = vars(read_run(made.run).config), vars(TrainConfig())
     changed = [row[0] for row in page.rows if len(row) == 3 and row[0] in config and row[2] == str(default[row[0]])]
-    wanted = {"encoder_weights", "iterations", "batch_size", "loss_stride", "device", "workers", "log_every"}
-    assert wanted <= set(changed)
+    expected = {"encoder_weights", "iterations", "batch_size", "loss_stride", "device", "workers", "log_every"}
+    assert expected <= set(changed)
     assert {row[0] for row in page.rows} >= config.keys()
     assert "5 with labels in training, 1 without: disc" in page.words
 
@@ -160,8 +160,8 @@ def test_pictures_match_the_students_predictions(report, made):
     source = by_alt["prediction of images/val/000.png"]
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
     side = np.arange(drawn.shape[0]) * 128 // drawn.shape[0]
-    wanted = np.stack([colour_of(i) for i in range(len(CLASSES))])[found[side][:, side]]
-    assert (drawn == wanted).all(axis=2).mean() > 0.95
+    expected = np.stack([colour_of(i) for i in range(len(CLASSES))])[found[side][:, side]]
+    assert (drawn == expected).all(axis=2).mean() > 0.95
 
 
 def test_label_maps_are_png_and_images_are_jpeg():
@@ -182,7 +182,7 @@ def test_zero_pictures_omits_all_figures(report, made):
 
 
 def test_each_logged_term_has_a_curve_and_unused_terms_are_listed(report, made, tmp_path):
-    run = copied(made, tmp_path, checkpoint=False)
+    run = copy_run(made, tmp_path, checkpoint=False)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     (run / "log.jsonl").write_text("".join(json.dumps(line | {"dice": 0}) + "\n" for line in lines))
     page, _ = report(run)
@@ -194,7 +194,7 @@ def test_each_logged_term_has_a_curve_and_unused_terms_are_listed(report, made, 
 
 
 def test_learning_rate_axis_starts_at_zero(report, made, tmp_path):
-    run = copied(made, tmp_path, checkpoint=False)
+    run = copy_run(made, tmp_path, checkpoint=False)
     lines = [{"step": step, "lr": 0.01 * (1 - step / 401), "total": 1.0} for step in range(1, 401)]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page, _ = report(run)
@@ -205,11 +205,11 @@ def test_learning_rate_axis_starts_at_zero(report, made, tmp_path):
     assert "Lines are means over neighbouring lines of the log" in page.words
 
 
-# -- what it cannot say --------------------------------------------------------------------------------------------
+# -- missing parts -------------------------------------------------------------------------------------------------
 
 
 def test_run_in_progress_shows_only_curves_and_the_reason(report, made, tmp_path):
-    run = copied(made, tmp_path, checkpoint=False)
+    run = copy_run(made, tmp_path, checkpoint=False)
     log = (run / "log.jsonl").read_text().splitlines()
     (run / "log.jsonl").write_text("\n".join(log[:2]) + '\n{"step": 3, "lr": 0.0')
     page, missing = report(run)
@@ -226,7 +226,7 @@ def test_run_in_progress_shows_only_curves_and_the_reason(report, made, tmp_path
 
 
 def test_run_without_a_log_shows_its_settings(report, made, tmp_path):
-    run = copied(made, tmp_path, checkpoint=False)
+    run = copy_run(made, tmp_path, checkpoint=False)
     (run / "log.jsonl").unlink()
     page, missing = report(run)
     assert not page.all("svg")
@@ -235,23 +235,23 @@ def test_run_without_a_log_shows_its_settings(report, made, tmp_path):
 
 
 def test_missing_images_and_cache_are_reported_and_the_rest_is_shown(report, clipteacher, made, tmp_path):
-    run = copied(made, tmp_path)
+    run = copy_run(made, tmp_path)
     change_card(run, lambda card: card["recorded"].update(root=str(tmp_path / "no")))
     change_card(run, lambda card: card["config"].update(cache=str(tmp_path / "no.zarr")))
     page, missing = report(run)
     assert [line.split(":")[0] for line in missing] == ["metrics and predictions", "attention"]
     assert page.all("svg")
     assert not page.all("img")
-    # what was asked for by name is an error
-    for option, place in (("--root", tmp_path / "no"), ("--cache", tmp_path / "no.zarr")):
-        assert str(place) in clipteacher("report", run, option, place).error
+    # a missing path is an error if an option names it
+    for option, path in (("--root", tmp_path / "no"), ("--cache", tmp_path / "no.zarr")):
+        assert str(path) in clipteacher("report", run, option, path).error
     page, missing = report(run, "--root", made.root, "--cache", made.cache)
     assert len(page.all("img")) == 3 * 3 + 6 * 3
     assert not missing
 
 
 def test_damaged_checkpoint_is_reported_as_missing(report, made, tmp_path):
-    run = copied(made, tmp_path)
+    run = copy_run(made, tmp_path)
     next(run.glob("step_*/model.safetensors")).write_bytes(b"rubbish")
     page, missing = report(run)
     assert "damaged or foreign checkpoint" in missing[0]
@@ -259,7 +259,7 @@ def test_damaged_checkpoint_is_reported_as_missing(report, made, tmp_path):
 
 
 def test_damaged_config_and_log_leave_other_parts_intact(report, made, tmp_path):
-    run = copied(made, tmp_path)
+    run = copy_run(made, tmp_path)
     page, _ = report(run, "--pictures", 0)
     (run / "config.json").write_bytes(b"")
     (run / "log.jsonl").write_bytes(b"\xff\xfe\n" + (run / "log.jsonl").read_bytes())
@@ -276,14 +276,14 @@ def test_ctrl_c_is_not_recorded_as_a_missing_part(made):
     report = RunReport(read_run(made.run))
     with pytest.raises(InterruptError), report.trying("all"):
         raise InterruptError("interrupted")
-    with pytest.raises(UserError), report.trying("all", "asked"):
+    with pytest.raises(UserError), report.trying("all", "an option"):
         raise UserError("not there")
     with report.trying("all"):
         raise UserError("not there", "second line")
     assert report.missing == ["all: not there"]
 
 
-# -- results measured before ---------------------------------------------------------------------------------------
+# -- saved results -------------------------------------------------------------------------------------------------
 
 
 def test_saved_result_is_shown_without_evaluating(report, clipteacher, made, tmp_path, found):
@@ -291,8 +291,8 @@ def test_saved_result_is_shown_without_evaluating(report, clipteacher, made, tmp
     file = tmp_path / "result.json"
     file.write_text(clipteacher.good("evaluate", made.run, *data, "--json").out)
     page, missing = report(made.run, "--result", file)
-    told = json.loads(file.read_text())
-    assert page.row("gamma 1.5")[1:] == [f"{100 * told[name]:.1f}" for name in ("pAcc", "mIoU_S", "mIoU_U", "hIoU")]
+    result = json.loads(file.read_text())
+    assert page.row("gamma 1.5")[1:] == [f"{100 * result[name]:.1f}" for name in ("pAcc", "mIoU_S", "mIoU_U", "hIoU")]
     assert page.row("gamma 1.5")[1:] != [f"{100 * value:.1f}" for value in found.at(1.5).summary.values()]
     assert f"read from {file}" in page.words
     assert any("Metrics by gamma" in chart["aria-label"] for chart in page.all("svg"))
@@ -301,7 +301,7 @@ def test_saved_result_is_shown_without_evaluating(report, clipteacher, made, tmp
 
 
 def test_reproduced_row_is_shown_with_the_papers(report, made, tmp_path):
-    run = copied(made, tmp_path)
+    run = copy_run(made, tmp_path)
     metrics = {"pAcc": 0.5, "mIoU_S": 0.4, "mIoU_U": None, "hIoU": 0.3, "gamma": 1.5, "per_class": {"disc": 0.25}}
     row = {"metrics": metrics, "paper": {"pAcc": 0.933, "hIoU": 0.865}, "departures": ["lr=1 instead of 2"]}
     (run / "voc.json").write_text(json.dumps(row))
@@ -320,8 +320,8 @@ def test_many_classes_are_split_into_ranked_tables(report, made, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps({**figures, "gamma": 1.5, "per_class": shares}))
     page, _ = report(made.run, "--result", tmp_path / "r.json")
     rows = [row for row in page.rows if row[0].startswith("class ")]
-    wanted = sorted((value for value in shares.values() if value is not None), reverse=True)
-    assert [row[1] for row in rows] == [f"{100 * value:.1f}" for value in wanted]
+    expected = sorted((value for value in shares.values() if value is not None), reverse=True)
+    assert [row[1] for row in rows] == [f"{100 * value:.1f}" for value in expected]
     assert page.text.count('class="bars"') == 4
     assert "Classes in no label map and no prediction: ghost, spook." in page.words
 
@@ -370,11 +370,11 @@ def test_run_is_found_from_its_folder_checkpoint_or_demo(made, tmp_path):
     ],
 )
 def test_invalid_options_are_usage_errors_and_write_nothing(clipteacher, made, tmp_path, options, words):
-    run = copied(made, tmp_path)
+    run = copy_run(made, tmp_path)
     (run / "report.html").unlink(missing_ok=True)
-    told = clipteacher("report", run, *options)
-    assert told.status == 2
-    assert words in told.error
+    result = clipteacher("report", run, *options)
+    assert result.status == 2
+    assert words in result.error
     assert not (run / "report.html").exists()
 
 

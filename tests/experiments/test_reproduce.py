@@ -1,4 +1,4 @@
-"""Rows of the paper's tables: presets, the plan, and the whole way on small trees, killed at every stage."""
+"""`reproduce`: presets, the plan, and all stages on small datasets, killed at each stage."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_presets_match_the_papers_settings(name, iterations, prompts, dataset):
     assert (settings.dataset, settings.prompt_set.name, settings.image_size) == (dataset, prompts, 512)
     assert settings.views == 4
     assert (settings.clip, settings.clip_weights) == ("ViT-B-16-quickgelu", "openai")
-    wanted = {
+    expected = {
         "iterations": iterations,
         "batch_size": 16,
         "size": 512,
@@ -51,7 +51,7 @@ def test_presets_match_the_papers_settings(name, iterations, prompts, dataset):
         "encoder": "mit_b0" if name == "context-ablation" else "mit_b4",
         **{"weight_focal": 100.0, "weight_dice": 1.0, "glm": "attention", "vla": "transformer"},
     }
-    assert wanted.items() <= asdict(config).items()
+    assert expected.items() <= asdict(config).items()
     assert preset.evaluate == {"dataset": dataset, "split": "val", "gamma": (1.5,), "sliding": False}
 
 
@@ -75,8 +75,8 @@ def test_another_clip_uses_its_own_weights_and_size():
 
 
 def test_departures_from_the_preset_are_listed():
-    told = ReproduceConfig("coco", limit=9, changed={"iterations": 5, "size": 512}).departures
-    assert told == ["iterations=5 instead of 80000", "only the first 9 images"]
+    result = ReproduceConfig("coco", limit=9, changed={"iterations": 5, "size": 512}).departures
+    assert result == ["iterations=5 instead of 80000", "only the first 9 images"]
     assert ReproduceConfig("coco", changed={"loss_stride": 4, "workers": 9}).departures == [
         "loss_stride=4 instead of 1"
     ]
@@ -119,9 +119,9 @@ def draw_coco(root):
 
 
 def test_row_is_printed_and_saved_with_the_papers(clipteacher, coco, tmp_path):
-    told = clipteacher.good("reproduce", *coco)
-    assert "iterations=4 instead of 80000" in told.out
-    assert "train has 5 images; the published list has 118287" in told.err
+    result = clipteacher.good("reproduce", *coco)
+    assert "iterations=4 instead of 80000" in result.out
+    assert "train has 5 images; the published list has 118287" in result.err
     stored = json.loads((tmp_path / "runs/coco_segformer-b0/coco.json").read_text())
     assert stored["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
     again = clipteacher.good("reproduce", *coco, "--json").json
@@ -138,19 +138,19 @@ def test_table_2_rows_are_evaluated_with_both_vocabularies(clipteacher, coco, tm
     Image.fromarray(np.zeros((80, 90, 3), np.uint8)).save(root / "JPEGImages/a.jpg")
     Image.fromarray(np.resize(np.array([0, 10, 15, 20], np.uint8), (80, 90))).save(root / "SegmentationClass/a.png")
     (root / "ImageSets/Segmentation/val.txt").write_text("a\n")
-    told = clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root, "--json").json
-    assert len(told["metrics"]["per_class"]) == 20
-    assert "by_training_vocabulary" in told["metrics"]
+    result = clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root, "--json").json
+    assert len(result["metrics"]["per_class"]) == 20
+    assert "by_training_vocabulary" in result["metrics"]
     assert "by training vocabulary" in clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root).out
 
 
 @pytest.mark.parametrize("student", ["segformer-b4", "swin-b", "segnext-b"])
 def test_dry_run_prints_the_plan_and_writes_nothing(clipteacher, coco, tmp_path, student):
     before = sorted(tmp_path.rglob("*"))
-    told = clipteacher.good(
+    result = clipteacher.good(
         "reproduce", "coco", "--root", tmp_path / "coco", "--student", student, "--dry-run", "--json"
     )
-    plan = told.json
+    plan = result.json
     assert (plan["images"], plan["views"], plan["iterations"]) == (5, 4, 80000)
     assert plan["cache_bytes"] == 5 * 4 * (512 * 2 + 32 * 32)
     low, high = plan["gpu_bytes_about"]
@@ -171,13 +171,16 @@ def test_student_errors_are_reported_before_clip_runs(clipteacher, coco, tmp_pat
 
 
 def test_reproduce_resumes_after_the_images_moved(clipteacher, coco, tmp_path):
-    wanted = clipteacher.good("reproduce", *coco, "--json").json
+    expected = clipteacher.good("reproduce", *coco, "--json").json
     moved = (tmp_path / "coco").rename(tmp_path / "moved")
     again = clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--json").json
-    assert again["metrics"] == wanted["metrics"]
+    assert again["metrics"] == expected["metrics"]
     step = next((tmp_path / "runs/coco_segformer-b0").glob("step_*"))
     where = ("--dataset", "coco", "--root", moved, "--pick-gamma", 500, "--device", "cpu")
-    assert clipteacher(*("evaluate", step.parent), *where).status in (0, 1)  # the student may know nothing yet
+    assert clipteacher(*("evaluate", step.parent), *where).status in (
+        0,
+        1,
+    )  # an untrained student may get no pixel right
     clipteacher.good("reproduce", "coco", "--root", moved, *coco[3:], "--iterations", 6, "--out", tmp_path / "more")
 
 
@@ -203,19 +206,19 @@ loop.nonfinite_term = lambda losses: calls.append(1) or (die() if len(calls) == 
 """,
     "evaluate": KILL + "import trainer.metrics as m\nm.ConfusionMatrix.update = die\n",
 }
-WITNESS = """
+RECORD_WORK = """
 import json, os
 from trainer import loop
 from pipeline import encode
 restore, shard = loop.restore, encode.Encoder.shard
-def note(word):
-    with open(os.environ["WITNESS"], "a") as file: file.write(word + " ")
+def record(word):
+    with open(os.environ["RECORD"], "a") as file: file.write(word + " ")
 def restored(*a):
     step = restore(*a)
-    note(f"resumed-at-{step}")
+    record(f"resumed-at-{step}")
     return step
 def encoded(self, number, *a):
-    note(f"encoded-{number}")
+    record(f"encoded-{number}")
     return shard(self, number, *a)
 loop.restore, encode.Encoder.shard = restored, encoded
 """
@@ -223,27 +226,27 @@ loop.restore, encode.Encoder.shard = restored, encoded
 
 @pytest.mark.slow
 def test_row_is_unchanged_after_a_kill_at_each_stage(clipteacher, coco, tmp_path):
-    wanted = clipteacher.good("reproduce", *coco, "--json").json
+    expected = clipteacher.good("reproduce", *coco, "--json").json
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    options, told = ("reproduce", *coco, "--out", fresh / "run", "--json"), []
-    where = {"CLIPTEACHER_CACHE": str(fresh), "WITNESS": str(tmp_path / "witness")}
+    options, record, work = ("reproduce", *coco, "--out", fresh / "run", "--json"), tmp_path / "record", []
+    environment = {"CLIPTEACHER_CACHE": str(fresh), "RECORD": str(record)}
     for prelude in STAGES.values():
-        assert in_a_process(*options, prelude=WITNESS + prelude, **where).returncode == -9
-        told.append((tmp_path / "witness").read_text().split())
-        (tmp_path / "witness").write_text("")
-    # killed in the first record; then encoded and killed at update 4, whose last checkpoint was 2; then resumed there
-    assert told == [["encoded-0"], ["encoded-0"], ["resumed-at-2"]]
-    last = in_a_process(*options, prelude=WITNESS, **where)
+        assert in_a_process(*options, prelude=RECORD_WORK + prelude, **environment).returncode == -9
+        work.append(record.read_text().split())
+        record.write_text("")
+    # killed before the first shard is committed, then at update 4 (last checkpoint: 2), then during evaluation
+    assert work == [["encoded-0"], ["encoded-0"], ["resumed-at-2"]]
+    last = in_a_process(*options, prelude=RECORD_WORK, **environment)
     assert last.returncode == 0, last.stderr
-    assert (tmp_path / "witness").read_text().split() == ["resumed-at-4"]
-    assert json.loads(last.stdout)["metrics"] == wanted["metrics"]
+    assert record.read_text().split() == ["resumed-at-4"]
+    assert json.loads(last.stdout)["metrics"] == expected["metrics"]
 
 
 def test_presets_are_printed_and_options_override_them(clipteacher, coco, tmp_path):
     small = ("--clip", "tiny", "--image-size", 64, "--device", "cpu")
-    told = clipteacher.good("precompute", "--preset", "coco", "--root", tmp_path / "coco", *small, "--json")
-    assert "preset coco: PrecomputeConfig(dataset='coco'" in told.err
+    result = clipteacher.good("precompute", "--preset", "coco", "--root", tmp_path / "coco", *small, "--json")
+    assert "preset coco: PrecomputeConfig(dataset='coco'" in result.err
     assert (tmp_path / "data_cache/coco.zarr").is_dir()
     short = ("--iterations", 1, "--batch-size", 2, "--size", 64, "--workers", 0, "--encoder-weights", "none")
     trained = clipteacher.good(
@@ -252,24 +255,24 @@ def test_presets_are_printed_and_options_override_them(clipteacher, coco, tmp_pa
     for word in ("iterations=1 ", "warmup=1500", "weight_decay=0.01", "encoder=mit_b0"):
         assert word in trained.err
     assert trained.json["peak_bytes"] > 2**26
-    told = clipteacher.good(
+    result = clipteacher.good(
         "evaluate", "runs/coco", "--preset", "coco", "--root", tmp_path / "coco", "--gamma", "0,2", "--json"
     )
-    assert "preset coco: EvaluateConfig(" in told.err
-    assert [one["gamma"] for one in told.json["sweep"]] == [0, 2]
-    assert told.json["gamma"] == 0
+    assert "preset coco: EvaluateConfig(" in result.err
+    assert [one["gamma"] for one in result.json["sweep"]] == [0, 2]
+    assert result.json["gamma"] == 0
 
 
 @pytest.mark.parametrize("gamma", ["nan", "1,x", "inf", ""])
 def test_non_numeric_gammas_are_usage_errors(clipteacher, tmp_path, gamma):
-    told = clipteacher("evaluate", tmp_path, "--dataset", "coco", "--gamma", gamma)
-    assert told.status == 2
-    assert "--gamma" in told.error
-    assert re.search("must be (a finite number|numbers)", told.error)
+    result = clipteacher("evaluate", tmp_path, "--dataset", "coco", "--gamma", gamma)
+    assert result.status == 2
+    assert "--gamma" in result.error
+    assert re.search("must be (a finite number|numbers)", result.error)
 
 
 @pytest.mark.parametrize("command", [("precompute",), ("evaluate", "run")])
 def test_dataset_or_preset_is_required(clipteacher, command):
-    told = clipteacher(*command)
-    assert told.status == 2
-    assert "--preset" in told.error
+    result = clipteacher(*command)
+    assert result.status == 2
+    assert "--preset" in result.error

@@ -1,4 +1,4 @@
-"""Masks of each scale, clustered again from a cache: fused, they are the stored masks."""
+"""Masks of each scale, reclustered from cached tokens: fused, they equal the stored masks."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ IMAGES = 5
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """Opens a cache with dense tokens stored in some way; one image has no label map."""
+    """Open a cache by its storage of dense tokens; one image has no label map."""
     folder = tmp_path_factory.mktemp("scales")
     root = draw_blocks(folder / "drawn", IMAGES, unlabelled=(2,))
 

@@ -1,4 +1,4 @@
-"""The paper's three students learn from photographs."""
+"""The paper's three students learn from real images."""
 
 import json
 
@@ -23,12 +23,12 @@ def test_papers_students_learn_in_100_steps(clipteacher, real_data, tmp_path, st
     trained = clipteacher.good("train", *settings, *small, *run, "--json").json
     assert trained["step"] == STEPS
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    # L_global grows while the bank fills, so it is left out; the first epoch and the last have the same images
+    # L_global is left out because it grows while the bank fills; both epochs see the same images
     pixel = np.array([line["pixel"] + line["generate"] for line in log])
     first, last = pixel[: IMAGES // 4].mean(), pixel[-IMAGES // 4 :].mean()
-    told = clipteacher.good("evaluate", tmp_path / "run", *where, "--limit", 16, "--device", "cpu", "--json").json
-    figures = f"pixel losses {first:.1f} -> {last:.1f}, pAcc {100 * told['pAcc']:.1f} %"
+    result = clipteacher.good("evaluate", tmp_path / "run", *where, "--limit", 16, "--device", "cpu", "--json").json
+    figures = f"pixel losses {first:.1f} -> {last:.1f}, pAcc {100 * result['pAcc']:.1f} %"
     print(f"{student}: {figures}, {trained['peak_bytes'] / 2**30:.2f} GiB, {trained['seconds']:.0f} s")
     assert last < 0.8 * first
-    assert 0 < told["pAcc"] < 1
+    assert 0 < result["pAcc"] < 1
     assert trained["peak_bytes"] > 2**28

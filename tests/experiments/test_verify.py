@@ -1,4 +1,4 @@
-"""verify: every file is read again, and the live teacher is asked once more."""
+"""`verify`: every file is read again, and random views are encoded again by the live teacher."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ def cache(clipteacher, drawn, tmp_path):
 
 
 def test_intact_cache_passes_and_matches_the_live_teacher(clipteacher, cache):
-    told = clipteacher.good("verify", cache, "--live", 10, "--device", "cpu", "--json").json
-    assert told["bad"] == []
-    assert told["files"] > 10
-    live = told["live"]
+    result = clipteacher.good("verify", cache, "--live", 10, "--device", "cpu", "--json").json
+    assert result["bad"] == []
+    assert result["files"] > 10
+    live = result["live"]
     assert live["views"] == 10
     assert live["cls_cosine_min"] > 0.9999
     assert live["dense_cosine_min"] > 0.999
@@ -32,9 +32,9 @@ def test_overwritten_features_are_detected(clipteacher, cache):
     group = CacheWriter(cache).group
     shard = group["cls"][:4]
     group["cls"][:4] = shard[::-1]
-    told = clipteacher("verify", cache, "--json")
-    assert told.status == 1
-    assert "cls/c/0/0/0: damaged" in told.out
+    result = clipteacher("verify", cache, "--json")
+    assert result.status == 1
+    assert "cls/c/0/0/0: damaged" in result.out
 
 
 @pytest.mark.parametrize("part", ["cls", "dense", "masks/default/label", "text", "image/id", "view/box"])
@@ -44,12 +44,12 @@ def test_flipped_bits_and_missing_files_are_listed(clipteacher, cache, part):
     content[len(content) // 2] ^= 4
     files[0].write_bytes(bytes(content))
     files[-1].unlink() if len(files) > 1 else None
-    told = clipteacher("verify", cache)
-    assert told.status == 1
-    assert f"{files[0]}: damaged" in told.out
+    result = clipteacher("verify", cache)
+    assert result.status == 1
+    assert f"{files[0]}: damaged" in result.out
     if len(files) > 1:
-        assert f"{files[-1]}: missing" in told.out
-    assert "--repair makes damaged shards again" in told.error
+        assert f"{files[-1]}: missing" in result.out
+    assert "--repair makes damaged shards again" in result.error
 
 
 def test_caches_with_int8_or_no_dense_tokens_are_verified(clipteacher, drawn, tmp_path):
@@ -64,19 +64,19 @@ def test_caches_with_int8_or_no_dense_tokens_are_verified(clipteacher, drawn, tm
 
 
 def test_random_views_are_distinct_and_seeded(clipteacher, cache, monkeypatch):
-    asked, ask = [], LiveTeacher.features
+    encoded, features = [], LiveTeacher.features
 
-    def told(self, image, view):
-        asked.extend(zip(image.tolist(), view.tolist(), strict=True))
-        return ask(self, image, view)
+    def recorded(self, image, view):
+        encoded.extend(zip(image.tolist(), view.tolist(), strict=True))
+        return features(self, image, view)
 
-    monkeypatch.setattr(LiveTeacher, "features", told)
+    monkeypatch.setattr(LiveTeacher, "features", recorded)
 
     def drawn_views(*options):
-        asked.clear()
-        told = clipteacher.good("verify", cache, *options, "--device", "cpu", "--json").json["live"]
-        assert told["views"] == len(asked) == len(set(asked))
-        return set(asked)
+        encoded.clear()
+        result = clipteacher.good("verify", cache, *options, "--device", "cpu", "--json").json["live"]
+        assert result["views"] == len(encoded) == len(set(encoded))
+        return set(encoded)
 
     assert drawn_views("--live", 99) == {(image, view) for image in range(6) for view in range(3)}
     assert drawn_views("--live", 4) == drawn_views("--live", 4, "--seed", 0) != drawn_views("--live", 4, "--seed", 1)
@@ -84,22 +84,22 @@ def test_random_views_are_distinct_and_seeded(clipteacher, cache, monkeypatch):
 
 def test_unfinished_shards_and_a_damaged_journal_are_findings(clipteacher, cache):
     CacheWriter(cache).group["masks/default/journal"][1] = ""
-    told = clipteacher("verify", cache)
-    assert told.status == 1
-    assert "1 of 2 shards are not done" in told.out
+    result = clipteacher("verify", cache)
+    assert result.status == 1
+    assert "1 of 2 shards are not done" in result.out
     journal = next(f for f in (cache / "journal/c").rglob("*") if f.is_file())
     journal.write_bytes(b"rubbish")
     lost = next(f for f in (cache / "masks/default/label/c").rglob("*") if f.is_file())
     lost.unlink()
-    told = clipteacher("verify", cache)
-    assert "damaged journal record" in told.out
-    assert f"{lost}: missing" in told.out
+    result = clipteacher("verify", cache)
+    assert "damaged journal record" in result.out
+    assert f"{lost}: missing" in result.out
 
 
 # -- repair ---------------------------------------------------------------------------------------------------------
 
 
-def spoil(file):
+def flip_bit(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(bytes(content))
@@ -113,31 +113,31 @@ def contents(cache):
     return {f.relative_to(cache): f.read_bytes() for f in cache.rglob("*") if f.is_file()}
 
 
-FEATURES, FINE = {"features": [1], "masks": {}}, {"features": [], "masks": {"fine": [1]}}
+FEATURE_SHARDS, FINE_SHARDS = {"features": [1], "masks": {}}, {"features": [], "masks": {"fine": [1]}}
 FLIPPED = ("cls", "dense", "view/box", "image/status", "image/content_hash", "masks/default/label")
 
 
 @pytest.mark.parametrize(
-    ("part", "damage", "told"),
+    ("part", "damage", "repaired"),
     [
-        *((part, "flipped", FEATURES) for part in (*FLIPPED, "journal", "masks/default/journal")),
-        *((part, "flipped", FINE) for part in ("masks/fine/label", "masks/fine/journal")),
-        *(("cls", "lost", FEATURES), ("dense", "cut", FEATURES)),
-        *(("masks/fine/label", "lost", FINE), ("journal", "cut", FEATURES)),
+        *((part, "flipped", FEATURE_SHARDS) for part in (*FLIPPED, "journal", "masks/default/journal")),
+        *((part, "flipped", FINE_SHARDS) for part in ("masks/fine/label", "masks/fine/journal")),
+        *(("cls", "lost", FEATURE_SHARDS), ("dense", "emptied", FEATURE_SHARDS)),
+        *(("masks/fine/label", "lost", FINE_SHARDS), ("journal", "emptied", FEATURE_SHARDS)),
     ],
 )
-def test_repair_recomputes_only_damaged_shards(clipteacher, cache, part, damage, told):
+def test_repair_recomputes_only_damaged_shards(clipteacher, cache, part, damage, repaired):
     clipteacher.good("cluster", cache, "--name", "fine", "--threshold", 0.9)
     before, file = contents(cache), chunks(cache, part)[-1]
-    spoil(file) if damage == "flipped" else file.unlink() if damage == "lost" else file.write_bytes(b"")
-    touched = {f: f.stat().st_mtime_ns for f in chunks(cache, "cls") if "/c/0/" in f.as_posix()}
+    flip_bit(file) if damage == "flipped" else file.unlink() if damage == "lost" else file.write_bytes(b"")
+    untouched = {f: f.stat().st_mtime_ns for f in chunks(cache, "cls") if "/c/0/" in f.as_posix()}
     assert clipteacher("verify", cache).status == 1
     result = clipteacher.good("verify", cache, "--repair", "--device", "cpu", "--json").json
     assert result["bad"] == []
-    assert {name: result["repaired"][name] for name in told} == told
+    assert {name: result["repaired"][name] for name in repaired} == repaired
     assert result["repaired"]["same"] == (0 if part.endswith("journal") else 1)
     assert contents(cache) == before
-    assert touched == {f: f.stat().st_mtime_ns for f in touched}
+    assert untouched == {f: f.stat().st_mtime_ns for f in untouched}
 
 
 def test_intact_cache_is_not_repaired(clipteacher, cache):
@@ -148,12 +148,12 @@ def test_intact_cache_is_not_repaired(clipteacher, cache):
 
 @pytest.mark.parametrize("part", ["image/id", "text/zegclip15/features"])
 def test_damaged_ids_and_texts_are_reported_as_unrepairable(clipteacher, cache, part):
-    spoil(chunks(cache, part)[0])
+    flip_bit(chunks(cache, part)[0])
     assert "--overwrite" in clipteacher("verify", cache, "--repair", "--device", "cpu").error
 
 
 def test_repair_refuses_changed_images(clipteacher, cache, drawn):
-    spoil(chunks(cache, "cls")[-1])
+    flip_bit(chunks(cache, "cls")[-1])
     images = sorted((drawn / "images/train").iterdir())
     images[-1].write_bytes(images[0].read_bytes())
     error = clipteacher("verify", cache, "--repair", "--device", "cpu").error

@@ -1,4 +1,4 @@
-"""A cache made once by the real pipeline with a tiny untrained CLIP."""
+"""A cache that the real pipeline makes once with a tiny untrained CLIP."""
 
 import shutil
 from pathlib import Path
@@ -15,13 +15,13 @@ from pipeline.recluster import recluster
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> CachedDataset:
-    """Six pictures with names that look like HTML: one is damaged, one has no label map."""
+    """Six images with names that look like HTML: one is damaged, one has no label map."""
     folder = tmp_path_factory.mktemp("reader")
     generator, pictures = np.random.default_rng(0), {}
     for number in range(IMAGES):
         image, label = (pixels[: 96 + 4 * number] for pixels in draw_shape_image(generator))
-        place = name(number).removeprefix("images/").removesuffix(".png")
-        pictures[place] = (image, None if number == UNLABELLED else label)
+        stem = name(number).removeprefix("images/").removesuffix(".png")
+        pictures[stem] = (image, None if number == UNLABELLED else label)
     root = draw_folder(folder / "photographs", CLASSES, pictures)
     failed = root / name(FAILED)
     failed.write_bytes(failed.read_bytes()[:300])

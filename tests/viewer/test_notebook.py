@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom in a real kernel, and is committed with its outputs."""
+"""The notebook runs from top to bottom in a real kernel and is committed with its outputs."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def committed():
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook after a kernel of its own ran it in an empty folder, and a user's mistake after it."""
+    """The notebook after a kernel ran it in an empty folder, followed by a cell with a user's mistake."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(FILE, as_version=4)
     for cell in cells(notebook):
@@ -42,7 +42,7 @@ def executed(tmp_path_factory):
     paths = (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "IPYTHONDIR": str(folder / "ipython"),  # nobody's start-up files
+        "IPYTHONDIR": str(folder / "ipython"),  # no start-up files of the user
         "OMP_NUM_THREADS": "1",
     }
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
@@ -66,7 +66,7 @@ def test_notebook_clustering_matches_the_cache(executed):
 @pytest.mark.slow
 def test_notebook_outputs_match_the_committed_ones(executed, committed):
     def shown(notebook):
-        """Titles of panels and heads of tables without their figures, which another processor may round otherwise."""
+        """Titles of panels and headers of tables without numbers, which another processor may round differently."""
         found = [re.findall(r'alt="([^"]*)"|<th[^>]*>([^<]*)', text) for text in html(notebook)[:-1]]
         return [[re.sub(r"[\d.]+", "", title or head) for title, head in part] for part in found]
 

@@ -1,4 +1,4 @@
-"""Colours are stable and distinguishable in every kind of colour vision; area without a label is hatched."""
+"""Colors are stable and distinguishable in every kind of color vision; unlabelled area is hatched."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ VISIONS = {  # linear RGB; Machado, Oliveira and Fernandes 2009, severity 1
 
 
 def cie_lab(rgb: np.ndarray, vision: str) -> np.ndarray:
-    """CIE L*a*b* (D65) of sRGB colours as seen with some kind of vision."""
+    """CIE L*a*b* (D65) of sRGB colors as seen with one kind of color vision."""
     unit = rgb / 255
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.transpose(VISIONS[vision]), 0, 1)
@@ -49,9 +49,9 @@ def test_200_labels_have_distinct_colors():
 
 
 def test_label_color_does_not_depend_on_other_labels():
-    one, two = label_to_rgb(np.array([[3, 255]]), 255), label_to_rgb(np.array([[0, 1], [3, 90]]), 255)
-    np.testing.assert_array_equal(one[0, 0], two[1, 0])
-    np.testing.assert_array_equal(one[0, 1], BLANK)
+    first, second = label_to_rgb(np.array([[3, 255]]), 255), label_to_rgb(np.array([[0, 1], [3, 90]]), 255)
+    np.testing.assert_array_equal(first[0, 0], second[1, 0])
+    np.testing.assert_array_equal(first[0, 1], BLANK)
 
 
 def test_only_unlabelled_area_is_hatched():
@@ -63,9 +63,9 @@ def test_only_unlabelled_area_is_hatched():
 
 def test_overlay_shows_the_image_in_gray():
     image = np.array([[[255, 0, 0], [30, 60, 90]]], np.uint8)
-    through = overlay(image, np.zeros_like(image))
-    assert (through == through[..., :1]).all()
-    assert through[0, 0, 0] > through[0, 1, 0] > 0
+    drawn = overlay(image, np.zeros_like(image))
+    assert (drawn == drawn[..., :1]).all()
+    assert drawn[0, 0, 0] > drawn[0, 1, 0] > 0
 
 
 def test_heat_peaks_at_the_largest_weight():
@@ -91,10 +91,10 @@ def test_largest_stored_label_is_painted():
 
 def test_mask_overlay_leaves_unlabelled_area_gray():
     image = np.full((8, 16, 3), (200, 40, 90), np.uint8)
-    over = overlay_masks(image, np.array([[3, 255]], np.uint8), 255, 17).astype(int)
-    assert np.ptp(over[:, 8:], axis=2).max() == 0
-    assert np.ptp(over[:, :8], axis=2).min() > 20
-    assert over[:, 8:].max() < 200
+    drawn = overlay_masks(image, np.array([[3, 255]], np.uint8), 255, 17).astype(int)
+    assert np.ptp(drawn[:, 8:], axis=2).max() == 0
+    assert np.ptp(drawn[:, :8], axis=2).min() > 20
+    assert drawn[:, 8:].max() < 200
 
 
 @pytest.mark.parametrize("box", [(2, 3, 10, 12), (5, 5, 5, 5), (0, 0, 16, 16), (15, 15, 16, 16)])

@@ -1,4 +1,4 @@
-"""Charts: points are where the ticks say, and every finite point is drawn."""
+"""Charts: points agree with the axis ticks, and every finite point is drawn."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""A reader returns the numbers that Zarr holds; missing or unfinished ones are an error message, never zeros."""
+"""A reader returns the numbers that Zarr holds; missing or unfinished data raises an error and never reads as zeros."""
 
 import re
 import shutil
@@ -73,9 +73,9 @@ def test_seen_labels_follow_the_crop_and_hide_unseen_classes(made):
         cut = label.resize((128, 128), Image.Resampling.NEAREST, box=(left, top, right, bottom))
         cut = np.asarray(cut)[:, ::-1] if record.geometry.flip else np.asarray(cut)
         np.testing.assert_array_equal(record.seen_label, np.where(np.isin(cut, [3, 4]), 255, cut))
-        bare = np.asarray(Image.open(made.root / record.id).crop((left, top, right, bottom)).resize((128, 128)))
-        bare = bare[:, ::-1] if record.geometry.flip else bare
-        assert np.abs(record.clip_input.astype(int) - bare).mean() < 6
+        crop = np.asarray(Image.open(made.root / record.id).crop((left, top, right, bottom)).resize((128, 128)))
+        crop = crop[:, ::-1] if record.geometry.flip else crop
+        assert np.abs(record.clip_input.astype(int) - crop).mean() < 6
 
 
 def test_images_are_indexed_by_number_name_and_slice(made):
@@ -88,9 +88,9 @@ def test_images_are_indexed_by_number_name_and_slice(made):
     assert [panel.title for panel in cache.grid([name(2), -1]).panels] == ["2", "5"]
     with pytest.raises(TypeError):
         cache[1.5]
-    for wrong in (IMAGES, -IMAGES - 1):
-        with pytest.raises(IndexError, match=f"no image {wrong}"):
-            cache[wrong]
+    for index in (IMAGES, -IMAGES - 1):
+        with pytest.raises(IndexError, match=f"no image {index}"):
+            cache[index]
     refused(lambda: cache["images/7.png"], "no image named 'images/7.png'", kind=UsageError)
     refused(lambda: cache[0].view(2), "views 0 to 1", kind=UsageError)
     refused(lambda: cache[0].view(-1), "views 0 to 1", kind=UsageError)

@@ -1,4 +1,4 @@
-"""show: the figures of a cache or a run show what their titles say, and no text is cut off."""
+"""`show`: figures of a cache or a run match their titles, and no text is cut off."""
 
 import shutil
 
@@ -95,10 +95,10 @@ def test_masks_color_exactly_the_ignored_area(cache):
     assert row.titles == ["image", "seen labels", "centres, windows of 3", "centres, windows of 7", "fused masks"]
     stored, count = cache[1].masks, cache[1].count
     side = image.shape[0] // stored.shape[0]
-    middles = slice(side // 2, None, side)
+    centers = slice(side // 2, None, side)
     for panel in masks:
-        colourless = np.ptp(panel[middles, middles].astype(int), axis=2) == 0
-        np.testing.assert_array_equal(colourless, stored == 255)
+        is_gray = np.ptp(panel[centers, centers].astype(int), axis=2) == 0
+        np.testing.assert_array_equal(is_gray, stored == 255)
         assert tuple(OUTLINE) in painted(panel)
     assert count > 1
     assert row.caption.endswith(f"{count} fused masks")
@@ -110,10 +110,10 @@ def test_ignored_area_is_hatched_and_unseen_labels_are_hidden(cache):
         figure = masks_figure([record])
         panel = figure.panels[1].pixels
         large = label[np.arange(192) * 128 // 192][:, np.arange(192) * 128 // 192]
-        known = np.isin(large, (255, DISC))
-        grey = (panel == BLANK).all(axis=2) | (panel == HATCH).all(axis=2)
-        # the corner of a pixel may be painted as its neighbour
-        assert (grey == known).mean() > 0.97
+        ignored = np.isin(large, (255, DISC))
+        hatched = (panel == BLANK).all(axis=2) | (panel == HATCH).all(axis=2)
+        # nearest-neighbor resizing may differ at pixel borders
+        assert (hatched == ignored).mean() > 0.97
         assert tuple(colour_of(DISC)) not in painted(panel)
         assert set(figure.legend) == set(np.unique(label)) - {255, DISC}
         assert not figure.unseen
@@ -130,9 +130,9 @@ def test_views_are_shown_cropped_and_flipped(made, cache):
             crop = whole[top:bottom, left:right].astype(float)
             crop = crop[:, ::-1] if flip else crop
             small = np.asarray(Image.fromarray(panel).resize((8, 8), Image.Resampling.BOX)).astype(float)
-            wanted = np.asarray(Image.fromarray(crop.astype(np.uint8)).resize((8, 8), Image.Resampling.BOX))
-            assert abs(small - wanted).mean() < 6
-            assert abs(small - wanted[:, ::-1]).mean() > abs(small - wanted).mean()
+            expected = np.asarray(Image.fromarray(crop.astype(np.uint8)).resize((8, 8), Image.Resampling.BOX))
+            assert abs(small - expected).mean() < 6
+            assert abs(small - expected[:, ::-1]).mean() > abs(small - expected).mean()
 
 
 def test_masks_figure_without_dense_tokens_warns(clipteacher, made, tmp_path):
@@ -175,8 +175,8 @@ def test_attention_matches_equation_1(student, cache):
     scores = np.array(
         [[np.dot(cls.astype(np.float64), cells[:, y, x]) / cells.shape[0] ** 0.5 for x in range(16)] for y in range(16)]
     )
-    wanted = np.exp(scores - scores.max())
-    np.testing.assert_allclose(found, wanted / wanted.sum(), rtol=1e-4)
+    expected = np.exp(scores - scores.max())
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-4)
 
 
 def test_heat_is_orange_at_the_peak_and_gray_at_zero():
@@ -231,9 +231,9 @@ def test_predictions_and_ground_truth_share_colors(student, made):
         image, truth, prediction = [panel.pixels for panel in row.panels]
         found, label = Predictor(student)(images.image(index)).at(1.5), images.label(index)
         np.testing.assert_array_equal(image, images.image(index))
-        for panel, wanted in ((truth, label), (prediction, found)):
-            for value in set(np.unique(wanted)) - {255}:
-                assert (panel[wanted == value] == colour_of(value)).all()
+        for panel, expected in ((truth, label), (prediction, found)):
+            for value in set(np.unique(expected)) - {255}:
+                assert (panel[expected == value] == colour_of(value)).all()
                 shown.add(int(value))
     assert set(figure.legend) == shown
     assert figure.unseen == {DISC} & shown
@@ -255,7 +255,7 @@ def test_gamma_changes_predictions(clipteacher, made, tmp_path):
     assert disc[1] > disc[0] + 192 * 192 / 2
 
 
-# -- mistakes ------------------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_gamma_changes_predictions(clipteacher, made, tmp_path):
         (("cache", "--attention"), "is a cache"),
         (("cache", "--view", 3), "has views 0 to 2"),
         (("cache", "--image", 6), "there are 6 images, 0 to 5"),
-        (("cache", "--image", "nobody"), "no such image"),
+        (("cache", "--image", "unknown"), "no such image"),
         (("cache", "--image", 1, "--images", 2), "pass a number of images, or the images"),
         (("cache", "--images", 0), "at least 1"),
         (("cache", "--masks", "fine"), "no mask set named 'fine'"),
@@ -293,7 +293,7 @@ def test_targets_that_are_neither_cache_nor_run_are_refused(clipteacher, made, t
 def test_failed_and_changed_images_are_refused(clipteacher, made, tmp_path):
     root = tmp_path / "drawn"
     shutil.copytree(made.root, root)
-    (root / "images/train/000.png").write_bytes(b"no picture")
+    (root / "images/train/000.png").write_bytes(b"not an image")
     path = cache_shapes(root, tmp_path / "c.zarr")
     out = ("--out", tmp_path / "x.png")
     assert "failed when it was cached" in clipteacher("show", path, "--image", 0, *out).error
@@ -309,11 +309,11 @@ def test_images_are_chosen_by_index_id_or_end_of_id():
     assert choose_images(ids, ["2,0"]) == [2, 0]
     assert choose_images(ids, ["7"]) == [4]
     assert choose_images(ids, ["000000000007", "images/train/a,b.jpg", "train/x", "0"]) == [0, 1, 3]
-    for wrong in ("x", "", "5", "0007", "rain/x.png"):
-        refused(lambda wrong=wrong: choose_images(ids, [wrong]), f"--image {wrong}", kind=UsageError)
+    for unknown in ("x", "", "5", "0007", "rain/x.png"):
+        refused(lambda unknown=unknown: choose_images(ids, [unknown]), f"--image {unknown}", kind=UsageError)
 
 
-# -- the sheet -----------------------------------------------------------------------------------------------------
+# -- drawing -------------------------------------------------------------------------------------------------------
 
 
 def test_images_are_antialiased_and_keep_their_aspect_ratio():
@@ -341,17 +341,17 @@ def test_legends_of_any_length_are_not_cut_off(names, width, unseen, font_size):
     written = []
     write = drawing._write
 
-    def watched(draw, corner, lines, font, fill, line_height):
+    def checked(draw, corner, lines, font, fill, line_height):
         assert line_height >= font.size
         for number, line in enumerate(lines):
             box = draw.textbbox((corner[0], corner[1] + line_height * number), line, font=font)
-            # within the picture that it is drawn on; letters may reach a little beyond their advance
+            # letters may reach a little beyond their advance
             assert box[2] <= draw.im.size[0]
             assert box[3] <= draw.im.size[1] + 1
             written.append(line)
         write(draw, corner, lines, font, fill, line_height)
 
-    drawing._write = watched
+    drawing._write = checked
     try:
         panel, notes = Image.new("RGB", (width, 10)), ["a note " * 30]
         picture = add_legend(panel, dict(enumerate(names)), range(unseen), "nothing at all", notes, font_size)
@@ -376,7 +376,7 @@ def test_only_unseen_classes_are_framed_in_the_legend():
 def test_long_titles_are_wrapped():
     font = ImageFont.load_default(14)
     panel = np.zeros((40, 40, 3), np.uint8)
-    title = "a title of many words which no column of forty pixels holds"
+    title = "a title of many words that does not fit a column of forty pixels"
     drawn = Figure.of([Panel(title, panel), Panel("b", panel)], side=40).to_image()
     lines = drawing._wrap(title, drawing.NARROWEST, font)
     assert " ".join(lines) == title

@@ -1,4 +1,4 @@
-"""Figures of a cache show what it contains; missing, failed and hostile content breaks none of them."""
+"""Figures of a cache show its content and tolerate missing, failed and hostile content."""
 
 import re
 
@@ -28,13 +28,13 @@ from viewer.figure import SIDE, Figure, Panel
 
 def test_summary_card_lists_contents_and_failures(made):
     tree = rendered(open_cache(made.cache, masks="fine"))
-    said = visible_text(tree)
+    text = visible_text(tree)
     for part in ("folder train", "5 of 6 done, 1 failed", "the whole image and 1 crop", "tiny-vit", "8 x 8 per view"):
-        assert part in said
+        assert part in text
     for part in ("fine (shown)", "0.99", "grass & sand", UNSEEN.replace(",", ", "), str(made.root), "KiB"):
-        assert part in said
-    assert name(FAILED) in said
-    assert "cannot read the image" in said
+        assert part in text
+    assert name(FAILED) in text
+    assert "cannot read the image" in text
     assert str(made.cache) in repr(open_cache(made.cache))
 
 
@@ -49,9 +49,9 @@ def test_figure_shows_image_labels_scales_and_masks(made):
     assert nearly_equal(found["photograph"], np.asarray(photograph))
     token = SIDE // 8
     fused = found[f"fused masks: {record.count}"]
-    middles = fused[token // 2 :: token, token // 2 :: token]
+    centers = fused[token // 2 :: token, token // 2 :: token]
     for label in range(record.count):
-        assert len(np.unique(middles[record.masks == label], axis=0)) == 1
+        assert len(np.unique(centers[record.masks == label], axis=0)) == 1
     assert [w for w in CLASSES if w in visible_text(tree)] == [
         CLASSES[i] for i in np.unique(record.seen_label) if i != 255
     ]
@@ -64,9 +64,9 @@ def test_crop_figure_shows_the_box_and_the_crop(made):
     record = open_cache(made.cache)[0].view(CROP)
     found = images_by_title(rendered(record))
     assert list(found)[:2] == ["photograph", f"view {CROP}"]
-    wanted = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE)))
-    assert nearly_equal(found[f"view {CROP}"], wanted)
-    assert not nearly_equal(found["photograph"], wanted)
+    expected = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE)))
+    assert nearly_equal(found[f"view {CROP}"], expected)
+    assert not nearly_equal(found["photograph"], expected)
     assert "px at" in visible_text(rendered(record))
 
 
@@ -132,14 +132,14 @@ def test_grid_colors_only_masks(made):
     assert hatched(found[f"{FAILED}: failed"])
     record = cache[0].view(CROP)
     tokens = found["0"].reshape(8, SIDE // 8, 8, SIDE // 8, 3)[:, 4:-4, :, 4:-4].astype(float)
-    colourful = np.ptp(tokens.mean(axis=(1, 3)), axis=2)
-    bare = record.masks == record.reserved
-    assert bare.any()
-    assert colourful[bare].max() < 8
-    assert np.median(colourful[~bare]) > 20
-    shown_there = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE))).mean(axis=2)
-    brightness = shown_there.reshape(8, SIDE // 8, 8, SIDE // 8)[:, 4:-4, :, 4:-4].mean(axis=(1, 3))
-    assert np.corrcoef(brightness[bare], tokens.mean(axis=(1, 3, 4))[bare])[0, 1] > 0.98
+    saturation = np.ptp(tokens.mean(axis=(1, 3)), axis=2)
+    unmasked = record.masks == record.reserved
+    assert unmasked.any()
+    assert saturation[unmasked].max() < 8
+    assert np.median(saturation[~unmasked]) > 20
+    image = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE))).mean(axis=2)
+    brightness = image.reshape(8, SIDE // 8, 8, SIDE // 8)[:, 4:-4, :, 4:-4].mean(axis=(1, 3))
+    assert np.corrcoef(brightness[unmasked], tokens.mean(axis=(1, 3, 4))[unmasked])[0, 1] > 0.98
     assert cache.grid(range(IMAGES), columns=4).to_image().size > (4 * SIDE, 2 * SIDE)
 
 
