@@ -106,7 +106,7 @@ def fed(dataset: PairedFiles, masker: Masker, threads: int) -> float:
         for count in (2 * BATCH, len(dataset)):
             start = time.perf_counter()
             for batch in feeder.batches(pool, range(count), 0, 4, StageTimes()):
-                assert len(batch.good) == len(batch.rows)
+                assert len(batch.readable) == len(batch.rows)
             seconds = time.perf_counter() - start
     return len(dataset) / seconds
 

@@ -100,7 +100,8 @@ class Feeder:
 
     def _submit(self, pool: Executor, rows: Sequence[int], first: int, times: StageTimes) -> Batch:
         shape = (self.cropping.count, self.slots, self.size, self.size, 3)
-        pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=self.pinned)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+        pixels[:, len(rows) :] = 0
         prepare = partial(self._prepare, pixels.numpy(), times)
         return Batch(rows, pixels, [pool.submit(prepare, slot, first + row) for slot, row in enumerate(rows)])
 
@@ -109,13 +110,14 @@ class Feeder:
     ) -> PreparedImage | UserError:
         with times("decode"):
             try:
-                image, label, digest = self.dataset.sample(index)
+                image, label, digest, class_pixels = self.dataset.sample(index)
             except UserError as error:
+                pixels[:, slot] = 0
                 return error
             name, ignored = self.dataset.ids[index], []
             views = self.cropping.views(name, *image.shape[:2])
             for number, view in enumerate(views):
                 pixels[number, slot] = crop_image(image, view, self.size)
                 ignored.append(self.ignored(crop_label(label, view, self.size)))
-            survey = Survey.of(name, pixels[0, slot], label)
+            survey = Survey.of(name, pixels[0, slot], class_pixels)
             return PreparedImage(image.shape[:2], digest, views, ignored, survey)

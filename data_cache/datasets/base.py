@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 VOID = 255
 """Label of a pixel that belongs to no class."""
@@ -20,11 +20,12 @@ class Digest(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An image, its label map (None if unlabelled), and their hashes."""
+    """An image, its label map (None without one), their hashes, and the number of pixels of each class id."""
 
     image: UInt8[np.ndarray, "height width 3"]
     label: UInt8[np.ndarray, "height width"] | None
     digest: Digest
+    pixels: Int[np.ndarray, "256"] | None
 
 
 class Dataset(Protocol):

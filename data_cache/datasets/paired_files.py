@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer, UInt8
+from jaxtyping import Int, Int64, Integer, UInt8
 
 from data_cache.datasets.base import VOID, Digest, Sample
-from data_cache.datasets.decode import decode_image, decode_label, read_bytes
+from data_cache.datasets.decode import count_values, decode_image, decode_label, read_bytes
 from data_cache.errors import UserError
 
 ILLEGAL = 254
@@ -78,7 +78,7 @@ class PairedFiles:
         Raises UserError if the file cannot be read, is not an index map, or has a value of no class.
         """
         path = self.label_path(i)
-        return None if path is None else self._class_ids(path)
+        return None if path is None else self._class_ids(path)[0]
 
     def load(self, i: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"] | None]:
         """Image and label. Raises UserError if either is invalid or their sizes differ."""
@@ -90,12 +90,13 @@ class PairedFiles:
         """The results of `load` and `digest`, reading each file once. Raises UserError, as `load` does."""
         path, label_path = self.path(i), self.label_path(i)
         data = read_bytes(path)
-        image, label, label_hash = decode_image(path, data), None, ""
+        image, label, label_hash, pixels = decode_image(path, data), None, "", None
         if label_path:
             label_data = read_bytes(label_path)
-            label, label_hash = self._class_ids(label_path, label_data), _sha256(label_data)
+            label_hash = _sha256(label_data)
+            label, pixels = self._class_ids(label_path, label_data)
         self._check_sizes(i, image, label)
-        return Sample(image, label, Digest(_sha256(data), label_hash))
+        return Sample(image, label, Digest(_sha256(data), label_hash), pixels)
 
     def digest(self, i: int) -> Digest:
         """Hexadecimal SHA-256 of the image file and of the label file ("" without one)."""
@@ -110,20 +111,29 @@ class PairedFiles:
         """The dataset itself, which has no in-memory cache."""
         return self
 
-    def _class_ids(self, path: Path, data: bytes | None = None) -> UInt8[np.ndarray, "height width"]:
+    def _class_ids(
+        self, path: Path, data: bytes | None = None
+    ) -> tuple[UInt8[np.ndarray, "height width"], Int[np.ndarray, "256"]]:
+        """The class ids of a label file, and how many pixels each has."""
         raw = decode_label(path, data)
-        if raw.dtype != np.uint8 or len(self.table) < 256:
-            self._reject(path, raw, (raw < 0) | (raw >= len(self.table)))
-        ids = self.table.take(raw)
-        self._reject(path, raw, ids == ILLEGAL)
-        return ids
+        if raw.dtype != np.uint8:
+            self._reject(path, raw[(raw < 0) | (raw >= len(self.table))])
+            ids = self.table.take(raw)
+            self._reject(path, raw[ids == ILLEGAL])
+            return ids, count_values(ids)
+        # few of the 256 values occur: these are checked and counted, and mapped only if they are not the ids already
+        counts = count_values(raw)
+        used = np.flatnonzero(counts)
+        ids = self.table[used]
+        self._reject(path, used[ids == ILLEGAL])
+        pixels = np.zeros(256, np.int64)
+        np.add.at(pixels, ids, counts[used])
+        return raw if (ids == used).all() else self.table.take(raw), pixels
 
-    def _reject(
-        self, path: Path, raw: Integer[np.ndarray, "height width"], illegal: Bool[np.ndarray, "height width"]
-    ) -> None:
-        if illegal.any():
+    def _reject(self, path: Path, illegal: Integer[np.ndarray, "value"]) -> None:
+        if illegal.size:
             raise UserError(
-                f"{path}: label value {raw[illegal].min()} is not a class of {self.name}; "
+                f"{path}: label value {illegal.min()} is not a class of {self.name}; "
                 f"allowed are {value_ranges(np.flatnonzero(self.table != ILLEGAL))}"
             )
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from data_cache.datasets import textures
 from data_cache.datasets.base import VOID, DatasetSpec, Digest, Sample
+from data_cache.datasets.decode import count_values
 from data_cache.datasets.textures import Pattern
 
 SIDE = 128
@@ -123,7 +124,8 @@ class Scenes:
 
     def sample(self, i: int) -> Sample:
         """The results of `load` and `digest`."""
-        return Sample(*self.load(i), self.digest(i))
+        image, label = self.load(i)
+        return Sample(image, label, self.digest(i), count_values(label))
 
     def subset(self, indices: Sequence[int]) -> "Scenes":
         """The dataset of the first scenes; no caller needs another subset."""

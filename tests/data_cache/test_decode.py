@@ -259,11 +259,12 @@ def test_sample_reads_each_file_once(own, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or content(self))
     dataset = open_dataset("folder", own, "train")
     read.clear()
-    image, label, digest = dataset.sample(0)
+    image, label, digest, pixels = dataset.sample(0)
     assert read == ["a.png", "a.png"]
     np.testing.assert_array_equal(image, dataset.image(0))
     np.testing.assert_array_equal(label, dataset.label(0))
     assert digest == dataset.digest(0)
+    np.testing.assert_array_equal(pixels, np.bincount(label.ravel(), minlength=256))
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".bmp", ".tif"])
