@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -139,7 +140,7 @@ class StandIn:
     def __init__(self, images_per_second: float) -> None:
         self.device, self.batch, self.max_concurrent_batches = torch.device("cpu"), BATCH, 2
         self.image_size, self.patch, self.grid, self.channels = SIZE, SIZE // GRID[0], GRID, CHANNELS
-        self.weights_hash = "0" * 64
+        self.weights_hash, self.source = "0" * 64, SimpleNamespace(origin={"clip": "stand-in", "weights": ""})
         self._seconds, self._free, self._lock = BATCH / images_per_second, 0.0, threading.Lock()
         generator = torch.Generator().manual_seed(0)
         self._answer = DeviceFeatures(

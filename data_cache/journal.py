@@ -67,9 +67,16 @@ class Journal:
                 f"{self._root / self._array.path}: a damaged journal record ({error}); `verify --repair` repairs it"
             ) from None
 
-    def commit(self, shard: int, ok: int, failed: int, chunks: Iterable[str]) -> Record:
-        """Record a shard as done. Its chunk files are flushed to disk before the record is written."""
-        record = Record(shard, ok, failed, {key: _stamp(self._root / key) for key in sorted(chunks)})
+    def commit(
+        self, shard: int, ok: int, failed: int, chunks: Iterable[str], stamps: Mapping[str, Stamp] | None = None
+    ) -> Record:
+        """Record a shard as done. Its chunk files are flushed to the disk before the record is written.
+
+        `stamps` are those of the files that are flushed already; all others are read.
+        """
+        known = stamps or {}
+        files = {key: known[key] if key in known else _stamp(self._root / key) for key in sorted(chunks)}
+        record = Record(shard, ok, failed, files)
         self._array[shard] = json.dumps(vars(record))
         return record
 

@@ -21,22 +21,25 @@ class ExistingStore(LocalStore):
     """A Zarr store in an existing folder, which it never creates. Raises FileNotFoundError once the folder is gone."""
 
     async def _open(self, *, mode: str | None = None) -> None:
-        await asyncio.to_thread(self._check_exists)
+        await asyncio.to_thread(_check_there, self.root)
         await Store._open(self)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a value, as `LocalStore` does."""
-        await asyncio.to_thread(self._make_folders, key)
+        await asyncio.to_thread(make_folders, self.root, key)
         await super().set(key, value)
 
-    def _make_folders(self, key: str) -> None:
-        self._check_exists()
-        for folder in reversed((self.root / key).relative_to(self.root).parents):
-            if folder != Path():
-                (self.root / folder).mkdir(exist_ok=True)
 
-    def _check_exists(self) -> None:
-        (self.root / "zarr.json").stat()
+def make_folders(root: Path, key: str) -> None:
+    """Make the folders of a file in a cache, and never the cache's own. Raises FileNotFoundError if that is gone."""
+    _check_there(root)
+    for folder in reversed(Path(key).parents):
+        if folder != Path():
+            (root / folder).mkdir(exist_ok=True)
+
+
+def _check_there(root: Path) -> None:
+    (root / "zarr.json").stat()
 
 
 @contextmanager

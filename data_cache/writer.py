@@ -12,12 +12,13 @@ from jaxtyping import Float16, Int, Shaped
 
 from data_cache.arrays import DENSE_TOKENS, SHARD_FIELDS, chunk_files, create_arrays, symbol_sizes
 from data_cache.content import OK, Shard, Texts, quantize_int8
+from data_cache.dense_file import write_dense_file
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, difference
-from data_cache.journal import Journal, Record
+from data_cache.journal import Journal, Record, Stamp
 from data_cache.layout import DEFAULT_MASKS, Layout
 from data_cache.metadata import FORMAT, VERSION, finalize_metadata
-from data_cache.moved import ExistingStore
+from data_cache.moved import ExistingStore, make_folders
 from data_cache.reader import Cache
 from data_cache.system.atomic import draft_path, draft_paths, remove
 from data_cache.transaction import REDO, complete_transaction
@@ -116,18 +117,18 @@ class CacheWriter(Cache):
             if spec.owner == "features":
                 value = getattr(data, spec.field)
                 self.group[spec.name][span] = np.array(value, dtype=object) if isinstance(value, list) else value
-        if data.dense is not None:
-            for name in DENSE_TOKENS.files(self._sizes, shard=shard) if rows is None else ():
-                # zarr reads an existing shard file even when all of it is replaced, and fails if it is damaged
-                (self.path / name).unlink(missing_ok=True)
+        stamps: dict[str, Stamp] = {}
+        if data.dense is not None and rows is None:
+            stamps = self._write_dense(shard, data.dense)
+        elif data.dense is not None:
             try:
-                self._write_dense(span, data.dense, rows)
+                self._write_dense_rows(span, data.dense, rows)
             except (ValueError, RuntimeError) as error:  # of the other rows, which share a file with these
                 raise UserError(f"{self.path / 'dense'}: damaged ({error}); run `verify --repair`") from None
         ok = sum(status == OK for status in data.status)
         done = (shard, ok, len(data.status) - ok)
         self.write_masks(shard, data.label, data.count, masks, done)
-        return self.journal("").commit(*done, self._chunk_files(shard, ""))
+        return self.journal("").commit(*done, self._chunk_files(shard, ""), stamps)
 
     def write_masks(
         self,
@@ -146,17 +147,33 @@ class CacheWriter(Cache):
             done = (shard, record.ok, record.failed)
         return self.journal(f"masks/{masks}").commit(*done, self._chunk_files(shard, f"masks/{masks}"))
 
-    def _write_dense(
-        self, span: slice, dense: Float16[np.ndarray, "image view y x channel"], rows: Sequence[int] | None
+    def _write_dense(self, shard: int, dense: Float16[np.ndarray, "image view y x channel"]) -> dict[str, Stamp]:
+        """Write all dense tokens of a shard; returns the stamps of their files, one per view."""
+        stored = self._stored_dense(self.layout.span(shard), dense)
+        stamps: dict[str, Stamp] = {}
+        for view, key in enumerate(DENSE_TOKENS.files(self._sizes, shard=shard)):
+            make_folders(self.path, key)
+            stamps[key] = write_dense_file(self.path / key, stored[:, view], self.layout.shard)
+        return stamps
+
+    def _write_dense_rows(
+        self, span: slice, dense: Float16[np.ndarray, "image view y x channel"], rows: Sequence[int]
     ) -> None:
-        for part in [slice(None)] if rows is None else [slice(row, row + 1) for row in rows]:
-            start, stop, _ = part.indices(span.stop - span.start)
-            images, values = slice(span.start + start, span.start + stop), dense[part]
-            if self.layout.dense == "int8":
-                values, self.group["dense_scale"][images] = quantize_int8(values)
+        for row in rows:
+            images = slice(span.start + row, span.start + row + 1)
+            stored = self._stored_dense(images, dense[row : row + 1])
             # one view at a time: zarr assembles a whole shard file in memory
             for view in range(self.layout.views):
-                self.group["dense"][images, view : view + 1] = values[:, view : view + 1]
+                self.group["dense"][images, view : view + 1] = stored[:, view : view + 1]
+
+    def _stored_dense(
+        self, images: slice, dense: Float16[np.ndarray, "image view y x channel"]
+    ) -> Shaped[np.ndarray, "image view y x channel"]:
+        """The dense tokens of some images as they are stored; in 8 bits, this writes their scales."""
+        if self.layout.dense != "int8":
+            return dense
+        values, self.group["dense_scale"][images] = quantize_int8(dense)
+        return values
 
     def remove_leftovers(self) -> None:
         """Remove the partial files that killed writers left behind."""
