@@ -35,7 +35,7 @@ def run(name, *arguments):
     return done.stdout
 
 
-def test_every_script_is_here_and_in_the_table():
+def test_every_script_is_listed():
     there = {file.stem for file in (REPOSITORY / "benchmarks").glob("*.py")}
     assert there == SMALLEST.keys() | NOT_RUN_HERE
     table = (REPOSITORY / "benchmarks/README.md").read_text()
@@ -43,7 +43,7 @@ def test_every_script_is_here_and_in_the_table():
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_its_json_has_a_ratio(name):
+def test_json_output_has_a_ratio(name):
     if name == "precompute_vs_plain_loop":
         pytest.importorskip("sklearn")
     told = json.loads(run(name, "--json").splitlines()[-1])
@@ -52,5 +52,5 @@ def test_its_json_has_a_ratio(name):
 
 
 @pytest.mark.parametrize("name", ["kmeans_backends", "large_cache", "many_images", "prompts_vs_encode_text"])
-def test_the_ratio_comes_last(name):
+def test_ratio_is_printed_last(name):
     assert re.search(r"ratio [\d.]+( \(.*\))?$", run(name).strip())

@@ -39,14 +39,14 @@ def commands():
 COMMANDS = list(commands())
 
 
-def test_the_page_has_commands_of_all_kinds():
+def test_page_has_commands_of_all_kinds():
     named = {(program, arguments[0]) for program, arguments in COMMANDS}
     assert named >= {("cli.py", "precompute"), ("cli.py", "cluster"), *(("dask", name) for name in DASK)}
     assert len(COMMANDS) > 15
 
 
 @pytest.mark.parametrize(("program", "arguments"), COMMANDS, ids=lambda value: value if value is str else None)
-def test_each_command_of_the_page_parses(program, arguments):
+def test_commands_of_the_page_parse(program, arguments):
     group = typer.main.get_command(cli.app) if program == "cli.py" else click.Group(commands=DASK)
     name, *rest = arguments
     command = group.commands[name]
@@ -55,7 +55,7 @@ def test_each_command_of_the_page_parses(program, arguments):
         command.make_context(name, ["--no-such-option", *rest])
 
 
-def test_each_option_the_text_names_exists():
+def test_options_named_in_the_text_exist():
     known = {
         option
         for command in typer.main.get_command(cli.app).commands.values()
@@ -67,13 +67,13 @@ def test_each_option_the_text_names_exists():
         assert option in known, option
 
 
-def test_the_slurm_script_is_a_script():
+def test_slurm_script_parses():
     script = next(block for block in BLOCKS if "#SBATCH" in block)
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
 
 
 @pytest.mark.slow
-def test_the_recipe_for_one_machine_works(tmp_path):
+def test_recipe_for_one_machine_works(tmp_path):
     recipe = next(block for block in BLOCKS if "127.0.0.1:8786" in block)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])

@@ -74,12 +74,12 @@ def missing(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_file_and_symbol_that_a_page_names_exists(page):
+def test_files_and_symbols_named_by_a_page_exist(page):
     assert missing(page.read_text()) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_link_leads_to_a_file_and_a_heading(page):
+def test_links_lead_to_existing_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if target.startswith("http"):
             continue
@@ -90,7 +90,7 @@ def test_each_link_leads_to_a_file_and_a_heading(page):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_each_page_and_file_that_a_module_refers_to_exists(module):
+def test_pages_that_modules_refer_to_exist(module):
     text = module.read_text()
     for path, anchor in re.findall(r"(docs/[\w/-]+\.md)(?:#([\w-]+))?", text):
         assert (REPOSITORY / path).is_file(), path
@@ -98,7 +98,7 @@ def test_each_page_and_file_that_a_module_refers_to_exists(module):
 
 
 @pytest.mark.parametrize("page", sorted((REPOSITORY / "docs/decisions").glob("*.md")), ids=name_of)
-def test_each_decision_says_what_why_where_and_which_test_holds_it(page):
+def test_each_decision_has_a_reason_code_and_a_test(page):
     entries = ENTRY.findall(page.read_text())
     assert len(entries) > 10
     for heading, body in entries:
@@ -109,14 +109,14 @@ def test_each_decision_says_what_why_where_and_which_test_holds_it(page):
 
 
 @pytest.mark.parametrize("page", ["paper-to-code", "guarantees"])
-def test_each_claim_of_a_table_names_a_test(page):
+def test_each_claim_in_a_table_names_a_test(page):
     rows = re.findall(r"^\| .*", (REPOSITORY / f"docs/{page}.md").read_text(), re.MULTILINE)[1:]
     assert len(rows) > 30
     for row in rows:
         assert re.search(r"`tests/[\w/]+\.py", row.rsplit("|", 2)[1]), row
 
 
-def test_the_pages_link_to_each_other():
+def test_every_page_is_linked():
     linked = {
         (page.parent / target.partition("#")[0]).resolve()
         for page in PAGES
@@ -135,7 +135,7 @@ def test_the_pages_link_to_each_other():
         if line.startswith("    python cli.py ")
     ],
 )
-def test_each_command_that_a_page_shows_parses(line):
+def test_commands_of_the_pages_parse(line):
     name, *arguments = shlex.split(line, comments=True)[2:]
     command = typer.main.get_command(cli.app).commands[name]
     command.make_context(name, arguments).close()  # raises for an option or a value that does not exist

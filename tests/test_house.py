@@ -39,7 +39,7 @@ def module_file(name: str) -> Path | None:
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(REPOSITORY).as_posix())
-def test_each_import_of_ours_exists_wherever_it_is_written(file):
+def test_imported_names_exist(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] not in ROOMS:
             continue
@@ -84,7 +84,7 @@ def imported_at_the_top(file: Path) -> set[Path]:
     return {each for each in found if each} - {file}
 
 
-def test_no_imports_go_in_a_circle():
+def test_no_circular_imports():
     graph = {file: imported_at_the_top(file) & set(SOURCES) for file in SOURCES}
     assert sum(map(len, graph.values())) > 300
     left = dict(graph)
@@ -95,21 +95,21 @@ def test_no_imports_go_in_a_circle():
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(REPOSITORY).as_posix())
-def test_a_file_is_short_and_says_what_it_is(file):
+def test_files_are_short_and_have_a_docstring(file):
     text = file.read_text()
     assert text.count("\n") <= LINES_OF_A_FILE
     assert ast.get_docstring(ast.parse(text))
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(REPOSITORY).as_posix())
-def test_a_function_fits_on_a_screen(file):
+def test_functions_are_short(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= LINES_OF_A_FUNCTION, f"{node.name} has {lines} lines"
 
 
-def test_nothing_is_unpickled_and_no_limit_of_pillow_is_lifted():
+def test_nothing_is_unpickled_and_pillow_limits_stay():
     for file in SOURCES:
         text = file.read_text()
         assert "MAX_IMAGE_PIXELS" not in text, file
@@ -118,7 +118,7 @@ def test_nothing_is_unpickled_and_no_limit_of_pillow_is_lifted():
             assert "weights_only=True" in call, file
 
 
-def test_the_readme_names_commands_that_exist():
+def test_scripts_and_images_of_the_readme_exist():
     readme = (REPOSITORY / "README.md").read_text()
     for script in re.findall(r"python ([\w/]+\.py)", readme):
         assert (REPOSITORY / script).is_file(), script
@@ -126,13 +126,13 @@ def test_the_readme_names_commands_that_exist():
         assert (REPOSITORY / picture).is_file(), picture
 
 
-def test_the_console_script_and_the_rooms_are_packaged():
+def test_console_script_and_rooms_are_packaged():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     assert project["project"]["scripts"]["clipteacher"] == "cli:main"
     assert {*ROOMS, "cli.py", "clipteacher.py"} <= set(project["tool"]["hatch"]["build"]["packages"])
 
 
-def test_the_tiny_clip_is_part_of_the_repository():
+def test_tiny_clip_is_part_of_the_repository():
     for file in (TINY_CONFIG, TINY_WEIGHTS, TINY_WEIGHTS.with_suffix(".json"), TINY_WEIGHTS.with_suffix(".jsonl")):
         name = str(file.relative_to(REPOSITORY))
         assert file.is_file()

@@ -45,9 +45,7 @@ def clustered(dense, ignored, device="cpu", **options):
     st.sampled_from([(3, 7), (2, 3, 5)]),
     st.sampled_from([-1, 0.3, 0.8, 0.97]),
 )
-def test_each_view_of_a_batch_has_the_clusters_and_labels_of_plain_loops_in_double_precision(
-    device, seed, grid, shares, windows, threshold
-):
+def test_batched_clusters_and_labels_equal_a_float64_reference(device, seed, grid, shares, windows, threshold):
     dense, ignored = batch_of(seed, grid, shares)
     clusters = clustered(dense, ignored, device, windows=windows)
     labels = fuse_batch(clusters, threshold).cpu().numpy()
@@ -64,7 +62,7 @@ def test_each_view_of_a_batch_has_the_clusters_and_labels_of_plain_loops_in_doub
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_labels_are_the_same_each_time_and_in_any_company(device):
+def test_labels_do_not_depend_on_the_batch(device):
     masker = Masker(EVERYTHING, (16, 16), kmeans="torch", device=device)
     dense = np.stack([random_dense(seed, (16, 16)) for seed in range(2 * BATCH[device] + 1)])
     labels = [None] * len(dense)
@@ -76,7 +74,7 @@ def test_labels_are_the_same_each_time_and_in_any_company(device):
         np.testing.assert_array_equal(masker(dense[place : place + 1], [None])[0][0], together[place])
 
 
-def test_equal_centers_and_tokens_of_length_zero_end_as_in_the_loops():
+def test_equal_centers_and_zero_tokens_match_the_loops():
     dense = np.tile(np.array([1, 2, 3], np.float16), (1, 7, 7, 1))  # nine equal centers: the first takes all
     dense[0, 3, 4] = 0
     ignored = np.ones((1, 7, 7), bool)
@@ -86,7 +84,7 @@ def test_equal_centers_and_tokens_of_length_zero_end_as_in_the_loops():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_on_photographs_torch_and_faiss_agree(device, capsys):
+def test_torch_and_faiss_agree_on_real_images(device, capsys):
     """Rounding differs, and a token between two centers may go to the other one: hence an index and not equality."""
     root = os.environ.get("CLIPTEACHER_TEST_DATA")
     if not root:

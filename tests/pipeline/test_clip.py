@@ -58,16 +58,16 @@ def equal_to_float16(found, expected):
 
 
 @torch.no_grad()
-def test_cls_is_open_clip_s_own_image_embedding_rounded_to_float16(clip, reference):
+def test_cls_is_open_clips_image_embedding_in_float16(clip, reference):
     equal_to_float16(clip.encode(IMAGES).cls, reference.encode_image(preprocessed(IMAGES)))
 
 
-def test_cls_is_not_normalised(clip):
+def test_cls_is_not_normalized(clip):
     assert np.ptp(np.linalg.norm(clip.encode(IMAGES).cls.astype(float), axis=1)) > 1e-3
 
 
 @torch.no_grad()
-def test_dense_tokens_are_the_last_block_s_patch_tokens_after_layer_norm_and_projection(clip, reference):
+def test_dense_tokens_are_projected_patch_tokens_of_the_last_block(clip, reference):
     blocks = []
     hook = reference.visual.transformer.resblocks[-1].register_forward_hook(lambda *call: blocks.append(call[-1]))
     reference.encode_image(preprocessed(IMAGES))
@@ -80,7 +80,7 @@ def test_dense_tokens_are_the_last_block_s_patch_tokens_after_layer_norm_and_pro
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 5), (5, 2), (7, 7)])
-def test_dense_tokens_lie_row_by_row_on_the_grid(row, column):
+def test_dense_tokens_are_in_row_major_order(row, column):
     clip = tiny_clip()
     clip.model.visual.positional_embedding.zero_()  # all grey patches now give one and the same token
     image = np.full((1, 128, 128, 3), 120, np.uint8)
@@ -91,18 +91,18 @@ def test_dense_tokens_lie_row_by_row_on_the_grid(row, column):
     assert np.sort(distance.ravel())[-2] < distance.max() / 10
 
 
-def test_an_image_s_features_do_not_depend_on_its_batch(clip):
+def test_features_do_not_depend_on_the_batch(clip):
     alone, together = clip.encode(IMAGES[1:2]), clip.encode(IMAGES)
     np.testing.assert_allclose(alone.cls[0].astype(float), together.cls[1].astype(float), atol=2e-3)
     np.testing.assert_allclose(alone.dense[0].astype(float), together.dense[1].astype(float), atol=4e-3)
 
 
-def test_everything_is_frozen_and_in_evaluation_mode(clip):
+def test_clip_is_frozen_and_in_evaluation_mode(clip):
     assert not any(parameter.requires_grad for parameter in clip.model.parameters())
     assert not any(module.training for module in clip.model.modules())
 
 
-def test_patch_dropout_of_a_config_is_off(tmp_path):
+def test_patch_dropout_is_disabled(tmp_path):
     config = json.loads(Path(CONFIG).read_text())
     config["vision_cfg"]["patch_dropout"] = 0.5
     (tmp_path / "dropping.json").write_text(json.dumps(config))
@@ -112,7 +112,7 @@ def test_patch_dropout_of_a_config_is_off(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_to_single_and_still_gives_float16(clip, precision):
+def test_half_precision_is_close_to_fp32(clip, precision):
     full, half = clip.encode(IMAGES), tiny_clip(precision=precision).encode(IMAGES)
     for one, other in ((full.cls, half.cls), (full.dense, half.dense)):
         assert other.dtype == np.float16
@@ -122,24 +122,24 @@ def test_half_precision_is_close_to_single_and_still_gives_float16(clip, precisi
     assert (full.dense != half.dense).any()
 
 
-def test_the_text_tower_stays_in_single_precision(clip):
+def test_text_tower_stays_in_fp32(clip):
     texts = [model.encode_text(CLASSES, TEMPLATES) for model in (clip, tiny_clip(precision="bf16"))]
     np.testing.assert_array_equal(*texts)
 
 
-def test_finite_names_the_images_with_an_infinity_or_a_nan_anywhere():
+def test_finite_detects_infinity_and_nan():
     cls, dense = torch.zeros(5, 3, dtype=torch.float16), torch.zeros(5, 2, 2, 3, dtype=torch.float16)
     dense[1, 1, 0, 2], dense[3, 0, 1, 1], cls[4, 2] = np.inf, np.nan, -np.inf
     assert DeviceFeatures(cls, dense).finite().tolist() == [True, False, True, False, False]
 
 
-def test_features_beyond_float16_come_back_as_not_finite_without_an_error():
+def test_features_beyond_float16_are_not_finite():
     clip = tiny_clip()
     clip.model.visual.proj.mul_(1e6)
     assert not clip.forward(IMAGES).finite().any()
 
 
-def test_features_on_the_device_and_in_host_memory_are_the_same_float16_numbers(clip):
+def test_device_and_host_features_are_equal(clip):
     on_device, features = clip.forward(IMAGES), clip.encode(IMAGES)
     assert features.cls.dtype == features.dense.dtype == np.float16
     np.testing.assert_array_equal(on_device.cls.numpy(), features.cls)
@@ -150,7 +150,7 @@ def test_features_on_the_device_and_in_host_memory_are_the_same_float16_numbers(
 
 
 @torch.no_grad()
-def test_a_class_is_the_normalised_mean_of_its_normalised_prompts(clip, reference):
+def test_text_feature_is_the_normalized_mean_of_normalized_prompts(clip, reference):
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     expected = []
     for name in CLASSES:
@@ -162,7 +162,7 @@ def test_a_class_is_the_normalised_mean_of_its_normalised_prompts(clip, referenc
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_prompt_counts_by_its_direction_not_by_the_length_of_its_feature():
+def test_prompts_are_averaged_by_direction():
     clip = tiny_clip()
     with torch.inference_mode():
         clip.model.text_projection.data[:, 0] *= 50  # else the features of random weights are all of one length
@@ -175,21 +175,21 @@ def test_a_prompt_counts_by_its_direction_not_by_the_length_of_its_feature():
     np.testing.assert_allclose(found, by_direction.numpy(), atol=1e-5)
 
 
-def test_default_prompts_are_single_for_voc_and_zegclip_s_fifteen_elsewhere():
+def test_default_prompts_follow_zegclip():
     assert Prompts.default_for("voc").templates == ("a photo of a {}",)
     for dataset in ("coco", "context", "folder"):
         assert Prompts.default_for(dataset) == Prompts("zegclip15")
 
 
 @pytest.mark.parametrize(("name", "number"), [("single", 1), ("zegclip15", 15), ("maskclip85", 85)])
-def test_a_prompt_set_has_as_many_different_templates_as_published(name, number):
+def test_prompt_sets_have_the_published_number_of_templates(name, number):
     templates = Prompts(name).templates
     assert len(templates) == len(set(templates)) == number
     assert all(template.count("{}") == 1 for template in templates)
     assert Prompts(f"{name}-clean").templates == templates
 
 
-def test_cleaned_names_are_those_a_person_writes_and_published_ones_stay_as_they_are():
+def test_clean_prompts_use_cleaned_class_names():
     classes = ("person", "wall-brick", "building-other")
     assert Prompts("zegclip15").class_names("coco", classes) == classes
     assert Prompts("zegclip15-clean").class_names("coco", classes) == ("person", "brick wall", "building")
@@ -201,7 +201,7 @@ def test_cleaned_names_are_those_a_person_writes_and_published_ones_stay_as_they
 # -- what the fingerprint says -------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_tells_what_changes_the_numbers(clip):
+def test_fingerprint_lists_what_changes_the_numbers(clip):
     assert clip.fingerprint() == {
         "model": "tiny-vit",
         "weights_sha256": clip.weights_hash,
@@ -214,7 +214,7 @@ def test_the_fingerprint_tells_what_changes_the_numbers(clip):
     }
 
 
-def test_quick_gelu_of_a_config_is_used_and_told(tmp_path, clip):
+def test_quick_gelu_of_a_config_is_used(tmp_path, clip):
     config = {**json.loads(Path(CONFIG).read_text()), "quick_gelu": True}
     (tmp_path / "quick.json").write_text(json.dumps(config))
     quick = tiny_clip(config=tmp_path / "quick.json")
@@ -223,7 +223,7 @@ def test_quick_gelu_of_a_config_is_used_and_told(tmp_path, clip):
     assert (quick.encode(IMAGES).cls != clip.encode(IMAGES).cls).any()
 
 
-def test_mean_and_std_of_an_open_clip_config_file_are_used_and_told(tmp_path, clip):
+def test_mean_and_std_of_a_config_file_are_used(tmp_path, clip):
     config = {
         "model_cfg": json.loads(Path(CONFIG).read_text()),
         "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
@@ -234,7 +234,7 @@ def test_mean_and_std_of_an_open_clip_config_file_are_used_and_told(tmp_path, cl
     assert (own.encode(IMAGES).cls != clip.encode(IMAGES).cls).any()
 
 
-def test_the_config_is_found_by_its_content_not_its_folder(tmp_path, clip):
+def test_config_file_may_have_the_name_of_another_model(tmp_path, clip):
     shutil.copy(CONFIG, tmp_path / "ViT-B-16.json")  # the name of a model that open_clip knows
     copy = tiny_clip(config=tmp_path / "ViT-B-16.json")
     assert (copy.channels, copy.image_size, copy.grid) == (64, 128, (8, 8))
@@ -246,7 +246,7 @@ def test_the_config_is_found_by_its_content_not_its_folder(tmp_path, clip):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
-def test_compiled_it_says_the_same_but_for_rounding(clip):
+def test_compiled_clip_is_equal_up_to_rounding(clip):
     compiled = FrozenCLIP(CLIPSource(str(CONFIG), "random"), "fp32", torch.device("cpu"), compiled=True)
     found, expected = compiled.encode(IMAGES), clip.encode(IMAGES)
     np.testing.assert_allclose(found.cls.astype(float), expected.cls.astype(float), atol=4e-3)
@@ -254,7 +254,7 @@ def test_compiled_it_says_the_same_but_for_rounding(clip):
     assert compiled.fingerprint() == clip.fingerprint()
 
 
-def test_where_nothing_can_be_compiled_the_option_is_named(monkeypatch):
+def test_failed_compilation_names_the_option(monkeypatch):
     def broken(_):
         def call(*_):
             raise BackendCompilerFailed(compiler, RuntimeError("no compiler\nand more"), None)
@@ -273,7 +273,7 @@ def test_where_nothing_can_be_compiled_the_option_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_answers_do_not_depend_on_the_threads_of_who_asks(clip, precision):
+def test_features_do_not_depend_on_the_number_of_threads(clip, precision):
     asked = FrozenCLIP(clip.source, precision, torch.device("cpu"))
     before, answers = torch.get_num_threads(), []
     try:
@@ -287,7 +287,7 @@ def test_answers_do_not_depend_on_the_threads_of_who_asks(clip, precision):
         np.testing.assert_array_equal(other.dense, answers[0].dense)
 
 
-def test_a_compute_slot_restores_the_number_of_threads_and_a_gpu_s_does_not_change_it(clip, monkeypatch):
+def test_compute_slot_restores_the_number_of_threads(clip, monkeypatch):
     before, other = torch.get_num_threads(), FrozenCLIP(clip.source, "fp32", torch.device("cpu"))
     assert other.max_concurrent_batches == concurrent_batches(before)
     with other.compute_slot():
@@ -298,7 +298,7 @@ def test_a_compute_slot_restores_the_number_of_threads_and_a_gpu_s_does_not_chan
         assert torch.get_num_threads() == before
 
 
-def test_so_many_batches_are_encoded_at_once_that_few_threads_are_idle():
+def test_concurrent_batches_leave_few_threads_idle():
     assert [concurrent_batches(threads) for threads in (1, 2, 3, 4, 5, 6, 7, 8, 16, 24)] == [
         1,
         2,

@@ -75,20 +75,20 @@ def is_blank(shard, row):
 # -- good images ---------------------------------------------------------------------------------------------------
 
 
-def test_the_statuses_of_a_shard_are_ok_or_a_reason_in_the_order_of_the_dataset(shard):
+def test_statuses_are_in_dataset_order(shard):
     assert [index for index, status in enumerate(shard.status) if status == "ok"] == GOOD
     assert all(shard.status)
 
 
 @pytest.mark.parametrize("index", GOOD)
-def test_features_are_those_of_the_image_on_its_own(encoder, root, shard, index):
+def test_features_equal_those_of_the_single_image(encoder, root, shard, index):
     alone = encoder.clip.encode(pixels(root, index)[None])
     np.testing.assert_allclose(shard.cls[index].astype(float), alone.cls.astype(float), atol=4e-3)
     np.testing.assert_allclose(shard.dense[index].astype(float), alone.dense.astype(float), atol=8e-3)
 
 
 @pytest.mark.parametrize("index", GOOD)
-def test_masks_are_the_clusters_of_the_stored_tokens_where_the_label_map_ignores(root, shard, index):
+def test_masks_equal_the_reference_on_stored_tokens(root, shard, index):
     ignored = np.ones(GRID, bool)
     if index != UNLABELLED:
         ignored = oracle.ignored_tokens(nearest_label(root, index), {CLASSES.index("tree")}, GRID)
@@ -100,19 +100,19 @@ def test_masks_are_the_clusters_of_the_stored_tokens_where_the_label_map_ignores
     assert shard.count[index, 0] == expected.max() + 1
 
 
-def test_the_images_of_these_tests_are_partly_ignored(root):
+def test_test_images_are_partly_ignored(root):
     shares = [
         oracle.ignored_tokens(nearest_label(root, index), {2}, GRID).mean() for index in GOOD if index != UNLABELLED
     ]
     assert any(0 < share < 1 for share in shares)
 
 
-def test_an_unlabelled_image_is_ignored_everywhere(shard):
+def test_image_without_a_label_map_is_all_ignored(shard):
     assert (shard.label[UNLABELLED] < 255).all()
     assert shard.label_hash[UNLABELLED] == ""
 
 
-def test_size_view_and_hashes_are_those_of_the_files(root, shard):
+def test_size_view_and_hashes_match_the_files(root, shard):
     for index in GOOD:
         assert shard.size[index].tolist() == [90, 120]
         assert shard.box[index].tolist() == [[0, 0, 90, 120]]
@@ -124,7 +124,7 @@ def test_size_view_and_hashes_are_those_of_the_files(root, shard):
             assert shard.label_hash[index] == hashlib.sha256(label).hexdigest()
 
 
-def test_the_last_shard_holds_the_images_that_remain(encoder, shard):
+def test_last_shard_holds_the_remaining_images(encoder, shard):
     last = encoded(encoder, 1)
     assert last.status == ["ok", "ok"]
     assert last.cls.shape == (2, 1, 64)
@@ -136,13 +136,13 @@ def test_the_last_shard_holds_the_images_that_remain(encoder, shard):
 
 
 @pytest.mark.parametrize(("index", "words"), [(TRUNCATED, ["02.png"]), (MISFIT, ["04.png", "120 x 90", "120 x 40"])])
-def test_a_bad_image_is_a_failure_with_its_reason_and_leaves_nothing_behind(shard, index, words):
+def test_bad_image_fails_with_a_reason_and_blank_arrays(shard, index, words):
     assert all(word in shard.status[index] for word in words)
     assert "\n" not in shard.status[index]
     assert is_blank(shard, index)
 
 
-def test_a_batch_of_nothing_but_bad_images_does_not_stop_the_shard(tmp_path, encoder):
+def test_batch_of_bad_images_does_not_stop_the_shard(tmp_path, encoder):
     count = BATCH["cpu"] + 1
     draw_blocks(tmp_path, count, truncated=range(BATCH["cpu"]))
     dataset = open_dataset("folder", tmp_path, "train")
@@ -153,7 +153,7 @@ def test_a_batch_of_nothing_but_bad_images_does_not_stop_the_shard(tmp_path, enc
 
 @pytest.mark.parametrize("part", ["cls", "dense"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, monkeypatch, part, value):
+def test_features_beyond_float16_fail_only_their_image(encoder, root, shard, monkeypatch, part, value):
     overflowing, forward = pixels(root, 3), encoder.clip.forward
 
     def burst(images):
@@ -173,7 +173,7 @@ def test_features_beyond_float16_fail_their_image_only(encoder, root, shard, mon
     assert [other.status[index] for index in rest] == [shard.status[index] for index in rest]
 
 
-def test_an_unreadable_image_does_not_change_a_bit_of_its_neighbors(tmp_path, encoder, shard):
+def test_unreadable_image_does_not_change_its_neighbors(tmp_path, encoder, shard):
     draw_blocks(tmp_path, IMAGES, unlabelled={UNLABELLED})
     whole = encoded(replace(encoder, dataset=open_dataset("folder", tmp_path, "train")), 0)
     assert whole.status == ["ok"] * SHARD
@@ -181,7 +181,7 @@ def test_an_unreadable_image_does_not_change_a_bit_of_its_neighbors(tmp_path, en
         np.testing.assert_array_equal(getattr(whole, name)[GOOD], getattr(shard, name)[GOOD])
 
 
-def test_clip_only_ever_encodes_batches_of_one_size(encoder, monkeypatch):
+def test_all_batches_have_the_same_size(encoder, monkeypatch):
     sizes, forward = [], encoder.clip.forward
 
     def watched(images):
@@ -195,7 +195,7 @@ def test_clip_only_ever_encodes_batches_of_one_size(encoder, monkeypatch):
     assert set(sizes) == {BATCH["cpu"]}
 
 
-def test_on_a_cpu_two_batches_are_encoded_at_once_on_half_of_the_threads_each(encoder, shard, monkeypatch):
+def test_concurrent_batches_share_the_cpu_threads(encoder, shard, monkeypatch):
     clip, forward, before = encoder.clip, encoder.clip.forward, torch.get_num_threads()
     together, threads = Barrier(2), []
 
@@ -221,7 +221,7 @@ def test_on_a_cpu_two_batches_are_encoded_at_once_on_half_of_the_threads_each(en
         np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
 
 
-def test_once_nobody_waits_for_a_shard_no_further_view_is_encoded(encoder, monkeypatch):
+def test_cancelled_shard_stops_encoding(encoder, monkeypatch):
     views, calls, gone, forward = 3, [], Event(), encoder.clip.forward
 
     def watched(images):
@@ -246,12 +246,12 @@ def test_once_nobody_waits_for_a_shard_no_further_view_is_encoded(encoder, monke
 # -- what else a shard says ----------------------------------------------------------------------------------------
 
 
-def test_progress_adds_up_to_all_images_good_and_bad(shard, told):
+def test_progress_counts_good_and_bad_images(shard, told):
     assert sum(told) == SHARD
     assert len(told) > 1
 
 
-def test_without_dense_tokens_the_rest_is_the_same(encoder, shard):
+def test_dense_none_does_not_change_other_arrays(encoder, shard):
     bare = encoded(replace(encoder, layout=replace(encoder.layout, dense="none")), 0)
     assert bare.dense is None
     np.testing.assert_array_equal(bare.cls, shard.cls)
@@ -259,7 +259,7 @@ def test_without_dense_tokens_the_rest_is_the_same(encoder, shard):
 
 
 @pytest.mark.parametrize("dense", ["none", "float16"])
-def test_clustered_right_behind_clip_as_on_a_gpu_a_shard_is_the_same(encoder, shard, monkeypatch, dense):
+def test_clustering_on_the_device_gives_the_same_shard(encoder, shard, monkeypatch, dense):
     masker = replace(encoder.masker, kmeans="torch")
     given = replace(encoder, masker=masker, layout=replace(encoder.layout, dense=dense))
     apart = encoded(given, 0)
@@ -270,7 +270,7 @@ def test_clustered_right_behind_clip_as_on_a_gpu_a_shard_is_the_same(encoder, sh
         np.testing.assert_array_equal(getattr(at_once, name), getattr(shard, name))
 
 
-def test_a_shard_is_the_same_each_time_and_tells_the_seconds_of_each_stage(encoder, shard, caplog):
+def test_shard_is_deterministic_and_reports_seconds_per_stage(encoder, shard, caplog):
     times = StageTimes()
     with caplog.at_level(logging.WARNING):
         again = encoded(encoder, 0, times=times)

@@ -50,7 +50,7 @@ def kept_and_finished(settings, reference):
     assert not list(settings.cache.rglob("*.partial"))
 
 
-def test_a_file_system_that_fills_up_ends_the_run_in_one_line_and_loses_no_finished_shard(root, disk, tmp_path):
+def test_full_file_system_ends_the_run_in_one_line_and_keeps_finished_shards(root, disk, tmp_path):
     settings, told = settings_of(root, disk / "c.zarr"), []
 
     def fill(images):
@@ -70,7 +70,7 @@ def test_a_file_system_that_fills_up_ends_the_run_in_one_line_and_loses_no_finis
 
 
 @pytest.mark.parametrize("write", [20, 25, 30])
-def test_no_space_at_any_write_is_told_in_one_line_and_loses_no_finished_shard(root, tmp_path, monkeypatch, write):
+def test_write_error_on_a_full_disk_keeps_finished_shards(root, tmp_path, monkeypatch, write):
     settings, put, writes = settings_of(root, tmp_path / "c.zarr"), local._put, []
     work = plan(settings)
     execute_until_created(work, monkeypatch)
@@ -96,13 +96,13 @@ def execute_until_created(work, monkeypatch):
             execute(work)
 
 
-def test_a_read_only_file_system_is_refused_before_anything_is_encoded(root, disk):
+def test_read_only_file_system_is_refused_before_encoding(root, disk):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     refused(lambda: plan(settings_of(root, disk / "deep/c.zarr")), "cannot be written", "--cache")
     assert not list(disk.iterdir())
 
 
-def test_creation_on_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
+def test_failed_creation_on_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
     settings = settings_of(root, tmp_path / "out/c.zarr")
     work = plan(settings)
 

@@ -57,7 +57,7 @@ def extend(names):
 
 
 @pytest.mark.parametrize("action", [extend, lambda names: select_ids(Listed(names), names[::-1])])
-def test_four_times_the_images_are_four_times_the_looks_at_names(action):
+def test_name_comparisons_grow_linearly(action):
     assert looks(action, MANY) < 1.2 * MANY / FEW * looks(action, FEW)
 
 
@@ -70,7 +70,7 @@ def cache_of(path, images):
     return CacheWriter.create(path, layout, about, [f"{number}" for number in range(images)], masks, texts)
 
 
-def test_going_through_the_shards_asks_for_the_files_of_each_once(tmp_path, monkeypatch):
+def test_reading_ids_shard_by_shard_checks_each_file_once(tmp_path, monkeypatch):
     asked = {}
     for images in (FEW, MANY):
         cache, seen = cache_of(tmp_path / f"{images}.zarr", images), []
@@ -82,7 +82,7 @@ def test_going_through_the_shards_asks_for_the_files_of_each_once(tmp_path, monk
     assert asked == {images: images // 2 for images in (FEW, MANY)}
 
 
-def test_a_lost_file_of_names_is_still_missed_where_it_is_asked_for(tmp_path):
+def test_missing_id_chunk_is_reported_when_read(tmp_path):
     from refusals import refused
 
     cache = cache_of(tmp_path / "c.zarr", 6)

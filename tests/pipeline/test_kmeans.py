@@ -39,26 +39,26 @@ def same(found, expected):
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 12])
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_a_center_is_the_direction_of_the_mean_ignored_token_of_its_window_border_windows_partial(window, share):
+def test_initial_centers_are_normalized_window_means(window, share):
     dense, ignored = case(window, (10, 8), share)
     centers = window_centers(normalized(dense[ignored]), ignored, window)
     np.testing.assert_allclose(centers, oracle.window_means(dense, ignored, window), atol=1e-6)
 
 
-def test_tokens_count_by_direction_not_by_length_in_the_window_mean():
+def test_window_means_average_directions():
     dense = np.array([[[100.0, 0.0], [0.0, 1.0]]], np.float16)
     found = cluster(dense, np.ones((1, 2), bool), assign_faiss, (3,))
     np.testing.assert_allclose(found.centers, [[0.5**0.5, 0.5**0.5]], atol=1e-6)
 
 
-def test_windows_come_in_reading_order_and_those_without_ignored_tokens_give_no_center():
+def test_windows_are_in_reading_order_and_empty_ones_have_no_center():
     tokens = np.eye(16, dtype=np.float32).reshape(4, 4, 16)
     ignored = np.zeros((4, 4), bool)
     ignored[0, 3] = ignored[3, 0] = ignored[2, 2] = True  # top right, bottom left, bottom right; none top left
     assert window_centers(tokens[ignored], ignored, 2).argmax(axis=1).tolist() == [3, 12, 10]
 
 
-def test_a_window_mean_leaves_out_the_tokens_that_are_not_ignored():
+def test_window_mean_excludes_tokens_that_are_not_ignored():
     tokens = np.eye(4, dtype=np.float32).reshape(2, 2, 4)
     ignored = np.array([[True, False], [False, True]])
     centers = window_centers(tokens[ignored], ignored, 2)
@@ -70,13 +70,13 @@ def test_a_window_mean_leaves_out_the_tokens_that_are_not_ignored():
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, 11), st.integers(1, 9), st.sampled_from([0.2, 0.7, 1.0]))
-def test_clusters_equal_a_plain_lloyd_loop_in_double_precision(seed, height, width, share):
+def test_clusters_equal_a_float64_lloyd_loop(seed, height, width, share):
     dense, ignored = case(seed, (height, width), share)
     if ignored.any():
         same(cluster(dense, ignored, assign_faiss), oracle.clusters(dense, ignored))
 
 
-def test_there_are_ten_updates_and_one_last_assignment():
+def test_kmeans_has_ten_updates_and_a_last_assignment():
     rng = np.random.default_rng(3)
     points = oracle.unit(rng.normal(size=(600, 4))).astype(np.float32)
     start = points[:12]
@@ -89,12 +89,12 @@ def test_there_are_ten_updates_and_one_last_assignment():
     np.testing.assert_array_equal(labels, after[10][1])
 
 
-def test_centers_have_unit_length_after_the_updates():
+def test_centers_have_unit_length():
     dense, ignored = case(1)
     np.testing.assert_allclose(np.linalg.norm(cluster(dense, ignored, assign_faiss).centers, axis=1), 1, atol=1e-6)
 
 
-def test_a_center_empty_at_an_update_is_dropped():
+def test_empty_center_is_dropped():
     points = oracle.unit([[1, 0, 0.1], [1, 0, -0.1], [0, 1, 0.1], [0, 1, -0.1]]).astype(np.float32)
     start = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)
     centers, labels = spherical_kmeans(points, start, assign_faiss)
@@ -103,7 +103,7 @@ def test_a_center_empty_at_an_update_is_dropped():
 
 
 @pytest.mark.parametrize("seed", [310, 335, 820])
-def test_a_center_that_only_a_later_update_empties_is_dropped_too(seed):
+def test_center_emptied_by_a_later_update_is_dropped(seed):
     rng = np.random.default_rng(seed)
     points, start = oracle.unit(rng.normal(size=(12, 3))), oracle.unit(rng.normal(size=(5, 3)))
     assert len(oracle.lloyd(points, start, 1)[0]) == 5
@@ -112,14 +112,14 @@ def test_a_center_that_only_a_later_update_empties_is_dropped_too(seed):
     np.testing.assert_array_equal(labels, oracle.lloyd(points, start)[1])
 
 
-def test_of_equal_centers_the_first_takes_all_and_the_others_are_dropped():
+def test_duplicate_centers_are_dropped():
     dense = np.tile(np.array([1, 2, 3], np.float16), (7, 7, 1))  # nine windows of side 3 give nine equal centers
     found = cluster(dense, np.ones((7, 7), bool), assign_faiss, (3, 7))
     assert found.scale.tolist() == [0, 1]
     assert found.masks.all()
 
 
-def test_well_separated_planted_clusters_are_recovered():
+def test_planted_clusters_are_recovered():
     rows, columns = np.indices((12, 12))
     planted = 2 * (rows >= 7) + (columns >= 5)  # across the windows' borders
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def test_well_separated_planted_clusters_are_recovered():
 # -- who takes part ------------------------------------------------------------------------------------------------
 
 
-def test_only_ignored_tokens_take_part():
+def test_only_ignored_tokens_are_clustered():
     dense, ignored = case(5)
     other = np.where(ignored[..., None], dense, random_dense(99, ignored.shape))
     assert (other != dense).any()
@@ -148,7 +148,7 @@ def test_each_ignored_token_is_in_one_mask_of_each_scale():
         np.testing.assert_array_equal(found.masks[found.scale == scale].sum(axis=0), ignored)
 
 
-def test_each_scale_is_clustered_as_if_it_were_alone():
+def test_scales_are_clustered_independently():
     dense, ignored = case(7)
     both = cluster(dense, ignored, assign_faiss, (3, 7))
     for scale, window in enumerate((3, 7)):
@@ -157,27 +157,27 @@ def test_each_scale_is_clustered_as_if_it_were_alone():
         np.testing.assert_array_equal(both.masks[both.scale == scale], alone.masks)
 
 
-def test_where_nothing_is_ignored_there_are_no_centers():
+def test_no_ignored_tokens_give_no_centers():
     found = cluster(random_dense(0), np.zeros((8, 8), bool), assign_faiss)
     assert found.centers.shape == (0, 16)
     assert found.masks.shape == (0, 8, 8)
     assert found.scale.shape == (0,)
 
 
-def test_a_single_ignored_token_is_its_own_center_at_each_scale():
+def test_single_ignored_token_is_its_own_center_at_each_scale():
     dense, ignored = random_dense(0), np.zeros((8, 8), bool)
     ignored[5, 2] = True
     same(cluster(dense, ignored, assign_faiss), (oracle.unit(dense[5, 2])[None].repeat(2, 0), [ignored] * 2, [0, 1]))
 
 
-def test_one_window_over_everything_is_one_cluster_around_the_mean():
+def test_single_window_gives_one_cluster_at_the_mean():
     dense, ignored = case(8)
     found = cluster(dense, ignored, assign_faiss, (10,))
     np.testing.assert_array_equal(found.masks, ignored[None])
     np.testing.assert_allclose(found.centers[0], oracle.unit(oracle.unit(dense)[ignored].mean(axis=0)), atol=1e-6)
 
 
-def test_an_image_does_not_depend_on_the_images_before_it_and_is_left_as_it_was():
+def test_clustering_is_stateless_and_does_not_modify_its_input():
     dense, ignored = case(9)
     copy = dense.copy()
     first = cluster(dense, ignored, assign_faiss)
@@ -191,7 +191,7 @@ def test_an_image_does_not_depend_on_the_images_before_it_and_is_left_as_it_was(
 @pytest.mark.parametrize(
     ("grid", "windows", "most"), [((32, 32), (3, 7), 121 + 25), ((8, 9), (3,), 9), ((1, 1), (7,), 1)]
 )
-def test_max_centers_is_what_a_wholly_ignored_image_of_distinct_tokens_starts_with(grid, windows, most):
+def test_max_centers_is_the_number_of_windows(grid, windows, most):
     assert max_centers(grid, windows) == most
     ignored = np.ones(grid, bool)
     points = normalized(random_dense(0, grid)[ignored])
@@ -203,19 +203,19 @@ def test_max_centers_is_what_a_wholly_ignored_image_of_distinct_tokens_starts_wi
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, 300), st.integers(1, 150), st.sampled_from([2, 16, 64]))
-def test_faiss_assigns_to_the_center_of_greatest_inner_product(seed, points, centers, channels):
+def test_faiss_assigns_to_the_center_with_the_greatest_inner_product(seed, points, centers, channels):
     rng = np.random.default_rng(seed)
     a, b = (normalized(rng.normal(size=(n, channels))) for n in (points, centers))
     np.testing.assert_array_equal(assign_faiss(a, b), (a.astype(float) @ b.astype(float).T).argmax(axis=1))
 
 
-def test_faiss_goes_by_inner_product_not_by_distance():
+def test_faiss_uses_inner_products_not_distances():
     assert assign_faiss(np.array([[1, 0]], np.float32), np.array([[1, 0], [3, 0]], np.float32)).tolist() == [1]
 
 
 @pytest.mark.parametrize("points", [1, 19, 20, 21, 64, 1024])
 @pytest.mark.parametrize("copies", [2, 3, 25])
-def test_faiss_gives_equal_similarities_to_the_lower_index(points, copies):
+def test_faiss_assigns_ties_to_the_lower_index(points, copies):
     # 20 queries are where FAISS turns from plain loops to BLAS
     rng = np.random.default_rng(points)
     a, b = normalized(rng.normal(size=(points, 32))), normalized(rng.normal(size=(5, 32)))
@@ -224,7 +224,7 @@ def test_faiss_gives_equal_similarities_to_the_lower_index(points, copies):
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_a_faiss_call_leaves_the_thread_counts_of_torch_and_faiss_alone(works):
+def test_faiss_call_restores_thread_counts(works):
     # Depending on how the two were built they have one OpenMP runtime or two, hence both are set and read
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     points = np.eye(4, dtype=np.float32)
@@ -259,7 +259,7 @@ def test_faiss_searches_on_one_thread(monkeypatch):
     assert seen == [1]
 
 
-def test_auto_is_faiss_on_a_cpu_and_torch_on_a_gpu_and_other_backends_are_refused_by_name(monkeypatch):
+def test_auto_backend_is_faiss_on_a_cpu_and_torch_on_a_gpu(monkeypatch):
     assert backend_name("auto", "cpu") == backend_name("faiss", "cuda") == "faiss"
     assert backend_name("auto", "cuda:1") == backend_name("torch", "cpu") == "torch"
     refused(lambda: backend_name("kmeans++", "cpu"), "--kmeans kmeans++", "faiss", "torch", kind=UsageError)

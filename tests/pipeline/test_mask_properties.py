@@ -39,7 +39,7 @@ def test_labels_cover_exactly_the_ignored_tokens_and_are_numbered_without_gaps(s
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seeds, st.integers(1, 30), st.sampled_from([1.0, 1.5, 9.0]))
-def test_lambda_from_1_on_keeps_every_center(seed, count, threshold):
+def test_lambda_of_at_least_1_keeps_every_center(seed, count, threshold):
     centers = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
     centers = np.concatenate([centers, centers[:3]])  # even equal ones
     assert group_centers(centers, threshold).tolist() == list(range(len(centers)))
@@ -47,7 +47,7 @@ def test_lambda_from_1_on_keeps_every_center(seed, count, threshold):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seeds, st.integers(1, 30), st.sampled_from([-1.1, -5.0]))
-def test_lambda_below_minus_1_makes_one_group(seed, count, threshold):
+def test_lambda_below_minus_1_gives_one_group(seed, count, threshold):
     centers = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
     centers = np.concatenate([centers, -centers])
     assert not group_centers(centers, threshold).any()
@@ -55,7 +55,7 @@ def test_lambda_below_minus_1_makes_one_group(seed, count, threshold):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seeds, st.integers(1, 20), st.integers(1, 4), st.sampled_from([-0.5, 0.0, 0.8, 0.999]))
-def test_equal_centers_merge_whatever_their_length_and_change_no_other_group(seed, count, copies, threshold):
+def test_parallel_centers_merge_and_change_no_other_group(seed, count, copies, threshold):
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(count, 4)).astype(np.float32)
     alone = group_centers(centers, threshold)

@@ -32,21 +32,21 @@ def patch(*values):
 
 @pytest.mark.parametrize(("ignored", "expected"), [(0, False), (7, False), (8, True), (9, True), (16, True)])
 @pytest.mark.parametrize("value", [VOID, UNSEEN])
-def test_a_token_is_ignored_from_exactly_half_of_its_patch_on(ignored, expected, value):
+def test_token_is_ignored_if_half_of_its_patch_is(ignored, expected, value):
     assert ignored_tokens(patch(*[value] * ignored), SPLIT, (1, 1)).tolist() == [[expected]]
 
 
-def test_void_and_unseen_pixels_count_together():
+def test_void_and_unseen_pixels_are_counted_together():
     assert ignored_tokens(patch(*[VOID] * 4, *[UNSEEN] * 4), SPLIT, (1, 1)).all()
     assert not ignored_tokens(patch(*[VOID] * 4, *[UNSEEN] * 3), SPLIT, (1, 1)).any()
 
 
-def test_without_a_label_map_every_token_is_ignored():
+def test_all_tokens_are_ignored_without_a_label_map():
     assert ignored_tokens(None, SPLIT, (3, 5)).all()
     assert ignored_tokens(None, SPLIT, (3, 5)).shape == (3, 5)
 
 
-def test_a_patch_belongs_to_the_token_at_its_place():
+def test_patches_map_to_tokens_by_position():
     label = np.full((8, 12), SEEN, np.uint8)
     label[4:, 8:] = VOID
     assert np.argwhere(ignored_tokens(label, SPLIT, (2, 3))).tolist() == [[1, 2]]
@@ -54,7 +54,7 @@ def test_a_patch_belongs_to_the_token_at_its_place():
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
-def test_ignored_tokens_equal_a_count_patch_by_patch(seed, rows, columns, height, width):
+def test_ignored_tokens_equal_the_reference(seed, rows, columns, height, width):
     label = np.random.default_rng(seed).choice([0, 1, 2, 3, 255], (rows * height, columns * width)).astype(np.uint8)
     expected = oracle.ignored_tokens(label, {UNSEEN}, (rows, columns))
     np.testing.assert_array_equal(ignored_tokens(label, SPLIT, (rows, columns)), expected)
@@ -66,7 +66,7 @@ def test_ignored_tokens_equal_a_count_patch_by_patch(seed, rows, columns, height
 @pytest.mark.parametrize("kmeans", ["faiss", "torch"])
 @pytest.mark.parametrize("windows", [(3,), (3, 7), (2, 3, 5)])
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
-def test_a_masker_is_ignored_tokens_then_clusters_then_votes(windows, threshold, kmeans):
+def test_masker_combines_ignored_tokens_clustering_and_fusion(windows, threshold, kmeans):
     grid, rng = (9, 8), np.random.default_rng(5)
     label = rng.choice([0, 1, 2, 255], (36, 32), p=[0.3, 0.2, 0.3, 0.2]).astype(np.uint8)
     dense = random_dense(5, grid)
@@ -80,7 +80,7 @@ def test_a_masker_is_ignored_tokens_then_clusters_then_votes(windows, threshold,
 
 
 @pytest.mark.parametrize("kmeans", ["faiss", "torch"])
-def test_the_number_of_updates_reaches_the_clustering(kmeans):
+def test_number_of_updates_is_used(kmeans):
     dense = random_dense(2, (12, 12))
     maps = []
     for updates in (1, 10):
@@ -92,7 +92,7 @@ def test_the_number_of_updates_reaches_the_clustering(kmeans):
 
 
 @pytest.mark.parametrize("kmeans", ["faiss", "torch"])
-def test_an_image_without_ignored_tokens_has_no_labels_and_the_reserved_value_everywhere(kmeans):
+def test_image_without_ignored_tokens_has_no_labels(kmeans):
     masker = Masker(SPLIT, (8, 8), kmeans=kmeans)
     stored, count = masks_of(masker, random_dense(0), np.full((32, 32), SEEN, np.uint8))
     assert (stored == 255).all()
@@ -110,7 +110,7 @@ def distinct(count):
 @pytest.mark.parametrize(
     ("tokens", "dtype", "reserved"), [(253, "uint8", 255), (254, "uint8", 255), (255, "uint16", 65535)]
 )
-def test_labels_take_two_bytes_from_255_possible_ones_on(tokens, dtype, reserved, kmeans):
+def test_labels_are_uint16_from_255_labels_on(tokens, dtype, reserved, kmeans):
     masker = Masker(SPLIT, (1, tokens), windows=(1,), threshold=1.0, kmeans=kmeans)
     stored, count = masks_of(masker, distinct(tokens), None)
     assert masker.dtype == stored.dtype.name == dtype
@@ -120,11 +120,11 @@ def test_labels_take_two_bytes_from_255_possible_ones_on(tokens, dtype, reserved
     assert (masks_of(masker, distinct(tokens), np.zeros((2, 2 * tokens), np.uint8))[0] == reserved).all()
 
 
-def test_the_paper_s_grid_fits_into_one_byte():
+def test_labels_of_the_papers_grid_are_uint8():
     assert Masker(SPLIT, (32, 32)).dtype == "uint8"  # 121 + 25 centers
 
 
-def test_attributes_tell_how_the_masks_are_made_with_the_paper_s_values_as_defaults():
+def test_mask_attributes_default_to_the_settings_of_the_paper():
     assert Masker(SPLIT, (8, 8)).attributes() == {
         "unseen": ["tree"],
         "windows": [3, 7],
@@ -137,12 +137,12 @@ def test_attributes_tell_how_the_masks_are_made_with_the_paper_s_values_as_defau
     assert (changed["windows"], changed["threshold"], changed["updates"]) == ([2], 0.5, 3)
 
 
-def test_an_unknown_backend_is_refused_before_any_image():
+def test_unknown_backend_is_refused():
     refused(lambda: Masker(SPLIT, (8, 8), kmeans="magic").attributes(), "--kmeans magic", kind=UsageError)
 
 
 @pytest.mark.parametrize("kmeans", ["faiss", "torch"])
-def test_the_same_image_gives_the_same_masks_whatever_came_before_or_beside_it(kmeans):
+def test_masks_do_not_depend_on_other_views(kmeans):
     masker, views = Masker(SPLIT, (8, 8), kmeans=kmeans), np.stack([random_dense(seed) for seed in range(6)])
     labels = [None, np.full((32, 32), VOID, np.uint8), np.full((32, 32), SEEN, np.uint8), None, None, None]
     together, counts = masker(views, labels)

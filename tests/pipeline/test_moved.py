@@ -40,7 +40,7 @@ def nothing_is_left(settings):
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_moved_the_run_ends_in_one_line_and_goes_on_at_the_new_place(settings, tmp_path, folder):
+def test_moved_cache_ends_the_run_and_can_be_resumed_at_its_new_path(settings, tmp_path, folder):
     there = tmp_path / "there"
     old, new = (settings.cache.parent, there) if folder else (settings.cache, there / "c.zarr")
     new.parent.mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def test_moved_the_run_ends_in_one_line_and_goes_on_at_the_new_place(settings, t
     same_arrays(settings.cache, at_new.cache)
 
 
-def test_removed_the_run_ends_in_one_line(settings, tmp_path):
+def test_removed_cache_ends_the_run_in_one_line(settings, tmp_path):
     work = plan(settings)
 
     def remove():
@@ -63,7 +63,7 @@ def test_removed_the_run_ends_in_one_line(settings, tmp_path):
     nothing_is_left(settings)
 
 
-def test_moved_while_it_is_clustered_too(settings, tmp_path):
+def test_cache_moved_during_clustering_ends_the_run(settings, tmp_path):
     execute(plan(settings))
     moved = tmp_path / "moved.zarr"
     wanted = ClusterConfig(settings.cache, "fine", threshold=0.9)
@@ -72,7 +72,7 @@ def test_moved_while_it_is_clustered_too(settings, tmp_path):
     assert not Cache(moved).pending_shards(DEFAULT_MASKS)
 
 
-def test_chunks_written_in_the_instant_in_which_it_went_are_removed_and_nothing_of_anybody_else(tmp_path):
+def test_chunks_written_after_the_move_are_removed_but_no_other_files(tmp_path):
     def gone(*files):
         with moved_cache_errors(tmp_path / "c.zarr"):
             for file in files:

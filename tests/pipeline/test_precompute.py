@@ -83,7 +83,7 @@ def shards_run(monkeypatch):
 # -- a run that nothing disturbs -----------------------------------------------------------------------------------
 
 
-def test_a_plan_writes_nothing_and_tells_what_will_be_done(settings, root, tmp_path):
+def test_plan_writes_nothing(settings, root, tmp_path):
     before = tree(tmp_path), tree(root)
     work = plan(settings)
     assert (tree(tmp_path), tree(root)) == before
@@ -92,7 +92,7 @@ def test_a_plan_writes_nothing_and_tells_what_will_be_done(settings, root, tmp_p
     assert work.bytes == {"cls": IMAGES * 64 * 2, "dense": IMAGES * 64 * 64 * 2, "masks": IMAGES * 64}
 
 
-def test_the_cache_holds_what_an_encoder_gives_shard_by_shard(done, root):
+def test_cache_holds_the_encoders_shards(done, root):
     layout = Layout(IMAGES, 1, 64, (8, 8), SHARD, "float16")
     masker = Masker(Split(CLASSES, ("tree",)), (8, 8))
     encoder = Encoder(tiny_clip(), open_dataset("folder", root, "train"), masker, layout)
@@ -110,13 +110,13 @@ def test_the_cache_holds_what_an_encoder_gives_shard_by_shard(done, root):
     assert stored["image/path"].tolist() == stored["image/id"].tolist()
 
 
-def test_the_cache_holds_the_text_features_of_all_classes(done):
+def test_cache_holds_the_text_features_of_all_classes(done):
     texts = Cache(done[0].cache).texts()
     assert (texts.name, texts.classes, texts.templates) == ("zegclip15", CLASSES, Prompts("zegclip15").templates)
     np.testing.assert_array_equal(texts.features, tiny_clip().encode_text(CLASSES, Prompts("zegclip15").templates))
 
 
-def test_the_summary_names_the_images_that_failed_and_why(done):
+def test_summary_lists_failed_images_with_reasons(done):
     _, summary = done
     assert (summary.images, summary.encoded) == (IMAGES, IMAGES)
     ((name, reason),) = summary.failures
@@ -129,7 +129,7 @@ def test_progress_adds_up_to_all_images(done, told):
     assert sum(told) == IMAGES
 
 
-def test_a_second_run_finds_nothing_to_do_and_changes_nothing(done, monkeypatch):
+def test_second_run_changes_nothing(done, monkeypatch):
     settings, summary = done
     before, ran = tree(settings.cache), shards_run(monkeypatch)
     work = plan(settings)
@@ -142,7 +142,7 @@ def test_a_second_run_finds_nothing_to_do_and_changes_nothing(done, monkeypatch)
 # -- runs that are disturbed ---------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_is_finished_by_the_next_and_ends_the_same(done, settings, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_one(done, settings, monkeypatch):
     ran, run = shards_run(monkeypatch), EncodeJob.run
     broken = {2: RuntimeError("power cut"), 3: RuntimeError("power cut")}
 
@@ -164,7 +164,7 @@ def test_an_interrupted_run_is_finished_by_the_next_and_ends_the_same(done, sett
     same_arrays(settings.cache, done[0].cache)
 
 
-def test_a_shard_written_but_not_declared_done_is_done_again(done, settings, monkeypatch):
+def test_shard_without_a_journal_record_is_recomputed(done, settings, monkeypatch):
     commit = Journal.commit
 
     def torn(journal, shard, *rest):
@@ -193,7 +193,7 @@ def test_a_shard_written_but_not_declared_done_is_done_again(done, settings, mon
 # -- options -------------------------------------------------------------------------------------------------------
 
 
-def test_without_dense_tokens_no_dense_array_is_stored_and_the_rest_is_the_same(done, settings):
+def test_dense_none_stores_no_dense_array_and_the_same_rest(done, settings):
     bare = replace(settings, dense="none")
     work = plan(bare)
     assert work.bytes["dense"] == 0
@@ -217,7 +217,7 @@ def test_without_dense_tokens_no_dense_array_is_stored_and_the_rest_is_the_same(
         ({"unseen": "sky", "shard": 5}, ["masks.unseen", "shard: 3 there, 5 here"]),
     ],
 )
-def test_a_cache_of_other_settings_is_refused_with_the_difference_and_left_alone(done, change, words):
+def test_cache_with_other_settings_is_refused_with_the_difference(done, change, words):
     settings, _ = done
     before = tree(settings.cache)
     refused(lambda: plan(replace(settings, **change)), settings.cache, "--cache", *words)
@@ -245,12 +245,12 @@ def test_other_weights_of_the_same_name_are_refused(done, tmp_path):
         ({"image_size": 100}, ["--image-size 100"]),
     ],
 )
-def test_an_impossible_option_is_refused_before_anything_is_written(settings, tmp_path, change, words):
+def test_invalid_option_is_refused_before_anything_is_written(settings, tmp_path, change, words):
     refused(lambda: plan(replace(settings, **change)), *words, kind=UsageError)
     assert tree(tmp_path) == {}
 
 
-def test_a_job_travels_without_the_model_it_has_built(done):
+def test_pickled_job_contains_no_model(done):
     job = plan(done[0]).job
     model = job.encoder.clip
     travelled = pickle.loads(pickle.dumps(job))
@@ -266,7 +266,7 @@ def full_disk(monkeypatch, free):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**12, 10**12 - free, free))
 
 
-def test_too_small_a_disk_is_refused_before_anything_is_written_naming_dense_none(settings, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_refused_before_anything_is_written(settings, tmp_path, monkeypatch):
     need = sum(plan(settings).bytes.values())
     full_disk(monkeypatch, need - 1)
     refused(lambda: plan(settings), settings.cache, "GiB", "--dense none", "--cache")
@@ -276,26 +276,26 @@ def test_too_small_a_disk_is_refused_before_anything_is_written_naming_dense_non
     assert plan(settings).images == IMAGES
 
 
-def test_a_full_disk_does_not_matter_when_nothing_is_left_to_write(done, monkeypatch):
+def test_finished_cache_needs_no_disk_space(done, monkeypatch):
     full_disk(monkeypatch, 0)
     assert plan(done[0]).shards == 0
 
 
-def test_a_dataset_of_nothing_but_bad_images_is_refused_before_anything_is_written(settings, tmp_path):
+def test_dataset_without_readable_images_is_refused(settings, tmp_path):
     bad = draw_blocks(tmp_path / "bad", 6, truncated=range(6))
     before = tree(tmp_path)
     refused(lambda: plan(replace(settings, root=bad)), "00.png")
     assert tree(tmp_path) == before
 
 
-def test_something_else_at_the_cache_s_place_is_refused_and_left_alone(settings):
+def test_folder_that_is_not_a_cache_is_refused(settings):
     settings.cache.mkdir(parents=True)
     (settings.cache / "thesis.txt").write_text("precious")
     refused(lambda: plan(settings), settings.cache)
     assert (settings.cache / "thesis.txt").read_text() == "precious"
 
 
-def test_a_plan_overtaken_by_another_run_writes_no_finished_shard_again(tmp_path, monkeypatch):
+def test_outdated_plan_rewrites_no_finished_shard(tmp_path, monkeypatch):
     root = draw_blocks(tmp_path / "data", 4)
     settings = precompute_config(root, tmp_path / "c.zarr", shard=2, unseen="tree")
     execute(plan(settings))

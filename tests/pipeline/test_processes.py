@@ -30,7 +30,7 @@ def seen(client):
 
 
 @pytest.mark.slow
-def test_each_worker_process_sees_a_gpu_of_its_own_of_those_the_user_left_visible(monkeypatch):
+def test_each_worker_process_sees_one_of_the_visible_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-8f1c")
     workers = Workers.of(0, None, "auto")
@@ -47,20 +47,20 @@ def test_each_worker_process_sees_a_gpu_of_its_own_of_those_the_user_left_visibl
 
 
 @pytest.mark.parametrize("visible", [None, "", " 0, 1 ,2"])
-def test_gpus_go_by_their_numbers_unless_the_user_named_some(three_gpus, monkeypatch, visible):
+def test_gpus_are_numbered_unless_the_user_named_them(three_gpus, monkeypatch, visible):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert Workers.of(0, None, "auto") == Workers(3, None, ("0", "1", "2"))
     assert Workers.of(0, None, "cuda") == Workers(3, None, ("0", "1", "2"))
 
 
-def test_workers_limits_the_gpus_that_are_used(three_gpus):
+def test_workers_limits_the_number_of_gpus(three_gpus):
     assert Workers.of(1, None, "cuda") == Workers(1, None, ("0",))
     assert Workers.of(2, None, "auto") == Workers(2, None, ("0", "1"))
     assert Workers.of(8, None, "auto") == Workers(3, None, ("0", "1", "2")), "never two processes on one of several"
 
 
-def test_one_gpu_a_named_one_and_the_cpu_need_no_further_process(three_gpus, monkeypatch):
+def test_single_device_needs_no_worker_processes(three_gpus, monkeypatch):
     assert Workers.of(0, None, "cuda:1") == Workers()
     assert Workers.of(0, None, "cpu") == Workers()
     assert Workers.of(2, None, "cpu") == Workers(2)
@@ -70,7 +70,7 @@ def test_one_gpu_a_named_one_and_the_cpu_need_no_further_process(three_gpus, mon
     assert Workers.of(2, None, "auto") == Workers(2)
 
 
-def test_a_gpu_worker_that_fails_to_start_is_an_error(monkeypatch):
+def test_gpu_worker_that_fails_to_start_raises(monkeypatch):
     async def fail(self):
         raise OSError("no memory")
 
@@ -79,7 +79,7 @@ def test_a_gpu_worker_that_fails_to_start_is_an_error(monkeypatch):
         processes.OneGPUPerWorker(["0"], dashboard_address="127.0.0.1:0")
 
 
-def test_dask_cuda_starts_the_workers_where_it_is_installed(monkeypatch):
+def test_dask_cuda_is_used_if_installed(monkeypatch):
     asked = {}
 
     class LocalCUDACluster(LocalCluster):
@@ -99,7 +99,7 @@ def test_dask_cuda_starts_the_workers_where_it_is_installed(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [(-1, None), (2, "tcp://host:8786"), (0, "host"), (0, "")])
-def test_impossible_workers_are_refused(wrong):
+def test_invalid_workers_are_refused(wrong):
     with pytest.raises(UsageError):
         Workers(*wrong)
 
@@ -109,7 +109,7 @@ def listening():
     return {c.laddr.ip for one in family for c in one.net_connections() if c.status == psutil.CONN_LISTEN}
 
 
-def test_worker_processes_listen_on_this_machine_alone_and_a_dashboard_is_there_if_bokeh_is():
+def test_worker_processes_listen_on_loopback_and_have_a_dashboard_with_bokeh():
     with local_client(1, True) as client:
         assert listening() <= {"127.0.0.1", "::1"}
         link = processes.dashboard_link(client)
@@ -119,16 +119,14 @@ def test_worker_processes_listen_on_this_machine_alone_and_a_dashboard_is_there_
             assert b"bokeh" in urllib.request.urlopen(link, timeout=20).read().lower()
 
 
-def test_this_process_alone_serves_no_dashboard():
+def test_in_process_worker_has_no_dashboard():
     with local_client(1, False) as client:
         assert processes.dashboard_link(client) is None
         assert listening() <= {"127.0.0.1", "::1"}
 
 
 @pytest.mark.parametrize(("own", "found"), [(None, "1"), ("4", "4")])
-def test_worker_processes_keep_the_memory_they_free_unless_the_users_environment_says_otherwise(
-    monkeypatch, own, found
-):
+def test_worker_processes_keep_freed_memory(monkeypatch, own, found):
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     if own:
         monkeypatch.setenv("MALLOC_ARENA_MAX", own)

@@ -37,7 +37,7 @@ def labels(cache, name):
     return opened.group[f"masks/{name}/label"][:], opened.group[f"masks/{name}/count"][:]
 
 
-def test_the_original_settings_give_the_original_masks_bit_for_bit(root):
+def test_same_settings_give_identical_masks(root):
     cache = precomputed(root)
     assert recluster(ClusterConfig(cache, "again")) == IMAGES
     for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
@@ -45,7 +45,7 @@ def test_the_original_settings_give_the_original_masks_bit_for_bit(root):
     assert Cache(cache).mask_attributes("again") == Cache(cache).mask_attributes("default")
 
 
-def test_other_settings_and_splits_live_side_by_side_and_leave_the_first_alone(root):
+def test_additional_mask_sets_do_not_change_the_first(root):
     cache = precomputed(root)
     before = labels(cache, "default")
     recluster(ClusterConfig(cache, "coarse", threshold=0.2))
@@ -63,7 +63,7 @@ def test_other_settings_and_splits_live_side_by_side_and_leave_the_first_alone(r
         assert (loaded.label[2] == 255).all()  # the image that failed
 
 
-def test_a_name_that_is_taken_by_other_settings_is_refused_and_by_the_same_ones_done(root):
+def test_mask_set_name_with_other_settings_is_refused(root):
     cache = precomputed(root)
     recluster(ClusterConfig(cache, "coarse", threshold=0.2))
     assert recluster(ClusterConfig(cache, "coarse", threshold=0.2)) == 0
@@ -73,11 +73,11 @@ def test_a_name_that_is_taken_by_other_settings_is_refused_and_by_the_same_ones_
     refused(lambda: recluster(ClusterConfig(cache, "../x")), "--name", kind=UsageError)
 
 
-def test_without_dense_tokens_there_is_nothing_to_cluster(root):
+def test_cache_without_dense_tokens_cannot_be_clustered(root):
     refused(lambda: recluster(ClusterConfig(precomputed(root, "none"), "again")), "--dense float16")
 
 
-def test_a_label_map_that_changed_is_told(root):
+def test_changed_label_map_is_refused_by_name(root):
     cache = precomputed(root)
     file = root / "labels/00.png"
     file.write_bytes((root / "labels/01.png").read_bytes())
@@ -109,7 +109,7 @@ def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
     ],
     ids=["arrays-before-finalization", "within-finalization", "second-shard"],
 )
-def test_killed_at_any_instant_the_cache_stays_whole_and_the_same_command_finishes(root, instant):
+def test_killed_clustering_keeps_the_cache_and_is_resumed(root, instant):
     cache = precomputed(root)
     command = ("cluster", cache, "--name", "again")
     assert in_a_process(*command, prelude=instant).returncode == -9
@@ -139,7 +139,7 @@ Group.create_array = dying
         "writer.finalize_metadata = die\n",
     ],
 )
-def test_what_a_killed_call_left_does_not_touch_a_set_of_another_name(root, instant):
+def test_leftovers_of_a_killed_call_do_not_affect_other_mask_sets(root, instant):
     cache = precomputed(root)
     assert in_a_process("cluster", cache, "--name", "a", prelude=KILL + instant).returncode == -9
     assert (cache / "masks/a").is_dir()
@@ -150,7 +150,7 @@ def test_what_a_killed_call_left_does_not_touch_a_set_of_another_name(root, inst
     assert Cache(cache).load("a").ok.sum() == IMAGES - 1
 
 
-def test_a_call_that_waited_finds_the_set_another_one_made(root, monkeypatch):
+def test_concurrent_calls_cluster_a_mask_set_once(root, monkeypatch):
     cache = precomputed(root)
 
     def meanwhile(*arguments):
@@ -162,7 +162,7 @@ def test_a_call_that_waited_finds_the_set_another_one_made(root, monkeypatch):
     assert recluster(ClusterConfig(cache, "same")) == 0
 
 
-def test_where_there_are_several_gpus_each_clusters(root, monkeypatch):
+def test_several_gpus_are_all_used(root, monkeypatch):
     cache, asked = precomputed(root), []
     monkeypatch.setattr(workers, "visible_gpus", lambda: ("0", "1"))
     monkeypatch.setattr(module, "run_shards", lambda job, shards, tell, given, note: asked.append(given) or ())
@@ -179,13 +179,13 @@ def test_where_there_are_several_gpus_each_clusters(root, monkeypatch):
         ({"windows": (3, 3)}, "--windows"),
     ],
 )
-def test_impossible_settings_are_usage_errors_and_leave_nothing(root, given, word):
+def test_invalid_settings_are_refused_and_leave_no_mask_set(root, given, word):
     cache = precomputed(root)
     refused(lambda: recluster(ClusterConfig(cache, "new", **given)), word, kind=UsageError)
     assert Cache(cache).masks == ["default"]
 
 
-def test_training_goes_on_with_stage_1_s_own_masks_when_others_were_added(root, clipteacher, tmp_path):
+def test_training_resumes_with_its_masks_after_others_were_added(root, clipteacher, tmp_path):
     cache = precomputed(root)
     run = ("--cache", cache, "--out", tmp_path / "run", "--iterations", 2, "--batch-size", 2, "--size", 64)
     student = ("--arch", "fpn", "--encoder", "resnet18", "--encoder-weights", "none", "--workers", 0, "--device", "cpu")
@@ -198,14 +198,14 @@ def test_training_goes_on_with_stage_1_s_own_masks_when_others_were_added(root, 
 
 
 @pytest.mark.parametrize("windows", ["3,x", "0", "", "3;7", "-1"])
-def test_windows_that_are_no_numbers_are_usage_errors(windows):
+def test_invalid_windows_are_usage_errors(windows):
     refused(lambda: parsed(ClusterConfig, "windows", windows), "--windows", kind=UsageError)
 
 
 # -- int8 -------------------------------------------------------------------------------------------------------
 
 
-def test_a_token_in_8_bits_is_off_by_half_a_step_of_its_own_scale_at_most():
+def test_int8_error_is_at_most_half_a_quantization_step():
     tokens = np.random.default_rng(0).normal(size=(3, 4, 64)) * np.array([1e-4, 1, 3000])[:, None, None]
     tokens[1, 2] = 0
     values, scale = quantize_int8(tokens.astype(np.float16))
@@ -231,7 +231,7 @@ def rand_index(a, b):
     return 1.0 if most == expected else (pairs(table) - expected) / (most - expected)
 
 
-def test_int8_tokens_of_the_tiny_clip_keep_directions_and_masks_in_half_the_bytes(tmp_path):
+def test_int8_tokens_keep_directions_and_masks_in_half_the_bytes(tmp_path):
     caches = {}
     for dense in ("float16", "int8"):
         clip = {"clip": "tiny", "clip_weights": None}

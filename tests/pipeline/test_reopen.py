@@ -75,7 +75,7 @@ def alike(cache, other):
 
 
 @pytest.mark.parametrize("dense", ["float16", "int8", "none"])
-def test_extend_encodes_new_images_only_and_leaves_the_others_as_they_were(root, tmp_path, encoded, dense):
+def test_extend_encodes_only_new_images(root, tmp_path, encoded, dense):
     settings = settings_of(root, tmp_path / "c.zarr", dense=dense)
     execute(plan(settings))
     before = arrays(settings.cache)
@@ -96,7 +96,7 @@ def test_extend_encodes_new_images_only_and_leaves_the_others_as_they_were(root,
     assert verify_files(Cache(settings.cache))[1] == []
 
 
-def test_an_extended_cache_holds_what_a_new_one_would(settings, root, tmp_path):
+def test_extended_cache_equals_a_new_one(settings, root, tmp_path):
     for number in range(8, 13):
         add(root, f"{number:02}", number)
     execute(plan(replace(settings, extend=True)))
@@ -105,7 +105,7 @@ def test_an_extended_cache_holds_what_a_new_one_would(settings, root, tmp_path):
     alike(settings.cache, fresh.cache)
 
 
-def test_an_extended_cache_is_reopened_without_extend_trained_from_and_clustered(settings, root):
+def test_extended_cache_can_be_reopened_and_clustered(settings, root):
     add(root, "00a", 90)
     execute(plan(replace(settings, extend=True)))
     assert plan(settings).images == 0
@@ -118,7 +118,7 @@ def test_an_extended_cache_is_reopened_without_extend_trained_from_and_clustered
     np.testing.assert_array_equal(cache.load("default").label, Cache(settings.cache).load("again").label)
 
 
-def test_other_mask_sets_of_an_extended_cache_are_finished_by_cluster(settings, root):
+def test_cluster_completes_mask_sets_of_an_extended_cache(settings, root):
     recluster(ClusterConfig(settings.cache, "fine", threshold=0.9))
     before = Cache(settings.cache).load("fine").label
     add(root, "99", 91)
@@ -131,7 +131,7 @@ def test_other_mask_sets_of_an_extended_cache_are_finished_by_cluster(settings, 
 
 
 @pytest.mark.parametrize("instant", ["before the renaming", "while it is carried out", "before the new images"])
-def test_an_extension_killed_at_any_instant_has_happened_or_not(settings, root, monkeypatch, instant):
+def test_killed_extension_is_atomic(settings, root, monkeypatch, instant):
     from pathlib import Path
 
     from data_cache import transaction, writer
@@ -172,7 +172,7 @@ def plan_refused(settings):
     return True
 
 
-def test_scenes_grow_by_a_greater_limit(tmp_path):
+def test_larger_limit_extends_scenes(tmp_path):
     few = precompute_config(None, tmp_path / "s.zarr", dataset="scenes", limit=3, shard=2)
     execute(plan(few))
     more = replace(few, limit=5)
@@ -185,9 +185,7 @@ def test_scenes_grow_by_a_greater_limit(tmp_path):
 
 
 @pytest.mark.parametrize("dense", ["float16", "int8"])
-def test_retry_failed_encodes_failed_images_only_and_the_cache_is_as_if_they_had_never_failed(
-    root, tmp_path, encoded, dense
-):
+def test_retry_failed_encodes_only_failed_images(root, tmp_path, encoded, dense):
     settings = settings_of(root, tmp_path / "c.zarr", dense=dense)
     assert len(execute(plan(settings)).failures) == 1
     mend(root)
@@ -203,13 +201,13 @@ def test_retry_failed_encodes_failed_images_only_and_the_cache_is_as_if_they_had
     assert verify_files(Cache(settings.cache))[1] == []
 
 
-def test_an_image_that_fails_again_stays_failed_with_its_new_reason(settings, root):
+def test_image_that_fails_again_stays_failed(settings, root):
     (root / "images/02.png").write_bytes(b"no picture")
     told = execute(plan(replace(settings, retry_failed=True)))
     assert [name for name, _ in told.failures] == ["images/02.png"]
 
 
-def test_a_retry_killed_in_mid_shard_is_finished_by_the_same_command_without_the_flag(settings, root, monkeypatch):
+def test_killed_retry_is_completed_without_the_flag(settings, root, monkeypatch):
     mend(root)
     with monkeypatch.context() as patch:
         patch.setattr(CacheWriter, "write_masks", lambda *a, **k: 1 / 0)
@@ -223,7 +221,7 @@ def test_a_retry_killed_in_mid_shard_is_finished_by_the_same_command_without_the
 # -- overwrite ------------------------------------------------------------------------------------------------------
 
 
-def test_overwrite_makes_a_cache_of_other_settings_anew(settings, tmp_path):
+def test_overwrite_replaces_a_cache_with_other_settings(settings, tmp_path):
     other = replace(settings, unseen="sky")
     refused(lambda: plan(other), "masks.unseen")
     assert execute(plan(replace(other, overwrite=True))).encoded == 7
@@ -233,7 +231,7 @@ def test_overwrite_makes_a_cache_of_other_settings_anew(settings, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_overwrite_replaces_a_damaged_cache_and_nothing_that_is_none(settings, tmp_path):
+def test_overwrite_replaces_a_damaged_cache_but_no_other_folder(settings, tmp_path):
     (settings.cache / "zarr.json").write_text('{"attributes": {"format": "clipteacher-cache", "vers')
     assert execute(plan(replace(settings, overwrite=True))).encoded == 7
     mine = tmp_path / "mine"
@@ -248,7 +246,7 @@ def test_overwrite_replaces_a_damaged_cache_and_nothing_that_is_none(settings, t
 
 
 @pytest.mark.parametrize("other", ["extend", "retry_failed"])
-def test_overwrite_goes_with_no_other_wish(settings, other):
+def test_overwrite_excludes_extend_and_retry_failed(settings, other):
     refused(lambda: plan(replace(settings, overwrite=True, **{other: True})), "--overwrite", kind=UsageError)
 
 
@@ -256,20 +254,20 @@ def test_overwrite_goes_with_no_other_wish(settings, other):
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])
-def test_a_changed_image_or_label_map_is_refused_by_name(settings, root, kind):
+def test_changed_image_or_label_map_is_refused_by_name(settings, root, kind):
     shutil.copy(root / kind / "04.png", root / kind / "05.png")
     refused(lambda: plan(settings), "images/05.png: the image or its label map changed", "--overwrite")
     assert execute(plan(replace(settings, overwrite=True))).encoded == 7
 
 
-def test_a_removed_image_is_refused_by_name_whatever_is_asked(settings, root):
+def test_removed_image_is_refused_by_name(settings, root):
     for kind in ("images", "labels"):
         (root / kind / "05.png").unlink()
     for asked in (settings, replace(settings, extend=True)):
         refused(lambda asked=asked: plan(asked), "1 missing (images/05.png)", "restore them")
 
 
-def test_overwrite_through_a_link_replaces_what_it_leads_to_and_keeps_the_link(settings, root, tmp_path):
+def test_overwrite_replaces_the_target_of_a_symlink(settings, root, tmp_path):
     (tmp_path / "large").mkdir()
     settings.cache.rename(tmp_path / "large/real.zarr")
     link = tmp_path / "link.zarr"
@@ -283,7 +281,7 @@ def test_overwrite_through_a_link_replaces_what_it_leads_to_and_keeps_the_link(s
 
 
 @pytest.mark.parametrize("shard", [0, 2**16 + 1])
-def test_a_shard_that_no_cache_can_have_is_refused_before_anything_is_written(settings, tmp_path, shard):
+def test_invalid_shard_size_is_refused(settings, tmp_path, shard):
     refused(
         lambda: plan(replace(settings, cache=tmp_path / "o.zarr", shard=shard)), f"--shard {shard}", kind=UsageError
     )
@@ -301,7 +299,7 @@ def test_other_crops_are_refused_with_the_difference(root, tmp_path, change, wor
         refused(lambda asked=asked: plan(asked), word)
 
 
-def test_a_newer_library_alone_is_not_refused(settings, monkeypatch):
+def test_newer_library_versions_are_accepted(settings, monkeypatch):
     from pipeline import plan as module
 
     monkeypatch.setattr(module, "version", lambda name: "999.0")

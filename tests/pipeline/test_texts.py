@@ -78,20 +78,20 @@ LIES = {
 }
 
 
-def test_what_was_kept_is_used(kept):
+def test_stored_features_are_used(kept):
     _, ask = kept
     assert ask() == 0
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_file_that_is_not_what_was_kept_is_made_again(kept, lie):
+def test_invalid_text_feature_file_is_rewritten(kept, lie):
     file, ask = kept
     LIES[lie](file)
     assert ask() == 1
     assert ask() == 0
 
 
-def test_a_pipe_in_its_place_is_not_waited_for_and_gives_way(kept):
+def test_named_pipe_in_place_of_the_file_is_replaced(kept):
     file, ask = kept
     file.unlink()
     os.mkfifo(file)
@@ -100,7 +100,7 @@ def test_a_pipe_in_its_place_is_not_waited_for_and_gives_way(kept):
 
 
 @pytest.mark.parametrize("kind", ["folder", "loop"])
-def test_what_cannot_be_replaced_costs_time_and_nothing_else(kept, kind):
+def test_file_that_cannot_be_replaced_is_ignored(kept, kind):
     file, ask = kept
     file.unlink()
     file.mkdir() if kind == "folder" else file.symlink_to(file)

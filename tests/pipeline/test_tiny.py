@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 FRESH = Scenes("fresh", 150, seed=1)
 
 
-def test_it_is_small_and_in_half_precision():
+def test_tiny_clip_is_small_and_in_half_precision():
     assert TINY_WEIGHTS.stat().st_size < 25 * 2**20
     weights = load_file(TINY_WEIGHTS)
     assert {value.dtype for value in weights.values()} == {torch.float16}
@@ -31,7 +31,7 @@ def test_it_is_small_and_in_half_precision():
     assert 2.5e6 < vision < 3.5e6
 
 
-def test_it_is_chosen_by_name_and_sees_256_pixels_unless_told():
+def test_tiny_clip_has_256_pixels_by_default():
     clip = FrozenCLIP(CLIPSource("tiny"), "fp32", CPU)
     assert (clip.image_size, clip.patch, clip.grid) == (256, 16, (16, 16))
     assert clip.fingerprint()["model"] == "tiny"
@@ -39,20 +39,20 @@ def test_it_is_chosen_by_name_and_sees_256_pixels_unless_told():
     assert smaller.grid == (8, 8)
 
 
-def test_its_cls_tokens_are_as_long_as_glm_wants_them():
+def test_cls_tokens_have_the_norm_that_glm_needs():
     clip = FrozenCLIP(CLIPSource("tiny"), "fp32", CPU)
     images = np.stack([crop_image(FRESH.image(i), whole(128, 128), 256) for i in range(30)])
     norms = np.linalg.norm(clip.encode(images).cls.astype(np.float64), axis=1)
     assert 4 < norms.mean() < 6
 
 
-def test_its_weights_have_one_tag_and_can_be_random():
+def test_tiny_clip_has_one_tag_and_random_weights():
     assert FrozenCLIP(CLIPSource("tiny", "random"), "fp32", CPU).channels == 128
     refused(CLIPSource("tiny", "openai").load, "its tags are scenes", kind=UsageError)
 
 
 @pytest.mark.parametrize(("size", "least"), [(128, 0.85), (192, 0.9), pytest.param(256, 0.9, marks=pytest.mark.slow)])
-def test_it_finds_fresh_scenes_by_the_names_of_seen_and_unseen_classes(size, least):
+def test_tiny_clip_retrieves_scenes_by_class_name(size, least):
     clip = FrozenCLIP(CLIPSource("tiny", image_size=size), "fp32", CPU)
     found = retrieval(clip, FRESH)
     assert mean_average_precision(found) > least
@@ -62,7 +62,7 @@ def test_it_finds_fresh_scenes_by_the_names_of_seen_and_unseen_classes(size, lea
     assert mean_average_precision(untrained) < 0.4
 
 
-def test_its_card_tells_seed_length_and_score():
+def test_card_records_seed_steps_and_score():
     card = json.loads(TINY_WEIGHTS.with_suffix(".json").read_text())
     assert {"seed", "steps", "lr", "batch_size", "scenes", "minutes"} <= card.keys()
     assert min(card["mean_average_precision"].values()) > 0.9
@@ -71,7 +71,7 @@ def test_its_card_tells_seed_length_and_score():
     assert np.mean([line["name"] for line in curve[-10:]]) < np.mean([line["name"] for line in curve[:10]]) - 0.15
 
 
-def test_average_precision_is_the_mean_precision_at_each_relevant_item():
+def test_average_precision_is_the_mean_precision_at_relevant_items():
     rng = np.random.default_rng(0)
     scores, relevant = rng.normal(size=40), rng.random(40) < 0.3
     wanted = []
@@ -83,7 +83,7 @@ def test_average_precision_is_the_mean_precision_at_each_relevant_item():
     assert np.isnan(average_precision(scores, np.zeros(40, bool)))
 
 
-def test_its_script_trains_and_saves_what_loads(tmp_path):
+def test_training_script_saves_loadable_weights(tmp_path):
     app = typer.Typer()
     app.command()(train.main)
     weights = tmp_path / "small.safetensors"

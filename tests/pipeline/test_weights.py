@@ -43,7 +43,7 @@ def checkpoint(request, state, tmp_path):
 # -- random and local weights --------------------------------------------------------------------------------------
 
 
-def test_random_weights_are_the_same_each_time_and_leave_torch_s_generator_alone():
+def test_random_weights_are_reproducible_and_keep_the_rng_state():
     torch.manual_seed(1)
     first = tiny_clip().weights_hash
     after = torch.rand(1)
@@ -53,7 +53,7 @@ def test_random_weights_are_the_same_each_time_and_leave_torch_s_generator_alone
     assert torch.rand(1) == after
 
 
-def test_a_local_checkpoint_is_loaded_whole(checkpoint, state):
+def test_local_checkpoint_is_loaded_completely(checkpoint, state):
     loaded = tiny_clip(checkpoint)
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, state[name]), name
@@ -63,7 +63,7 @@ def test_a_local_checkpoint_is_loaded_whole(checkpoint, state):
     assert (loaded.encode(IMAGES).dense != tiny_clip().encode(IMAGES).dense).any()
 
 
-def test_other_weights_have_another_hash_and_equal_ones_the_same_in_any_file_and_precision(tmp_path, state):
+def test_weights_hash_depends_only_on_the_weights(tmp_path, state):
     torch.save(state, tmp_path / "a.pt")
     save_file(state, tmp_path / "b.safetensors")
     name = "visual.transformer.resblocks.2.mlp.c_proj.bias"
@@ -97,12 +97,12 @@ def test_half_precision_weights_load_at_another_image_size(tmp_path, state, half
     assert loaded.weights_hash == tiny_clip(tmp_path / "same.safetensors", image_size=256).weights_hash
 
 
-def test_a_config_file_brings_its_own_image_size_and_an_option_overrides_it():
+def test_image_size_of_a_config_file_can_be_overridden():
     assert (tiny_clip().image_size, tiny_clip().grid) == (128, (8, 8))
     assert (tiny_clip(image_size=64).image_size, tiny_clip(image_size=64).grid) == (64, (4, 4))
 
 
-def test_a_named_model_runs_at_the_paper_s_512_pixels_unless_told_otherwise(monkeypatch):
+def test_default_image_size_of_named_models_is_512(monkeypatch):
     sizes = []
 
     def create_model(name, pretrained, force_image_size):
@@ -115,7 +115,7 @@ def test_a_named_model_runs_at_the_paper_s_512_pixels_unless_told_otherwise(monk
     assert sizes == [512, 224]
 
 
-def test_loading_restores_the_level_at_which_logging_is_disabled():
+def test_loading_restores_the_logging_level():
     before = logging.root.manager.disable
     logging.disable(logging.DEBUG)
     try:
@@ -140,42 +140,42 @@ def no_model(monkeypatch):
 
 @pytest.mark.usefixtures("no_model")
 class TestBeforeAModelIsBuilt:
-    def test_an_unknown_name_is_refused_with_near_ones(self):
+    def test_unknown_model_name_is_refused_with_suggestions(self):
         refused(clip("ViT-B-61"), "--clip", "'ViT-B-61'", "did you mean", "ViT-B-16", kind=UsageError)
         refused(clip("zzzzzz"), "--clip", "'zzzzzz'", kind=UsageError)
 
     @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14", "RN50"])
-    def test_openai_weights_without_quickgelu_are_refused_and_the_right_name_told(self, name):
+    def test_openai_weights_without_quickgelu_are_refused_with_the_fix(self, name):
         refused(clip(name, "openai"), f"--clip {name}", "openai", "-quickgelu", kind=UsageError)
 
-    def test_weights_without_quickgelu_in_a_quickgelu_model_are_refused_too(self):
+    def test_other_weights_in_a_quickgelu_model_are_refused(self):
         refused(clip("ViT-B-16-quickgelu", "laion2b_s34b_b88k"), "--clip-weights laion2b_s34b_b88k", kind=UsageError)
 
-    def test_a_local_file_named_after_openai_is_held_to_the_same(self, tmp_path):
+    def test_local_openai_file_without_quickgelu_is_refused(self, tmp_path):
         (tmp_path / "vit_b_16-openai.pt").write_bytes(b"")
         refused(clip("ViT-B-16", tmp_path / "vit_b_16-openai.pt"), "--clip ViT-B-16", "-quickgelu", kind=UsageError)
 
-    def test_an_unknown_tag_is_refused_with_the_known_ones(self):
+    def test_unknown_tag_is_refused_with_the_known_ones(self):
         refused(clip("ViT-B-16", "laion3b"), "--clip-weights laion3b", "openai", "laion400m_e31", kind=UsageError)
 
     @pytest.mark.parametrize("name", ["ViT-B-16", CONFIG])
-    def test_a_missing_checkpoint_is_refused(self, name, tmp_path):
+    def test_missing_checkpoint_is_refused(self, name, tmp_path):
         refused(clip(name, tmp_path / "gone.pt"), "--clip-weights", tmp_path / "gone.pt", kind=UsageError)
 
     @pytest.mark.parametrize("text", ["{broken", "[1, 2]", '"text"', '{"embed_dim": 64}', '{"model_cfg": 3}', ""])
-    def test_a_broken_config_is_refused(self, text, tmp_path):
+    def test_broken_config_is_refused(self, text, tmp_path):
         (tmp_path / "own.json").write_text(text)
         refused(clip(tmp_path / "own.json"), "--clip", tmp_path / "own.json", kind=UsageError)
 
-    def test_a_missing_config_is_refused(self, tmp_path):
+    def test_missing_config_is_refused(self, tmp_path):
         refused(clip(tmp_path / "gone.json"), "--clip", tmp_path / "gone.json", kind=UsageError)
 
 
-def test_a_resnet_is_refused():
+def test_resnet_is_refused():
     refused(clip("RN50", image_size=224), "--clip RN50", "ViT", kind=UsageError)
 
 
-def test_a_config_with_a_resnet_is_refused(tmp_path):
+def test_resnet_config_is_refused(tmp_path):
     config = json.loads(Path(CONFIG).read_text())
     config["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     (tmp_path / "resnet.json").write_text(json.dumps(config))
@@ -190,7 +190,7 @@ def test_a_config_with_a_resnet_is_refused(tmp_path):
         {"final_ln_after_pool": True},
     ],
 )
-def test_a_pooled_image_embedding_is_refused(tmp_path, pooling):
+def test_pooled_image_embedding_is_refused(tmp_path, pooling):
     config = json.loads(Path(CONFIG).read_text())
     config["vision_cfg"].update(pooling)
     (tmp_path / "pooled.json").write_text(json.dumps(config))
@@ -198,11 +198,11 @@ def test_a_pooled_image_embedding_is_refused(tmp_path, pooling):
 
 
 @pytest.mark.parametrize("size", [100, 129, 8])
-def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(size):
+def test_image_size_must_be_a_multiple_of_the_patch_size(size):
     refused(clip(CONFIG, image_size=size), f"--image-size {size}", "16", kind=UsageError)
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(tmp_path, state):
+def test_mismatched_checkpoint_is_refused_with_the_reason(tmp_path, state):
     name = "visual.class_embedding"
     for file, change in {"short.pt": {name: torch.zeros(7)}, "strange.pt": {"visual.stranger": torch.zeros(1)}}.items():
         torch.save({**state, **change}, tmp_path / file)
@@ -212,12 +212,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(tmp_path, sta
 
 
 @pytest.mark.parametrize("file", ["junk.pt", "junk.safetensors"])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, file):
+def test_file_that_is_not_a_checkpoint_is_refused(tmp_path, file):
     (tmp_path / file).write_bytes(b"not weights at all")
     refused(clip(CONFIG, tmp_path / file), "--clip-weights", tmp_path / file)
 
 
-def test_weights_that_cannot_be_fetched_are_refused_with_the_way_round(monkeypatch):
+def test_failed_download_is_refused_with_the_alternatives(monkeypatch):
     def create_model(*_, **__):
         raise OSError("no route to host\nand more")
 
@@ -229,11 +229,11 @@ def test_weights_that_cannot_be_fetched_are_refused_with_the_way_round(monkeypat
     ("able", "precision"),
     [({}, "fp32"), ({"avx512_f": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
 )
-def test_precision_is_half_on_a_cpu_that_multiplies_in_it_and_single_on_others(monkeypatch, able, precision):
+def test_auto_precision_is_bf16_only_on_cpus_that_support_it(monkeypatch, able, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False} | able)
     assert resolve_precision("auto", CPU) == precision
 
 
-def test_a_named_precision_is_taken_and_an_unknown_one_refused():
+def test_unknown_precision_is_refused():
     assert [resolve_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
     refused(lambda: resolve_precision("fp8", CPU), "--precision fp8", "bf16", kind=UsageError)

@@ -29,24 +29,24 @@ class Counting:
         return {"work": float(shard)}
 
 
-def test_every_shard_runs_once_and_its_images_are_told():
+def test_every_shard_runs_once_and_reports_progress():
     told = []
     assert sorted(clock["work"] for clock in run_shards(Counting(), range(5), told.append)) == [0, 1, 2, 3, 4]
     assert sum(told) == 15
 
 
-def test_no_shards_need_no_cluster():
+def test_no_cluster_is_started_without_shards():
     before = threading.active_count()
     assert list(run_shards(Counting(), [], print)) == []
     assert threading.active_count() == before
 
 
-def test_the_failure_of_a_shard_is_raised_here():
+def test_exception_of_a_shard_is_raised():
     with pytest.raises(ValueError, match="shard failed"):
         list(run_shards(Counting(bad=1), range(3), lambda _: None))
 
 
-def test_whoever_stops_listening_does_not_wait_for_a_running_shard():
+def test_closing_the_run_does_not_wait_for_running_shards():
     shards = run_shards(Counting(endless=1), range(3), lambda _: None)
     next(shards)
     start = time.perf_counter()
@@ -54,7 +54,7 @@ def test_whoever_stops_listening_does_not_wait_for_a_running_shard():
     assert time.perf_counter() - start < 20, "the running shard was waited for"
 
 
-def test_nothing_listens_beyond_this_machine():
+def test_workers_listen_on_loopback_only():
     shards = run_shards(Counting(), range(2), lambda _: None)
     next(shards)
     listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
@@ -74,7 +74,7 @@ def test_dask_is_silent_while_connected():
     assert before == after
 
 
-def test_workers_are_compared_by_a_hash_over_the_source_of_both_rooms_of_stage_1():
+def test_version_is_a_hash_of_the_source_of_stage_1():
     digest = hashlib.sha256()
     for room in ("data_cache", "pipeline"):
         files = sorted((REPOSITORY / room).rglob("*.py"))

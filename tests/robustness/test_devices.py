@@ -63,7 +63,7 @@ def ended(process, everyone) -> str:
 
 
 @pytest.mark.slow
-def test_two_processes_write_one_run_which_one_process_resumes(clipteacher, cache, tmp_path):
+def test_one_process_resumes_a_run_of_two(clipteacher, cache, tmp_path):
     run = tmp_path / "run"
     process = start(cache, run, *ENDLESS)
     everyone = psutil.Process(process.pid).children(recursive=True)
@@ -89,7 +89,7 @@ def test_two_processes_write_one_run_which_one_process_resumes(clipteacher, cach
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_they_start_is_answered_in_one_line(cache, tmp_path):
+def test_ctrl_c_during_startup_prints_one_line(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS, until=lambda process: len(ranks_of(process)) == 2)
     everyone = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
@@ -97,7 +97,7 @@ def test_ctrl_c_while_they_start_is_answered_in_one_line(cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_others_in_one_line(cache, tmp_path):
+def test_killed_rank_ends_the_others_in_one_line(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS)
     everyone = psutil.Process(process.pid).children(recursive=True)
     ranks_of(process)[1].kill()
@@ -107,7 +107,7 @@ def test_a_process_that_is_killed_ends_the_others_in_one_line(cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_when_the_watching_process_is_killed_no_other_continues(cache, tmp_path):
+def test_ranks_end_when_the_launcher_is_killed(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS)
     everyone = psutil.Process(process.pid).children(recursive=True)
     assert len(everyone) >= 4
@@ -116,7 +116,7 @@ def test_when_the_watching_process_is_killed_no_other_continues(cache, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_all_in_one_line_and_keeps_the_whole_batch(cache, tmp_path):
+def test_nonfinite_loss_ends_all_processes_and_saves_the_batch(cache, tmp_path):
     run = tmp_path / "run"
     process = start(cache, run, "--lr", 1e30, *ENDLESS)
     err = ended(process, [])
@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_ends_all_in_one_line_and_keeps_the_whole_batc
 
 
 @pytest.mark.slow
-def test_a_photograph_that_one_process_cannot_read_is_reported_in_one_line(cache, tmp_path):
+def test_image_unreadable_by_one_rank_is_reported_in_one_line(cache, tmp_path):
     victim = cache.parent / "drawn/images/train/005.png"
     whole = victim.read_bytes()
     victim.write_bytes(b"no picture")
@@ -141,7 +141,7 @@ def test_a_photograph_that_one_process_cannot_read_is_reported_in_one_line(cache
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_two_processes_end_as_if_never_stopped(cache, tmp_path):
+def test_resumed_two_process_training_equals_an_uninterrupted_one(cache, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     # dropout, so that each process's random numbers count
     length = ("--arch", "segformer", "--encoder", "mit_b0", "--iterations", 12)

@@ -93,9 +93,7 @@ class Somebodys(WorkerPlugin):
 
 
 @pytest.mark.slow
-def test_a_worker_killed_mid_run_loses_nothing_and_every_file_equals_that_of_one_process(
-    dask, root, tmp_path, reference, monkeypatch
-):
+def test_killed_worker_loses_nothing_and_files_equal_a_single_process_run(dask, root, tmp_path, reference, monkeypatch):
     lost, counts = dask.worker(), []
     with Client(dask.address) as other:
         other.register_plugin(Somebodys())
@@ -139,7 +137,7 @@ def traced(folder, address, shards=6, endless=None, progress=lambda _: None):
         yield from run_shards(TracedJob(folder, endless), range(shards), progress, Workers(scheduler=address))
 
 
-def test_each_worker_builds_its_model_once_and_each_shard_is_done_once(dask, tmp_path):
+def test_each_worker_builds_its_model_once(dask, tmp_path):
     counts = []
     clocks = list(traced(tmp_path / "c", dask.address, 8, progress=counts.append))
     assert sorted(clock["work"] for clock in clocks) == list(range(8))
@@ -149,7 +147,7 @@ def test_each_worker_builds_its_model_once_and_each_shard_is_done_once(dask, tmp
     assert len(list((tmp_path / "c").glob("begun_*"))) == 8
 
 
-def test_a_client_that_stops_listening_leaves_no_shard_running_and_the_cluster_as_it_was(dask, tmp_path):
+def test_closed_run_leaves_no_shard_running_and_the_cluster_unchanged(dask, tmp_path):
     before = left_behind(dask.address)
     shards = traced(tmp_path / "c", dask.address, endless=0)
     next(shards)
@@ -160,9 +158,7 @@ def test_a_client_that_stops_listening_leaves_no_shard_running_and_the_cluster_a
 
 
 @pytest.mark.slow
-def test_ctrl_c_cancels_only_this_run_in_one_line_and_resuming_ends_with_the_same_files(
-    dask, root, tmp_path, reference
-):
+def test_ctrl_c_cancels_only_this_run_which_can_be_resumed(dask, root, tmp_path, reference):
     cache, before = tmp_path / "own/c.zarr", left_behind(dask.address)
     data = (*folder_options(root), *TINY, "--image-size", SIZE, "--shard", 1, "--cache", cache)
     command = (sys.executable, REPOSITORY / "cli.py", "precompute", *data, "--scheduler", dask.address)
@@ -188,7 +184,7 @@ def test_ctrl_c_cancels_only_this_run_in_one_line_and_resuming_ends_with_the_sam
 
 
 @pytest.mark.slow
-def test_a_killed_client_leaves_no_shard_running_and_its_plugin_to_the_next_run(dask, tmp_path):
+def test_killed_client_leaves_no_shard_running(dask, tmp_path):
     folder, before = tmp_path / "c", left_behind(dask.address)
     folder.mkdir()
     code = f"""
@@ -206,7 +202,7 @@ for _ in traced(Path({str(folder)!r}), {dask.address!r}, endless=0): pass
     wait_until(lambda: left_behind(dask.address) == before)
 
 
-def test_clustering_on_a_cluster_gives_the_masks_of_one_process(dask, clipteacher, root, tmp_path):
+def test_clustering_on_a_dask_cluster_gives_the_same_masks(dask, clipteacher, root, tmp_path):
     for name, options in {"here": (), "there": ("--scheduler", dask.address)}.items():
         cache = tmp_path / f"{name}.zarr"
         execute(planned(root, cache, shard=3))
@@ -220,7 +216,7 @@ def test_clustering_on_a_cluster_gives_the_masks_of_one_process(dask, clipteache
 @pytest.mark.parametrize(
     "lack", ["torch", *(pytest.param(lack, marks=pytest.mark.slow) for lack in ("clipteacher", "cache", "dataset"))]
 )
-def test_a_mismatched_worker_is_named_with_the_fix(dask, root, tmp_path, monkeypatch, lack):
+def test_mismatched_worker_is_named_with_the_fix(dask, root, tmp_path, monkeypatch, lack):
     monkeypatch.setattr(scheduler, "FILE_TIMEOUT", 0.0)
     cache = tmp_path / "own/c.zarr"
     folder = {"dataset": str(root), "cache": str(cache.parent)}.get(lack, lack)
@@ -240,7 +236,7 @@ def test_a_mismatched_worker_is_named_with_the_fix(dask, root, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_mismatched_worker_that_joins_later_is_named_too(dask, tmp_path):
+def test_mismatched_worker_that_joins_later_is_named(dask, tmp_path):
     folder, mismatched_workers = tmp_path / "c", []
     shards = traced(folder, dask.address, 400)
     next(shards)
@@ -264,7 +260,7 @@ def silent():
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_an_address_without_a_scheduler_is_refused_with_the_fix(dask, clipteacher, root, tmp_path, silent, monkeypatch):
+def test_address_without_a_scheduler_is_refused_with_the_fix(dask, clipteacher, root, tmp_path, silent, monkeypatch):
     monkeypatch.setattr(scheduler, "CONNECT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"tcp://127.0.0.1:{server.getsockname()[1]}"
@@ -284,7 +280,7 @@ def test_an_address_without_a_scheduler_is_refused_with_the_fix(dask, clipteache
     assert not list(tmp_path.iterdir())
 
 
-def test_a_device_that_the_workers_lack_is_refused(dask, root, tmp_path):
+def test_device_that_workers_lack_is_refused(dask, root, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("they have one")
     there = (tmp_path / "c.zarr", dask.address)
@@ -292,7 +288,7 @@ def test_a_device_that_the_workers_lack_is_refused(dask, root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_scheduler_without_workers_is_waited_for_and_then_reported(tmp_path, monkeypatch):
+def test_scheduler_without_workers_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, "WORKER_TIMEOUT", 1.0)
     notes = []
     with cluster(tmp_path / "dask", workers=0) as empty:
@@ -312,7 +308,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_then_reported(tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_is_lost_ends_the_run_in_one_line(tmp_path):
+def test_lost_scheduler_ends_the_run_in_one_line(tmp_path):
     with cluster(tmp_path / "dask", workers=1) as one:
         shards = traced(tmp_path / "c", one.address, 100)
         next(shards)
@@ -321,7 +317,7 @@ def test_a_scheduler_that_is_lost_ends_the_run_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_that_are_all_lost_are_waited_for(tmp_path, monkeypatch):
+def test_run_waits_for_new_workers_if_all_are_lost(tmp_path, monkeypatch):
     from pipeline.dask import run as workers
 
     monkeypatch.setattr(workers, "WORKER_TIMEOUT", 3.0)
@@ -337,7 +333,7 @@ def test_workers_that_are_all_lost_are_waited_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_shard_that_kills_every_worker_ends_the_run_in_one_line(dask, tmp_path):
+def test_shard_that_kills_every_worker_ends_the_run_in_one_line(dask, tmp_path):
     from cluster_jobs import WorkerKillingJob
 
     (tmp_path / "c").mkdir()

@@ -46,7 +46,7 @@ def interrupted(arguments, is_time, numbers):
     ("workers", "numbers"),
     [(2, TERMINATED), *(pytest.param(workers, CTRL_C, marks=pytest.mark.slow) for workers in (0, 2))],
 )
-def test_training_saves_its_last_update_and_resumes_from_it(clipteacher, drawn, tmp_path, workers, numbers):
+def test_interrupted_training_saves_its_last_update(clipteacher, drawn, tmp_path, workers, numbers):
     cache, run = tmp_path / "c.zarr", tmp_path / "run"
     data = folder_options(drawn)
     clipteacher.good("precompute", *data, *TINY, "--cache", cache)
@@ -110,14 +110,14 @@ def signalled(clipteacher, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("numbers", [CTRL_C, TERMINATED], ids=["ctrl-c", "sigterm"])
-def test_a_command_without_a_progress_bar_answers_in_one_line(signalled, numbers):
+def test_interrupted_command_prints_one_line(signalled, numbers):
     result = signalled(*numbers)
     assert result.err == "error: interrupted; rerun the same command to resume or to start again\n"
     assert result.status == 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_an_ignored_signal_stays_ignored(signalled):
+def test_ignored_signal_stays_ignored(signalled):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signalled(signal.SIGTERM).status == 0
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN

@@ -64,7 +64,7 @@ local._put = dying
         pytest.param(HALF_A_FILE, id="half-a-file"),
     ],
 )
-def test_killed_mid_shard_and_rerun_every_file_equals_an_uninterrupted_run(clipteacher, drawn, tmp_path, instant):
+def test_rerun_after_a_kill_mid_shard_equals_an_uninterrupted_run(clipteacher, drawn, tmp_path, instant):
     def arguments(cache):
         data = (*folder_options(drawn), "--shard", 2)
         return ("precompute", *data, *TINY, "--cache", cache, "--json")

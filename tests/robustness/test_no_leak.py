@@ -46,14 +46,14 @@ def caches(worlds):
     return found
 
 
-def test_labels_and_names_of_unseen_classes_leave_no_trace_in_features_and_masks(caches):
+def test_unseen_classes_leave_no_trace_in_features_and_masks(caches):
     visible, hidden = (zarr.open_group(cache, mode="r") for cache in caches)
     for name in ("cls", "dense", "masks/default/label", "masks/default/count", "view/box", "view/flip"):
         assert (visible[name][:] == hidden[name][:]).all(), name
     assert (visible["masks/default/label"][:] != 255).any()
 
 
-def test_unseen_classes_leave_no_trace_in_any_training_step(caches, tmp_path):
+def test_unseen_classes_leave_no_trace_in_training(caches, tmp_path):
     steps, weights = [], []
     for cache in caches:
         lines, out = [], tmp_path / f"run{len(steps)}"

@@ -32,7 +32,7 @@ def precompute(clipteacher: CommandLine, root: Path, *more: object, clip: tuple[
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, bool], ids=["0 and 255", "1 bit"])
-def test_masks_in_which_a_class_has_no_pixel_are_reported(clipteacher, tmp_path, dtype):
+def test_classes_without_pixels_are_reported(clipteacher, tmp_path, dtype):
     result = precompute(clipteacher, write(tmp_path / "own", [mask(0, 255, dtype=dtype)] * 2))
     assert result.status == 0
     assert result.json["labelled"] == 2
@@ -42,7 +42,7 @@ def test_masks_in_which_a_class_has_no_pixel_are_reported(clipteacher, tmp_path,
     assert f"warning: {warning}" in result.err
 
 
-def test_all_void_label_maps_and_plain_pictures_are_reported(clipteacher, tmp_path):
+def test_all_void_label_maps_and_single_color_images_are_reported(clipteacher, tmp_path):
     root = write(tmp_path / "own", [mask(0, 1), mask(255), None])
     Image.new("RGB", (128, 128), (3, 3, 3)).save(root / "images/2.png")
     result = precompute(clipteacher, root)
@@ -53,7 +53,7 @@ def test_all_void_label_maps_and_plain_pictures_are_reported(clipteacher, tmp_pa
     ]
 
 
-def test_images_without_label_maps_are_reported_and_cannot_be_trained_on(clipteacher, tmp_path):
+def test_dataset_without_label_maps_is_reported_and_not_trained_on(clipteacher, tmp_path):
     result = precompute(clipteacher, write(tmp_path / "own", [None, None]))
     assert "0 of 2 images have a label map" in result.err
     out = tmp_path / "run"
@@ -69,9 +69,7 @@ def test_images_without_label_maps_are_reported_and_cannot_be_trained_on(cliptea
         pytest.param(("person", "giraffe"), ("--clip", "tiny", "--image-size", 64), id="unknown words"),
     ],
 )
-def test_names_that_clip_cannot_distinguish_are_reported_before_anything_is_encoded_and_not_blamed_on_an_option(
-    clipteacher, tmp_path, monkeypatch, names, clip
-):
+def test_class_names_that_clip_cannot_distinguish_are_reported(clipteacher, tmp_path, monkeypatch, names, clip):
     root = write(tmp_path / "own", [mask(0, 1)] * 2, names)
     said: list[str] = []
     with monkeypatch.context() as patch:
@@ -92,7 +90,7 @@ def test_names_that_clip_cannot_distinguish_are_reported_before_anything_is_enco
     assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in seen.err
 
 
-def test_evaluation_counts_the_others_when_the_last_image_is_broken(clipteacher, tmp_path):
+def test_evaluation_skips_a_broken_image(clipteacher, tmp_path):
     root = write(tmp_path / "own", [mask(0, 1)] * 3)
     precompute(clipteacher, root)
     run, data = tmp_path / "run", ("--dataset", "folder", "--root", root, "--split", "train", "--device", "cpu")

@@ -107,9 +107,7 @@ def killed_until_done(processes, work, masks, root, cache, log, kills, rng, star
 
 
 @pytest.mark.parametrize("amount", ["quick", pytest.param("slow", marks=pytest.mark.slow)])
-def test_precompute_killed_at_random_instants_ends_with_every_file_of_an_uninterrupted_run(
-    processes, drawn, tmp_path, amount
-):
+def test_precompute_killed_at_random_equals_an_uninterrupted_run(processes, drawn, tmp_path, amount):
     whole, cache, log = tmp_path / "whole.zarr", tmp_path / "own/c.zarr", tmp_path / "log"
     process = processes.Process(target=make_cache, args=(drawn, whole, log))
     process.start()
@@ -128,9 +126,7 @@ def test_precompute_killed_at_random_instants_ends_with_every_file_of_an_uninter
 
 
 @pytest.mark.parametrize("amount", ["quick", pytest.param("slow", marks=pytest.mark.slow)])
-def test_cluster_killed_at_random_instants_ends_with_every_file_of_an_uninterrupted_run(
-    processes, drawn, tmp_path, amount
-):
+def test_cluster_killed_at_random_equals_an_uninterrupted_run(processes, drawn, tmp_path, amount):
     import shutil
 
     first, whole, cache, log = (tmp_path / name for name in ("first.zarr", "whole.zarr", "own/c.zarr", "log"))

@@ -45,9 +45,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_disk_that_fills_up_leaves_the_previous_results_and_the_error_names_the_file(
-    clipteacher, run, tmp_path, monkeypatch, command
-):
+def test_full_disk_keeps_previous_results_and_names_the_file(clipteacher, run, tmp_path, monkeypatch, command):
     arguments, out, expected = COMMANDS[command]
     clipteacher.good(command, run, *arguments, "--out", out)
     before = files(tmp_path / "out")
@@ -79,7 +77,7 @@ def test_results_are_written_to_a_draft_first(path):
             assert "jsonl" in where, where  # a log grows line by line
 
 
-def test_pictures_come_out_as_they_would_under_their_own_name(clipteacher, run, tmp_path):
+def test_images_are_written_as_png(clipteacher, run, tmp_path):
     clipteacher.good("predict", run, "p.png", "--out", "out")
     for name in ("index", "overlay"):
         with Image.open(tmp_path / f"out/p.png.{name}.png") as picture:

@@ -76,7 +76,7 @@ def begun(cache, process, shards=1):
 
 
 @pytest.mark.slow
-def test_two_workers_write_the_same_files_as_one_and_a_killed_one_loses_nothing(root, tmp_path, reference):
+def test_killed_worker_process_loses_nothing(root, tmp_path, reference):
     cache = tmp_path / "own/c.zarr"
     process = start(root, cache, 2)
     begun(cache, process)
@@ -92,7 +92,7 @@ def test_two_workers_write_the_same_files_as_one_and_a_killed_one_loses_nothing(
 
 
 @pytest.mark.slow
-def test_killed_with_two_workers_at_random_instants_the_rerun_ends_with_the_same_files(root, tmp_path, reference):
+def test_two_workers_killed_at_random_and_rerun_write_the_same_files(root, tmp_path, reference):
     cache, rng, hit = tmp_path / "own/c.zarr", random.Random(0), 0
     for _ in range(12):
         process = start(root, cache, 2)
@@ -113,7 +113,7 @@ def test_killed_with_two_workers_at_random_instants_the_rerun_ends_with_the_same
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_stop_two_workers_in_one_line(root, tmp_path, number):
+def test_interrupt_stops_worker_processes_in_one_line(root, tmp_path, number):
     cache = tmp_path / "c.zarr"
     process = start(root, cache, 2)
     begun(cache, process)
