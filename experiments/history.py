@@ -7,7 +7,8 @@ from typing import Any
 from data_cache.errors import UserError
 from data_cache.options import default_of
 from data_cache.system.files import unreadable_error
-from trainer.checkpoint import CARD, FAILED, checkpoints
+from trainer.card import CARD
+from trainer.checkpoint import FAILED, checkpoints
 from trainer.config import CONFIG, TrainConfig
 from trainer.run import LOG, read_log, run_config
 

@@ -22,7 +22,7 @@ from experiments.areas import Results, Segmented
 from experiments.config import PredictConfig
 from experiments.vocabulary import names_of, vocabulary_for_names
 from trainer.checkpoint import Checkpoint, load
-from trainer.predictor import Predictor, check_strip
+from trainer.predictor import Predictor, check_aspect_ratio
 from trainer.segmenter import Vocabulary
 
 
@@ -148,5 +148,5 @@ def _read(root: Path, name: str) -> UInt8[np.ndarray, "height width 3"]:
     if not is_text(name):
         raise UserError("its name is not valid text; rename the file")
     image = decode_image(root / name)
-    check_strip(*image.shape[:2], f"{root / name}: ")
+    check_aspect_ratio(*image.shape[:2], f"{root / name}: ")
     return image

@@ -17,7 +17,8 @@ from experiments.history import run_in
 from experiments.image_choice import choose_images
 from experiments.scales import masks_figure
 from experiments.transfer import vocabulary_for_dataset
-from trainer.checkpoint import CARD, Checkpoint, load
+from trainer.card import CARD
+from trainer.checkpoint import Checkpoint, load
 from trainer.predictor import Predictor
 from viewer.figure import Figure
 from viewer.reader import CacheReader, ImageRecord, open_finished_cache

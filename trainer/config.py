@@ -1,4 +1,4 @@
-"""The settings of a training run: one dataclass, the source of the command line's help and of config.json."""
+"""The settings of a training run: one dataclass, from which the command line's options and config.json follow."""
 
 import json
 from collections.abc import Mapping
@@ -19,26 +19,26 @@ NELIgnore = Literal["negative", "masked"]
 StudentPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 CONFIG = "config.json"
 GAMMA = 1.5
-"""Added to the logits of unseen classes in the paper, against the bias towards seen ones."""
+"""The paper's value: added to the logits of unseen classes, against the bias towards seen classes."""
 MAX_UPDATES = 10**8 - 1
-"""The name of a checkpoint's folder has eight digits."""
+"""The name of a checkpoint folder has eight digits."""
 MAX_SIDE, MAX_BATCH, MAX_PROCESSES = 2**15, 2**16, 2**10
-"""Far more than fits into any memory, and few enough to be refused quickly."""
+"""More than fits into any memory, yet small enough to be refused quickly."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of `train`. Defaults are the paper's where it gives them (else `docs/decisions/`)."""
 
-    cache: str | None = option(None, "The cache to train from; the only one in ./data_cache by default.")
-    root: str | None = option(None, "Root of the dataset; where precompute found it by default.")
-    masks: str | None = option(None, "Name of the mask set; the one precompute made by default.")
+    cache: str | None = option(None, "Cache to train from; by default the only one in ./data_cache.")
+    root: str | None = option(None, "Root of the dataset; by default where precompute found it.")
+    masks: str | None = option(None, "Name of the mask set; by default the one that precompute made.")
     arch: str = option("segformer", "Student: segnext, or an architecture of segmentation_models_pytorch.")
     encoder: str = option("mit_b0", "Its encoder (timm's as tu-NAME; mscan_t to mscan_l).")
     encoder_weights: str = option("imagenet", "Encoder weights: imagenet, none, or the path of a state dict.")
     size: int | None = option(
         None,
-        "Side in pixels of the student's input; the cache's image size by default.",
+        "Side of the student's input in pixels; by default the cache's image size.",
         minimum=32,
         maximum=MAX_SIDE,
     )
@@ -49,15 +49,13 @@ class TrainConfig:
     head_lr: float = option(10.0, "Factor on the learning rate of everything but the encoder.", minimum=0)
     weight_decay: float = option(0.01, "AdamW's weight decay; none on norms and position parameters.", minimum=0)
     warmup: int = option(1500, "Linear warm-up in updates, at most a tenth of the run.", minimum=0, maximum=MAX_UPDATES)
-    max_grad_norm: float = option(
-        0.0, "Gradients with a greater norm are scaled down to it; 0 disables this.", minimum=0
-    )
+    max_grad_norm: float = option(0.0, "Gradients are clipped to this norm; 0 disables clipping.", minimum=0)
     poly_power: float = option(1.0, "Exponent of the polynomial decay to zero.", minimum=0)
     glm: Pooling = option("attention", "Pooling of global learning.")
     bank: int = option(24, "Earlier batches whose CLS tokens are negatives (n).", minimum=0, maximum=MAX_BATCH)
     tau: float = option(0.07, "Temperature of InfoNCE and of cosine logits.", minimum=1e-6)
     vla: Adapters = option("transformer", "Vision-language adapter.")
-    logits: Logits = option("cosine", "Pixel logits: cosine / tau, or the plain product of eq. 9.")
+    logits: Logits = option("cosine", "Pixel logits: cosine / tau, or the plain dot product of eq. 9.")
     pseudo_scope: Scope = option("batch", "A pixel competes with pseudo labels of its own image or of the batch.")
     nel_ignore: NELIgnore = option("negative", "Pixels without a seen label are negatives in NEL, or masked.")
     ce: bool = option(True, "Cross-entropy over seen and pseudo labels (eq. 10).")
@@ -69,7 +67,7 @@ class TrainConfig:
     weight_dice: float = option(1.0, "Weight of dice loss.", minimum=0)
     weight_generate: float = option(1.0, "Weight of L_generate.", minimum=0)
     loss_stride: int = option(
-        1, "Pixel losses use every n-th pixel: 1 is the paper's, 4 is faster.", minimum=1, maximum=MAX_SIDE
+        1, "Pixel losses use every n-th pixel: 1 as in the paper, 4 is faster.", minimum=1, maximum=MAX_SIDE
     )
     seed: int = option(0, "Seed of initial weights and sampling order.", minimum=0, maximum=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
@@ -87,26 +85,28 @@ class TrainConfig:
     checkpoint_every: int = option(2000, "Updates between checkpoints.", minimum=1, maximum=MAX_UPDATES)
 
     def __post_init__(self) -> None:
-        """Raise UsageError, one line, for a value out of range."""
+        """Raise UsageError if a value is out of range."""
         check_options(self)
         if self.batch_size % self.devices:
-            raise UsageError(f"--devices {self.devices}: must divide --batch-size {self.batch_size}; change either")
+            raise UsageError(
+                f"--devices {self.devices}: must divide --batch-size {self.batch_size}; change one of them"
+            )
         if self.glm == "off" and not (self.ce or self.nel or self.generate):
-            raise UsageError("--glm off with --no-ce --no-nel --no-generate: nothing is left to train on")
+            raise UsageError("--glm off with --no-ce --no-nel --no-generate: no loss is left; enable at least one")
 
     @property
     def warmup_updates(self) -> int:
-        """Updates of linear warm-up: a tenth of the run at most, so that short runs train at all."""
+        """Updates of linear warm-up: at most a tenth of the run, so that short runs are trained at full rate, too."""
         return min(self.warmup, self.iterations // 10)
 
     def save(self, path: Path) -> None:
-        """Write as JSON, to be read back by `train --config`."""
+        """Write as JSON that `train --config` reads."""
         with atomic_write(path) as draft:
             draft.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def read_config(path: Path | None, **given: Any) -> TrainConfig:
-    """A config from a JSON file (or the defaults), overridden by every given value that is not None."""
+    """A config from a JSON file (or the defaults), overridden by every `given` value that is not None."""
     stored: dict[str, Any] = {}
     if path:
         try:
@@ -119,9 +119,9 @@ def read_config(path: Path | None, **given: Any) -> TrainConfig:
 
 
 def overridden(stored: Mapping[str, Any], **given: Any) -> TrainConfig:
-    """A config of stored settings (or the defaults), overridden by every given value that is not None."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    return TrainConfig(**({**stored} | {name: value for name, value in plain.items() if value is not None}))
+    """A config from stored settings (or the defaults), overridden by every `given` value that is not None."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return TrainConfig(**({**stored} | {name: value for name, value in given.items() if value is not None}))
 
 
 def is_setting(name: str) -> bool:

@@ -13,24 +13,24 @@ from data_cache.errors import UserError
 from data_cache.survey import absent_classes
 from trainer.config import GAMMA
 from trainer.metrics import ConfusionMatrix, Metrics, metrics
-from trainer.predictor import check_strip
+from trainer.predictor import check_aspect_ratio
 from trainer.segmenter import Segmenter, Vocabulary
 
 GRID = np.arange(0, 5.01, 0.25)
 """The gammas that `pick_gamma` chooses from."""
 KEPT = 0.98
-"""Share of the seen classes' mIoU that `pick_gamma` keeps (docs/decisions/method.md)."""
+"""Fraction of the seen classes' mIoU that `pick_gamma` keeps (docs/decisions/method.md)."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Pooled pixel counts of a prediction, by gamma.
+    """Pixel counts pooled over images, for each gamma.
 
     Args:
         vocabulary: the classes.
-        counts: a confusion matrix for each gamma.
-        images: how many are counted.
-        failures: the reasons why the others are not, by image name.
+        counts: the confusion matrix of each gamma.
+        images: number of images counted.
+        failures: for each other image, by name, why it could not be evaluated.
 
     """
 
@@ -40,15 +40,15 @@ class Evaluation:
     failures: Mapping[str, str] = field(default_factory=dict)
 
     def at(self, gamma: float) -> Metrics:
-        """The metrics at one of its gammas, S and U by the split of the evaluated dataset (the paper's reading)."""
+        """Metrics at a gamma, with S and U from the split of the evaluated dataset, as in the paper."""
         return metrics(self.counts[gamma], self.vocabulary.split.unseen_index)
 
     def by_training_labels(self, gamma: float) -> Metrics:
-        """The metrics at one of its gammas, S the classes that had labels in training and U all others."""
+        """Metrics at a gamma, where S are the classes that had labels in training and U all others."""
         return metrics(self.counts[gamma], np.flatnonzero(~self.vocabulary.labelled))
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints: the first gamma at the top level, all of several gammas under `sweep`."""
+        """The output of `--json`: the first gamma at the top level; if there are several, all of them under `sweep`."""
         first, classes = next(iter(self.counts)), self.vocabulary.split.classes
         output = self.at(first).as_json(first, classes)
         if len(self.counts) > 1:
@@ -61,7 +61,7 @@ class Evaluation:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence if classes are left out of the means because no label map has them."""
+        """A warning if classes are left out of the means because no label map contains them."""
         true = next(iter(self.counts.values())).sum(axis=1)
         absent = absent_classes(true, self.vocabulary.split.classes, self.images)
         return [absent] if absent else []
@@ -78,17 +78,17 @@ class Evaluation:
 def evaluate(
     segmenter: Segmenter, dataset: Dataset, gammas: Sequence[float] = (GAMMA,), progress: Progress = ignore
 ) -> Evaluation:
-    """Predict every image of a dataset with the same classes, once for all gammas; `progress` counts images.
+    """Predict every image of a dataset once and count its pixels for each gamma.
 
-    An image that cannot be read is left out of the counts and named in `failures`.
+    An image that cannot be read is not counted but reported in `failures`. `progress` counts images.
 
-    Raises UserError if the classes differ, an image has no label map, or no image can be read.
+    Raises UserError if the dataset has other classes, an image has no label map, or no image can be read.
     """
     classes = segmenter.vocabulary.split.classes
     if dataset.classes != classes:
         raise UserError(
             f"{dataset.root or dataset.name}: its {len(dataset.classes)} classes differ from the {len(classes)} "
-            "of the prediction; evaluate on the dataset it was made for"
+            "classes of the predictions; evaluate on the dataset that they were made for"
         )
     check_labelled(dataset)
     confusion = {gamma: ConfusionMatrix(len(classes)) for gamma in gammas}
@@ -99,9 +99,9 @@ def evaluate(
         except UserError as error:
             failures[dataset.ids[index]] = str(error)
         else:
-            predicted = segmenter(image)
+            prediction = segmenter(image)
             for gamma, matrix in confusion.items():
-                matrix.update(label, predicted.at(gamma))
+                matrix.update(label, prediction.at(gamma))
         progress(1)
     if len(failures) == len(dataset):
         first = next(iter(failures.values()))
@@ -111,13 +111,13 @@ def evaluate(
 
 
 def pick_gamma(segmenter: Segmenter, images: Dataset, progress: Progress = ignore) -> float:
-    """The greatest gamma of `GRID` that costs a student almost none of its accuracy on labelled pixels.
+    """The greatest gamma of `GRID` that costs a student almost no accuracy on pixels with a seen label.
 
-    On training images, over pixels with a seen label, the mIoU of the seen classes must be at least `KEPT` of its
-    maximum over the grid; a pixel predicted as an unseen class is a miss. All other pixels, and thus all labels of
-    unseen classes, are left out, as are images that have no label map or cannot be read.
+    On training images, the mIoU of the seen classes must stay at least `KEPT` of its maximum over the grid, where a
+    pixel predicted as an unseen class is a miss. All other pixels are ignored, so no label of an unseen class is used.
+    Images that have no label map or cannot be read are skipped.
 
-    Raises UserError if the student predicts no seen pixel correctly: such images say nothing about gamma.
+    Raises UserError if the student predicts no seen pixel correctly, because then every gamma is equally good.
     """
     split, n = segmenter.vocabulary.split, len(GRID)
     rank, classes = split.seen_rank(), len(split.seen)
@@ -127,29 +127,29 @@ def pick_gamma(segmenter: Segmenter, images: Dataset, progress: Progress = ignor
             image, label = load_labelled(images, index)
         except UserError:
             continue
-        found, target = segmenter(image), rank[label]
-        known = target != VOID
-        # from this position of the grid on, an unseen class wins
-        flip = np.searchsorted(GRID, -found.margin[known], side="right")
-        target, ours = target[known], rank[found.labelled[known]]
-        hit = ours == target
-        for counts, rows, flips in ((true, target, flip), (predicted, ours, flip), (hits, ours[hit], flip[hit])):
-            cells = rows.astype(np.int64) * (n + 1) + flips
+        prediction, target = segmenter(image), rank[label]
+        valid = target != VOID
+        # from this index of the grid on, an unseen class is predicted
+        flip = np.searchsorted(GRID, -prediction.margin[valid], side="right")
+        target, seen = target[valid], rank[prediction.labelled[valid]]
+        hit = seen == target
+        for counts, ranks, flips in ((true, target, flip), (predicted, seen, flip), (hits, seen[hit], flip[hit])):
+            cells = ranks.astype(np.int64) * (n + 1) + flips
             counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
         progress(1)
     total = true.sum(axis=1, keepdims=True)
-    # at position g a seen class is still predicted wherever its flip comes later
+    # at index g of the grid, a seen class is still predicted for all pixels that flip later
     hits, predicted = (counts.sum(axis=1, keepdims=True) - counts.cumsum(axis=1)[:, :n] for counts in (hits, predicted))
     if not hits.any():
         raise UserError(
-            "--pick-gamma: not one seen pixel of these images is predicted correctly; use more of them, or train longer"
+            "--pick-gamma: no seen pixel of these images is predicted correctly; use more images, or train longer"
         )
     miou = (hits / np.maximum(total + predicted - hits, 1))[total[:, 0] > 0].mean(axis=0)
     return float(GRID[np.flatnonzero(miou >= KEPT * miou.max())[-1]])
 
 
 def check_labelled(dataset: Dataset) -> None:
-    """Raise UserError if images of a dataset have no label map, without reading any."""
+    """Raise UserError if an image of a dataset has no label map. No image is read."""
     if missing := [index for index in range(len(dataset)) if not dataset.has_label(index)]:
         raise UserError(
             f"{len(missing)} of {len(dataset)} images have no label map, the first is {dataset.path(missing[0])}; "
@@ -160,9 +160,9 @@ def check_labelled(dataset: Dataset) -> None:
 def load_labelled(
     dataset: Dataset, index: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
-    """An image that a student can take, and its label map. Raises UserError, naming the image, if there is none."""
+    """Read an image and its label map. Raises UserError if it has none, or if the image is too long a strip."""
     image, label = dataset.load(index)
     if label is None:
         raise UserError(f"{dataset.path(index)}: has no label map; evaluation needs one for every image")
-    check_strip(*image.shape[:2], f"{dataset.path(index)}: ")
+    check_aspect_ratio(*image.shape[:2], f"{dataset.path(index)}: ")
     return image, label

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in training: received at any moment, answered between two updates."""
+"""Ctrl-C and SIGTERM in training: received at any time, handled between two updates."""
 
 import signal
 import threading
@@ -11,27 +11,27 @@ from data_cache.system.signals import SIGNALS
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether an interrupt was received. A second Ctrl-C stops at once; SIGTERM never does.
+    """Yield a function that returns whether an interrupt was received. A second Ctrl-C stops at once, SIGTERM never.
 
-    An exception thrown into the middle of a backward pass can take the process down with it. Outside the main thread,
-    where no signal arrives, and where interrupts are ignored, the function always returns False.
+    An exception raised in the middle of a backward pass can crash the process. In a thread other than the main one,
+    which receives no signals, and where interrupts are ignored, the function always returns False.
     """
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    received = threading.Event()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    interrupted = threading.Event()
 
-    def receive(number: int, _frame: FrameType | None) -> None:
-        received.set()
-        if number == signal.SIGINT:  # `timeout` sends SIGTERM twice
-            signal.signal(number, before[number])
+    def handle(number: int, _frame: FrameType | None) -> None:
+        interrupted.set()
+        if number == signal.SIGINT:  # not SIGTERM, which `timeout` sends twice
+            signal.signal(number, handlers[number])
 
-    # a background job inherits SIGINT as ignored, and must be left alone
-    handled = [number for number, handler in before.items() if handler not in (None, signal.SIG_IGN)]
+    # a background job inherits SIGINT as ignored, which must stay so
+    handled = [number for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)]
     if threading.current_thread() is not threading.main_thread():
         handled = []
     for number in handled:
-        signal.signal(number, receive)
+        signal.signal(number, handle)
     try:
-        yield received.is_set
+        yield interrupted.is_set
     finally:
         for number in handled:
-            signal.signal(number, before[number])
+            signal.signal(number, handlers[number])

@@ -21,6 +21,7 @@ from data_cache.callbacks import Log, OnUpdate, ignore
 from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
 from data_cache.system.devices import resolve_device
 from trainer import checkpoint
+from trainer.card import ONLINE, make_card
 from trainer.config import CONFIG, TrainConfig
 from trainer.data import Batch, TrainingData, ViewDataset, load_training_data
 from trainer.distributed import ranks
@@ -100,7 +101,7 @@ def train_rank(
     fabric = _fabric(config)
     learner, optimizer, peak_lrs = _learner(fabric, config, data)
     seed_rank(config.seed)
-    card = checkpoint.card_of(config, data.split, data.size, {**data.origin, checkpoint.ONLINE: teacher is not None})
+    card = make_card(config, data.split, data.size, {**data.origin, ONLINE: teacher is not None})
     step = restore(out, learner.module, optimizer, card) if resume else 0
     saver = CheckpointSaver(out, learner.module, optimizer, torch.from_numpy(data.texts.features), card)
     teacher = teacher or CachedTeacher(data.loaded)

@@ -11,15 +11,15 @@ from data_cache.datasets.base import VOID
 
 
 class ConfusionMatrix:
-    """Pixel counts, rows the true class and columns the predicted one; void pixels are left out of everything."""
+    """Pixel counts by true class (rows) and predicted class (columns). Void pixels are not counted."""
 
     def __init__(self, classes: int) -> None:
         self.counts: Int[np.ndarray, "true predicted"] = np.zeros((classes, classes), np.int64)
 
     def update(self, label: Shaped[np.ndarray, "*pixels"], predicted: Shaped[np.ndarray, "*pixels"]) -> None:
-        """Add the pixels of an image; `label` may hold 255 (void), `predicted` may not."""
-        n, known = len(self.counts), label != VOID
-        pairs = label[known].astype(np.int64) * n + predicted[known]
+        """Add the pixels of an image. `label` may contain 255 (void), `predicted` may not."""
+        n, valid = len(self.counts), label != VOID
+        pairs = label[valid].astype(np.int64) * n + predicted[valid]
         self.counts += np.bincount(pairs, minlength=n * n).reshape(n, n)
 
 
@@ -37,35 +37,36 @@ class Metrics:
 
     @property
     def summary(self) -> dict[str, float]:
-        """The four figures papers report, by their names in JSON."""
+        """The four metrics that papers report, by their names in JSON."""
         values = (self.pixel_accuracy, self.miou_seen, self.miou_unseen, self.hiou)
         return dict(zip(self.COLUMNS, values, strict=True))
 
     def as_json(self, gamma: float, classes: Sequence[str] = ()) -> dict[str, Any]:
-        """What `--json` prints, with the IoU of each class if `classes` names them; null where no class occurs."""
+        """The output of `--json`, with the IoU of each class if `classes` is given. A nan becomes null."""
         output = {**_nullable(self.summary), "gamma": gamma}
         if classes:
             output["per_class"] = _nullable(dict(zip(classes, self.iou.tolist(), strict=True)))
         return output
 
     def __str__(self) -> str:
-        """The four figures in per cent, on one line."""
+        """The four metrics in percent, on one line."""
         return "  ".join(f"{self.COLUMNS[name]} {100 * value:.1f}" for name, value in self.summary.items())
 
 
 def metrics(counts: Int[np.ndarray, "true predicted"], unseen: Int[np.ndarray, "unseen"]) -> Metrics:
-    """IoU per class = hits / (true + predicted - hits), nan if the union is empty; means skip nan.
+    """Metrics of a confusion matrix, given the indices of the unseen classes.
 
-    pAcc counts all labelled pixels. hIoU (eq. 13) = 2SU / (S + U), and 0 when both are 0.
+    The IoU of a class is nan if its union is empty; means skip nan. pAcc is over all labelled pixels. hIoU (eq. 13) is
+    2SU / (S + U), and 0 if both are 0.
     """
-    hits, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    union = true + predicted - hits
-    iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+    intersection, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    union = true + predicted - intersection
+    iou = np.where(union > 0, intersection / np.maximum(union, 1), np.nan)
     is_unseen = np.isin(np.arange(len(counts)), unseen)
     seen_mean, unseen_mean = _mean(iou[~is_unseen]), _mean(iou[is_unseen])
-    both = seen_mean + unseen_mean
-    hiou = 2 * seen_mean * unseen_mean / both if both > 0 else (0.0 if both == 0 else np.nan)
-    accuracy = hits.sum() / true.sum() if true.sum() else np.nan
+    total = seen_mean + unseen_mean
+    hiou = 2 * seen_mean * unseen_mean / total if total > 0 else (0.0 if total == 0 else np.nan)
+    accuracy = intersection.sum() / true.sum() if true.sum() else np.nan
     return Metrics(float(accuracy), seen_mean, unseen_mean, float(hiou), iou)
 
 
@@ -74,5 +75,5 @@ def _nullable(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _mean(values: Float[np.ndarray, "class"]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if len(valid) else float("nan")

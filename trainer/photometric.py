@@ -1,4 +1,4 @@
-"""Colour changes that move no pixel: the only augmentation that a cached teacher allows on top of its views."""
+"""Photometric distortion, the only augmentation that a cached teacher allows on top of its views."""
 
 import numpy as np
 import torch
@@ -6,28 +6,28 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-CHANCE = 0.5
+PROBABILITY = 0.5
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 0.1
 
 
 def distort(image: UInt8[Tensor, "3 height width"], rng: np.random.Generator) -> UInt8[Tensor, "3 height width"]:
-    """An RGB image with brightness, contrast, saturation and hue changed, each at random.
+    """Change brightness, contrast, saturation and hue of an RGB image at random. No pixel moves.
 
-    The ranges are those of mmsegmentation's photometric distortion: brightness shifted by up to 32 of 255, contrast
-    and saturation scaled by 0.5 to 1.5, hue shifted by up to a tenth of the circle; contrast comes first or last.
+    As in mmsegmentation's PhotoMetricDistortion, brightness is shifted by up to 32 of 255, contrast and saturation are
+    scaled by 0.5 to 1.5, hue is shifted by up to a tenth of the circle, and contrast changes before saturation or last.
     """
     brightness, hue = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(-HUE, HUE)
     contrast, saturation = rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
-    bright, contrasted, saturated, shifted, early = rng.random(5) < CHANCE
-    if bright:
+    change_brightness, change_contrast, change_saturation, change_hue, contrast_first = rng.random(5) < PROBABILITY
+    if change_brightness:
         image = _rounded(image.float() + brightness)
-    if contrasted and early:
+    if change_contrast and contrast_first:
         image = _rounded(image.float() * contrast)
-    if saturated:
+    if change_saturation:
         image = F.adjust_saturation(image, saturation)
-    if shifted:
+    if change_hue:
         image = F.adjust_hue(image, hue)
-    if contrasted and not early:
+    if change_contrast and not contrast_first:
         image = _rounded(image.float() * contrast)
     return image
 

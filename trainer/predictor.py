@@ -1,4 +1,4 @@
-"""A trained student predicts: student and text features only, without CLIP's towers."""
+"""Prediction with a trained student and text features. CLIP itself is not needed."""
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ from trainer.segmenter import TopSeenUnseen, Vocabulary, top_seen_unseen
 
 STRIDE = 426 / 512
 """Stride of the sliding window as a share of its side (512 and 426 in ZegCLIP's protocol)."""
-LONGEST = 16
-"""Greatest ratio of an image's sides: the student sees it with its short side at the training size."""
+MAX_ASPECT_RATIO = 16
+"""Of an image: its short side is resized to the training size, so a long strip would not fit into memory."""
 
 
 class Predictor:
-    """Predicts a class for every pixel of an image with a trained student: a `trainer.segmenter.Segmenter`.
+    """A `trainer.segmenter.Segmenter` that predicts with a trained student.
 
     Args:
         checkpoint: the student.
         sliding: average the logits of overlapping square windows instead of one pass over the whole image.
-        vocabulary: the classes to choose from; those of the training by default.
+        vocabulary: the classes to choose from; by default those of the training.
 
     """
 
@@ -34,16 +34,16 @@ class Predictor:
         self._text = F.normalize(self.vocabulary.text.to(checkpoint.text.device), dim=1)
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> TopSeenUnseen:
-        """The best labelled and the best unlabelled class at the image's own pixels."""
+        """Predict at the image's own resolution."""
         return top_seen_unseen(self.logits(image), self.vocabulary.labelled, image.shape[:2])
 
     @torch.inference_mode()
     def logits(self, image: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "class y x"]:
-        """Logits at the size the student sees: aspect ratio kept, short side at the training size.
+        """Logits of the image resized for the student: its short side at the training size, its aspect ratio kept.
 
-        Raises UserError if the image is such a long strip that its logits would not fit into memory.
+        Raises UserError if the image is too long a strip.
         """
-        check_strip(*image.shape[:2])
+        check_aspect_ratio(*image.shape[:2])
         side = self.checkpoint.size
         scale = side / min(image.shape[:2])
         height, width = (max(side, round(length * scale)) for length in image.shape[:2])
@@ -54,8 +54,7 @@ class Predictor:
     def _whole(self, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "class height width"]:
         config, network = self.checkpoint.config, self.checkpoint.network
         height, width = pixels.shape[2:]
-        pad = (-width % network.multiple, -height % network.multiple)
-        padded = F.pad(pixels, (0, pad[0], 0, pad[1]), mode="replicate")
+        padded = F.pad(pixels, (0, -width % network.multiple, 0, -height % network.multiple), mode="replicate")
         features = network(padded)[0].float()
         logits = pixel_logits(features, self._text, config.logits, config.tau)
         full = F.interpolate(logits[None], padded.shape[2:], mode="bilinear", align_corners=False)[0]
@@ -64,23 +63,25 @@ class Predictor:
     def _slide(self, pixels: Float[Tensor, "1 3 height width"], side: int) -> Float[Tensor, "class height width"]:
         height, width = pixels.shape[2:]
         total = torch.zeros(len(self._text), height, width, device=pixels.device)
-        visits = torch.zeros(height, width, device=pixels.device)
+        count = torch.zeros(height, width, device=pixels.device)
         for top in window_starts(height, side):
             for left in window_starts(width, side):
-                area = (slice(top, top + side), slice(left, left + side))
-                total[:, *area] += self._whole(pixels[:, :, *area])
-                visits[area] += 1
-        return total / visits
+                window = (slice(top, top + side), slice(left, left + side))
+                total[:, *window] += self._whole(pixels[:, :, *window])
+                count[window] += 1
+        return total / count
 
 
-def check_strip(height: int, width: int, lead: str = "") -> None:
-    """Raise UserError, which begins with `lead`, for an image whose sides differ by more than the factor `LONGEST`."""
+def check_aspect_ratio(height: int, width: int, prefix: str = "") -> None:
+    """Raise UserError, with `prefix` before its message, if the sides differ by more than `MAX_ASPECT_RATIO`."""
     short, long = sorted((height, width))
-    if long > LONGEST * short:
-        raise UserError(f"{lead}{long} x {short} pixels are too long a strip; crop it to at most {LONGEST}:1")
+    if long > MAX_ASPECT_RATIO * short:
+        raise UserError(
+            f"{prefix}{long} x {short} pixels are too long a strip; crop it to at most {MAX_ASPECT_RATIO}:1"
+        )
 
 
 def window_starts(length: int, side: int) -> list[int]:
-    """Where windows of `side` pixels start along `length` >= side: at the stride, the last one flush with the end."""
+    """Offsets of windows of `side` pixels along `length` >= side; the last window ends at the border."""
     stride = max(1, round(side * STRIDE))
     return sorted({min(start, length - side) for start in range(0, length - side + stride, stride)})

@@ -1,4 +1,4 @@
-"""Resuming a run: what must be kept besides the weights, and how it is restored, bit for bit on CPU."""
+"""Resuming a run: the state saved besides the weights, and how it is restored, bit for bit on a CPU."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from data_cache.errors import UsageError
-from trainer.checkpoint import MODEL, ONLINE, RESUME, latest, read_card, read_tensors, trusted
+from trainer.card import ONLINE, checkpoint_errors, read_card
+from trainer.checkpoint import MODEL, RESUME, latest, read_tensors
 from trainer.config import TrainConfig
 from trainer.distributed.ranks import all_gather, rank
 
 FREE_TO_CHANGE = {"device", "devices", "workers", "log_every", "checkpoint_every", "root", "cache", "masks"}
-"""Settings that a resumed run may change; of the cache and its masks, the content is compared."""
+"""Settings that a resumed run may change. Of the cache and its masks, the content is compared, not the name."""
 
 
 def resume_state(learner: Any, optimizer: Any) -> dict[str, Tensor]:
-    """The state of loss (bank, adapter), optimizer and random numbers, as named tensors: no pickle.
+    """The state of the loss (bank, adapter), the optimizer and the random generators as named tensors, unpickled.
 
-    The random states of all processes follow one another; everything else is the same in all of them.
+    The random states of all processes are concatenated. Everything else is the same in all of them.
     """
     state = {f"loss.{name}": value for name, value in learner.loss.state_dict().items()}
     for index, entry in _unwrapped(optimizer).state_dict()["state"].items():
@@ -33,20 +34,20 @@ def resume_state(learner: Any, optimizer: Any) -> dict[str, Tensor]:
 
 
 def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) -> int:
-    """Restore the state of the newest checkpoint; returns its step.
+    """Restore the newest checkpoint and return its step.
 
     Raises:
-        UsageError: the settings, the vocabulary or the cache's content differ from the run's.
+        UsageError: settings, vocabulary or cache content differ from those of the run.
         UserError: the checkpoint is missing or damaged.
 
     """
     folder = latest(run)
     stored = read_card(folder)
-    with trusted(folder):
+    with checkpoint_errors(folder):
         _check_same(stored, card, run)
         tensors, weights = read_tensors(folder, RESUME, stored), read_tensors(folder, MODEL, stored)
-        learner.network.load_state_dict(_below("segmenter.", weights))
-        learner.loss.load_state_dict(_below("loss.", tensors))
+        learner.network.load_state_dict(_with_prefix("segmenter.", weights))
+        learner.loss.load_state_dict(_with_prefix("loss.", tensors))
         inner = _unwrapped(optimizer)
         inner.load_state_dict(
             {"state": _optimizer_entries(tensors), "param_groups": inner.state_dict()["param_groups"]}
@@ -56,16 +57,16 @@ def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) ->
 
 
 def seed_rank(seed: int) -> None:
-    """Give each process but the first its own random numbers, once all have built the same student."""
+    """Give every rank but 0 its own random seed. Call it after all have built the same student."""
     if rank():
         torch.manual_seed(int(np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0]))
 
 
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Restore this process's random states; a process that the saved run did not have keeps its own."""
+    """Restore the random states of this process. A rank that the saved run did not have keeps its own."""
     states = tensors["rng.cpu"].split(len(torch.get_rng_state()))
     if rank() < len(states):
-        torch.set_rng_state(states[rank()].clone())  # torch would read past the end of a view
+        torch.set_rng_state(states[rank()].clone())  # of a view, torch reads past the end
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         states = tensors["rng.cuda"].split(len(torch.cuda.get_rng_state()))
         if rank() < len(states):
@@ -73,17 +74,16 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_same(stored: Mapping[str, Any], card: Mapping[str, Any], run: Path) -> None:
-    # a setting added after the run was saved had its default then
-    was, config = asdict(TrainConfig()) | stored["config"], card["config"]
+    # a setting that did not exist when the run was saved had its default value
+    stored_config, config = asdict(TrainConfig()) | stored["config"], card["config"]
     changed = [
         f"--{name.replace('_', '-')}"
-        for name, value in was.items()
+        for name, value in stored_config.items()
         if name not in FREE_TO_CHANGE and config.get(name) != value
     ]
-    others = card.keys() - {"config", "recorded"}
     changed += [
         "--online" if name == ONLINE else f"the cache's {name}"
-        for name in sorted(others)
+        for name in sorted(card.keys() - {"config", "recorded"})
         if card[name] != stored.get(name)
     ]
     if changed:
@@ -92,16 +92,16 @@ def _check_same(stored: Mapping[str, Any], card: Mapping[str, Any], run: Path) -
 
 def _optimizer_entries(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in _below("optimizer.", tensors).items():
+    for key, value in _with_prefix("optimizer.", tensors).items():
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = value
     return entries
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _unwrapped(optimizer: Any) -> Any:
-    # Fabric wraps the optimizer
+    """The optimizer inside Fabric's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)

@@ -11,7 +11,8 @@ from data_cache.errors import UsageError, UserError, disk_errors, one_line
 from data_cache.system.atomic import atomic_write, draft_paths, remove
 from data_cache.system.files import is_file
 from data_cache.system.lock import writer_lock
-from trainer.checkpoint import FAILED, STEP, check_names, checkpoints, latest, read_card
+from trainer.card import read_card
+from trainer.checkpoint import FAILED, STEP, check_names, checkpoints, latest
 from trainer.config import CONFIG, TrainConfig, overridden, read_config
 
 LOCK, LOG = "train.lock", "log.jsonl"
@@ -19,21 +20,22 @@ Line = dict[str, float]
 
 
 def full_disk_advice(run: Path) -> str:
-    """What to do when a run can no longer be written."""
+    """Advice for a run that can no longer be written."""
     if checkpoints(run):
         return f"the newest checkpoint is kept: make room, then resume with `train --out {run} --resume`"
-    return "nothing was saved yet: make room, and run the command again"
+    return "nothing was saved yet: make room, then rerun the command"
 
 
 @contextmanager
 def exclusive_run(run: Path) -> Iterator[None]:
-    """Hold the exclusive right to write a run; its folder is created, and removed again if nothing is written.
+    """Lock a run for writing. Its folder is created, and removed again if nothing is written into it.
 
-    The lock is inside the folder, where all who share the folder see it. Leftovers of a killed training are removed.
+    The lock is inside the folder, so that every machine that shares the folder sees it. Leftovers of a killed training
+    are removed.
 
     Raises:
-        UserError: another training holds the lock (it is named), the disk is full or not writable, or a file or folder
-            is in the place of a checkpoint, the settings or the log.
+        UserError: another training holds the lock, the disk is full or not writable, or a file or folder has the name
+            of a checkpoint, the settings or the log.
 
     """
     with disk_errors(run, lambda: full_disk_advice(run)):
@@ -45,7 +47,7 @@ def exclusive_run(run: Path) -> Iterator[None]:
                 for name in (CONFIG, LOG):
                     if (run / name).is_dir():
                         raise UserError(
-                            f"{run / name}: is a folder where a file goes; rename it, or pass another --out"
+                            f"{run / name}: is a folder but must be a file; rename it, or pass another --out"
                         )
                 for name in (CONFIG, LOG, STEP, FAILED):
                     for draft in draft_paths(run / name):
@@ -58,17 +60,17 @@ def exclusive_run(run: Path) -> Iterator[None]:
 
 
 def run_config(run: Path, log: Log, **given: Any) -> TrainConfig:
-    """The settings of a run, overridden by every given value that is not None.
+    """The settings of a run, overridden by every `given` value that is not None.
 
-    If config.json is missing or damaged, they are read from the newest checkpoint, which is reported to `log`.
+    If config.json is missing or damaged, they are read from the newest checkpoint, and `log` receives a message.
 
     Raises:
         UsageError: config.json has an invalid setting.
-        UserError: there is no run, or neither can be read.
+        UserError: there is no run, or neither source can be read.
 
     """
     if not (run / CONFIG).is_file() and not checkpoints(run):
-        raise UserError(f"--resume: no run in {run}; pass its folder with --out, or leave --resume out")
+        raise UserError(f"--resume: no run in {run}; pass its folder with --out, or omit --resume")
     try:
         return read_config(run / CONFIG, **given)
     except UsageError:
@@ -85,34 +87,34 @@ def run_config(run: Path, log: Log, **given: Any) -> TrainConfig:
 
 def read_log(path: Path) -> tuple[list[Line], int]:
     """The lines of a log in order, and how many could not be read. A missing file has no lines."""
-    found = [parse_line(text) for text in _texts(path)]
-    lines = [line for line in found if line is not None]
-    return lines, len(found) - len(lines)
+    texts = _texts(path)
+    lines = [line for text in texts if (line := parse_line(text)) is not None]
+    return lines, len(texts) - len(lines)
 
 
 def repair_log(path: Path, log: Log) -> None:
-    """Remove the lines that cannot be read, wherever they are, and report their number to `log`."""
+    """Remove all lines that cannot be read, and report their number to `log`."""
     texts = _texts(path)
-    good = [text for text in texts if parse_line(text)]
-    if dropped := len(texts) - len(good):
-        _write(path, good)
+    valid = [text for text in texts if parse_line(text)]
+    if dropped := len(texts) - len(valid):
+        _write(path, valid)
         log(f"{path}: dropped {dropped} line{'s'[: dropped > 1]} that could not be read")
 
 
 def reopen_log(path: Path, step: int) -> TextIO:
-    """Open the log for appending, without unreadable lines and those of updates after `step`."""
+    """Open the log for appending, after removing unreadable lines and those of updates after `step`."""
     lines = ((text, parse_line(text)) for text in _texts(path))
     _write(path, [text for text, line in lines if line and line["step"] <= step])
     return path.open("a", encoding="utf-8")
 
 
 def parse_line(text: bytes) -> Line | None:
-    """A line of a log as numbers by name; None if it is truncated, not UTF-8, or without a valid step."""
+    """A line of a log as numbers by name, or None if it is truncated, not UTF-8, or has no valid step."""
     try:
-        found = json.loads(text.decode("utf-8-sig"))
-        if not isinstance(found, dict) or {*map(type, found.values())} - {int, float} or type(found["step"]) is not int:
+        line = json.loads(text.decode("utf-8-sig"))
+        if not isinstance(line, dict) or {*map(type, line.values())} - {int, float} or type(line["step"]) is not int:
             return None
-        return {name: float(value) for name, value in found.items()} if found["step"] > 0 else None
+        return {name: float(value) for name, value in line.items()} if line["step"] > 0 else None
     except (ValueError, KeyError, OverflowError, RecursionError):
         return None
 

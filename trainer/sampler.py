@@ -1,4 +1,4 @@
-"""The order of training: which views make up the batch of each update."""
+"""The sampling order: which views are in the batch of each update."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from trainer.distributed.ranks import local_slice
 
 
 class Draw(NamedTuple):
-    """One view of a batch: the item of the `ViewDataset`, the view, and the position in the endless stream."""
+    """One view of a batch: item of the `ViewDataset`, view number, and position in the endless stream."""
 
     item: int
     view: int
@@ -21,9 +21,9 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """Endless batches in an order that depends on the seed and the step alone, so that resuming needs no state.
+    """Endless batches in an order that depends only on the seed and the step, so that resuming needs no state.
 
-    Each epoch draws every image once, in a new order and as one of its views at random; batches run across epochs.
+    Each epoch draws every image once, in a new order and in a random view. A batch may span two epochs.
     """
 
     items: int
@@ -32,14 +32,16 @@ class Stream:
     seed: int
 
     def batch(self, step: int) -> list[Draw]:
-        """The views of update number `step`, from 0."""
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = {epoch: _epoch(self, epoch) for epoch in {position // self.items for position in positions}}
-        drawn = ((position, *epochs[position // self.items], position % self.items) for position in positions)
-        return [Draw(int(order[at]), int(views[at]), position) for position, order, views, at in drawn]
+        """The views of update `step`, counted from 0."""
+        draws = []
+        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            epoch, index = divmod(position, self.items)
+            order, views = _epoch(self, epoch)
+            draws.append(Draw(int(order[index]), int(views[index]), position))
+        return draws
 
 
-@lru_cache(maxsize=2)  # drawing an epoch of COCO takes longer than reading a batch of its cache
+@lru_cache(maxsize=2)  # drawing an epoch of COCO takes longer than decoding a batch
 def _epoch(stream: Stream, epoch: int) -> tuple[Int[np.ndarray, "item"], Int[np.ndarray, "item"]]:
     rng = np.random.default_rng((stream.seed, epoch))
     return rng.permutation(stream.items), rng.integers(stream.views, size=stream.items)
@@ -47,7 +49,7 @@ def _epoch(stream: Stream, epoch: int) -> tuple[Int[np.ndarray, "item"], Int[np.
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """The updates `first` to `last` - 1 of a stream, for a DataLoader; with several processes, each one's own part."""
+    """Updates `first` to `last` - 1 of a stream, for a DataLoader. Each training process gets its slice of a batch."""
 
     stream: Stream
     first: int

@@ -162,7 +162,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clipteacher, coco, tmp_path,
 
 def test_student_errors_are_reported_before_clip_runs(clipteacher, coco, tmp_path):
     for more, words in (
-        (("--student", "segnext-b", "--encoder-weights", "imagenet"), "mscan_b has none to download"),
+        (("--student", "segnext-b", "--encoder-weights", "imagenet"), "mscan_b has no weights to download"),
         (("--encoder-weights", "/nope/weights.pth"), "no such file"),
         (("--size", 65), "must be a multiple of 32"),
     ):

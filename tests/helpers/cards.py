@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import CARD, latest, sealed
+from trainer.card import CARD, sealed
+from trainer.checkpoint import latest
 
 
 def change_card(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -12,7 +12,8 @@ from data_cache.splits import make_split
 from pipeline.teacher.clip import FrozenCLIP
 from pipeline.teacher.prompts import Prompts
 from pipeline.teacher.weights import CLIPSource
-from trainer.checkpoint import card_of, save
+from trainer.card import make_card
+from trainer.checkpoint import save
 from trainer.config import TrainConfig
 from trainer.students.network import StudentNetwork
 
@@ -54,7 +55,7 @@ def make_student(
         "prompts": {"name": prompts.name, "templates": list(prompts.templates)},
         "recorded": {"root": None, "clip": CLIPSource("tiny").origin},
     }
-    save(run, 1, segmenter, text, card_of(settings, make_split("folder", CLASSES, UNSEEN), SIDE, about), {})
+    save(run, 1, segmenter, text, make_card(settings, make_split("folder", CLASSES, UNSEEN), SIDE, about), {})
     return run
 
 

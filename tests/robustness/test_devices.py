@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from shapes import draw_shapes
 
 from trainer import checkpoint
+from trainer.card import CARD
 
 SMALL = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size", 4, "--loss-stride", 4, *STUDENT)
 TWO = ("--devices", 2, "--workers", 1)
@@ -103,7 +104,7 @@ def test_killed_rank_ends_the_others_in_one_line(cache, tmp_path):
     ranks_of(process)[1].kill()
     err = ended(process, everyone)
     assert process.returncode == 1
-    assert "process 1 of 2 was ended from outside" in err.splitlines()[-1]
+    assert "process 1 of 2 was killed" in err.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_nonfinite_loss_ends_all_processes_and_saves_the_batch(cache, tmp_path):
     assert "not finite" in err.splitlines()[-1]
     (kept,) = run.glob("failed_*")
     assert kept.name in err.splitlines()[-1]
-    assert len(json.loads((kept / checkpoint.CARD).read_text())["failed"]["image"]) == 4
+    assert len(json.loads((kept / CARD).read_text())["failed"]["image"]) == 4
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from refusals import refused
 from data_cache.errors import UnreadableError, UserError
 from data_cache.system.atomic import draft_path
 from trainer import checkpoint
-from trainer.checkpoint import CARD, MODEL, RESUME, latest, load, read_card, read_tensors
+from trainer.card import CARD, HASHES, read_card
+from trainer.checkpoint import MODEL, RESUME, latest, load, read_tensors
 from trainer.loop import train
 
 CPU = torch.device("cpu")
@@ -106,13 +107,13 @@ def test_files_of_two_runs_are_no_checkpoint(run, tiny_config, tmp_path, name):
     config = tiny_config(iterations=2)
     train(tiny_config(iterations=2, seed=1), tmp_path / "other")
     shutil.copy(latest(tmp_path / "other") / name, latest(run) / name)
-    refused(lambda: train(config, run, resume=True), f"{name} is not as it was written, or another checkpoint's")
+    refused(lambda: train(config, run, resume=True), f"{name} was modified, or belongs to another checkpoint")
     if name == MODEL:
-        refused(lambda: load(run, CPU), f"{name} is not as it was written, or another checkpoint's")
+        refused(lambda: load(run, CPU), f"{name} was modified, or belongs to another checkpoint")
 
 
 def test_a_checkpoint_from_before_there_were_hashes_is_refused_and_not_half_checked(run):
-    change_card(run, lambda card: [card.pop(checkpoint.HASHES), card.update(version=2)])
+    change_card(run, lambda card: [card.pop(HASHES), card.update(version=2)])
     refused(lambda: load(run, CPU), "checkpoint of version 2", "reads 3", "train again")
 
 

@@ -17,6 +17,7 @@ from data_cache.datasets import open_dataset
 from data_cache.errors import UsageError
 from data_cache.reader import Cache
 from trainer import checkpoint, loop
+from trainer.card import CARD
 from trainer.config import GAMMA, TrainConfig
 from trainer.evaluate import evaluate
 from trainer.loop import schedule, train
@@ -148,7 +149,7 @@ def test_sync_batchnorm_keeps_the_activation_of_timm_norm_layers():
 def test_only_the_newest_checkpoint_is_kept_and_no_partial_files(complete, killed):
     for out, step in ((complete, 20), (killed, 10)):
         assert sorted(p.name for p in out.iterdir()) == ["config.json", "log.jsonl", f"step_{step:08d}"]
-        names = [checkpoint.CARD, checkpoint.MODEL, checkpoint.RESUME]
+        names = [CARD, checkpoint.MODEL, checkpoint.RESUME]
         assert sorted(p.name for p in checkpoint.latest(out).iterdir()) == sorted(names)
 
 
@@ -290,7 +291,7 @@ def test_a_checkpoint_can_be_evaluated_without_cache_or_config(config, tmp_path)
     assert 0 <= metrics.pixel_accuracy <= 1
 
 
-@pytest.mark.parametrize("damage", [checkpoint.MODEL, checkpoint.CARD])
+@pytest.mark.parametrize("damage", [checkpoint.MODEL, CARD])
 def test_a_damaged_checkpoint_is_reported_in_one_line(killed, tmp_path, damage):
     out = tmp_path / "run"
     shutil.copytree(killed, out)

@@ -5,7 +5,8 @@ from cards import change_card
 from refusals import refused
 
 from data_cache.errors import UsageError, UserError
-from trainer.checkpoint import CARD, RESUME, latest
+from trainer.card import CARD
+from trainer.checkpoint import RESUME, latest
 from trainer.config import CONFIG
 from trainer.loop import train
 from trainer.run import run_config

@@ -29,15 +29,15 @@ from trainer.interrupt import interruptible
 POLL, GRACE = 0.1, 10.0
 """Seconds between two checks of the processes, and seconds for the others to report once one has failed."""
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-"""By default gloo listens on the network, at whatever address the machine's name resolves to."""
+"""Without this, gloo listens on the network, at the address that the host name resolves to."""
 _QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore:resource_tracker"}
-"""Torch warns about batches that use all parameters, Python about what a killed process left behind."""
+"""PyTorch warns about batches that use all parameters, Python about leftovers of a killed process."""
 Line = dict[str, float]
 
 
 @dataclass
 class _Rank:
-    """A training process as its parent sees it: the last message says how it ended."""
+    """A training process and its last message, which is its result or its error."""
 
     process: BaseProcess
     pipe: Connection
@@ -49,7 +49,7 @@ class _Rank:
         return self.error is not None or self.process.exitcode not in (None, 0)
 
     def receive(self, on_update: OnUpdate) -> None:
-        """Read all messages it has sent."""
+        """Read all messages that the process has sent."""
         try:
             while self.pipe.poll():
                 kind, value = self.pipe.recv()
@@ -66,17 +66,17 @@ def launch_ranks(
 ) -> Line:
     """Call `work` in `count` processes of one group (`trainer.distributed.ranks`); returns rank 0's result.
 
-    `work` receives `arguments`, an `on_update`, and a context that yields a function saying whether an interrupt was
-    received. What rank 0 passes to its `on_update` reaches this one's. This process does not train, so that it can end
-    those that wait for a dead one. No process is left, however this ends.
+    `work` receives `arguments`, an `on_update`, and a context that yields a function that returns whether an interrupt
+    was received. `on_update` of rank 0 is forwarded to this process. It does not train, so that it can end processes
+    that wait for a dead one. All processes have ended when this function returns or raises.
 
     Raises:
         UsageError: this machine has fewer GPUs, or `device` names a single GPU.
-        UserError: what a process raised, or a process was killed.
+        UserError: a process raised it, or was killed.
 
     """
     if device.type == "cuda" and device.index is not None:
-        raise UsageError(f"--device {device}: is one GPU, --devices {count} wants {count}; pass --device cuda")
+        raise UsageError(f"--device {device}: is one GPU, but --devices {count} needs {count}; pass --device cuda")
     if device.type == "cuda" and count > torch.cuda.device_count():
         raise UsageError(
             f"--devices {count}: {torch.cuda.device_count()} CUDA GPUs are visible; pass at most that many"
@@ -88,12 +88,12 @@ def launch_ranks(
             with child_environment(**_QUIET):
                 stop = context.Event()
             for number in range(count):
-                ours, theirs = context.Pipe(duplex=False)
-                job = (number, count, device.type, Path(folder) / "rendezvous", work, arguments, theirs, stop)
-                ranks.append(_Rank(context.Process(target=_run_rank, args=job), ours))
+                receiver, sender = context.Pipe(duplex=False)
+                job = (number, count, device.type, Path(folder) / "rendezvous", work, arguments, sender, stop)
+                ranks.append(_Rank(context.Process(target=_run_rank, args=job), receiver))
                 with child_environment(GLOO_SOCKET_IFNAME=_LOOPBACK, **_QUIET):
                     ranks[-1].process.start()
-                theirs.close()
+                sender.close()
             _watch(ranks, on_update, lambda: interrupted() and stop.set())
             return _outcome(ranks)
         finally:
@@ -104,10 +104,10 @@ def launch_ranks(
 
 
 def _watch(ranks: Sequence[_Rank], on_update: OnUpdate, check: Callable[[], Any]) -> None:
-    """Pass messages on until all processes have ended, or `GRACE` seconds after the first failure."""
+    """Forward messages until all processes have ended, or until `GRACE` seconds after the first failure."""
     deadline = float("inf")
     while time.monotonic() < deadline and any(rank.process.is_alive() for rank in ranks):
-        # a decoding process keeps the pipes of a dead one open, so that only the timeout ends this wait
+        # a decoding process keeps the pipe of its dead training process open, so only the timeout ends this wait
         wait([rank.pipe for rank in ranks if rank.process.is_alive()], POLL)
         for rank in ranks:
             rank.receive(on_update)
@@ -119,15 +119,15 @@ def _watch(ranks: Sequence[_Rank], on_update: OnUpdate, check: Callable[[], Any]
 
 
 def _outcome(ranks: Sequence[_Rank]) -> Line:
-    """Return rank 0's result, or raise the failure that caused the others."""
+    """Return the result of rank 0, or raise the failure that caused the others."""
     for rank in ranks:
         if isinstance(rank.error, UserError):
             raise rank.error
     for number, rank in enumerate(ranks):
         if rank.failed and rank.error is None:
             raise UserError(
-                f"process {number} of {len(ranks)} was ended from outside, perhaps because memory ran out; the "
-                "newest checkpoint, if any, is kept: resume with `train --resume`"
+                f"process {number} of {len(ranks)} was killed, perhaps because memory ran out; the newest checkpoint, "
+                "if any, is kept: resume with `train --resume`"
             )
     for number, rank in enumerate(ranks):
         if rank.error is not None:
@@ -147,7 +147,7 @@ def _run_rank(
     stop: Any,
 ) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["LOCAL_RANK"] = str(number)  # Fabric chooses the GPU by it, and launches no processes of its own
+    os.environ["LOCAL_RANK"] = str(number)  # selects Fabric's GPU, and keeps Fabric from launching processes
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     if kind == "cuda":
@@ -167,12 +167,12 @@ def _run_rank(
 
 
 @contextmanager
-def child_environment(**given: str) -> Iterator[None]:
-    """Give processes started within these variables, unless the user has set them, and block their interrupts.
+def child_environment(**variables: str) -> Iterator[None]:
+    """Set environment variables that the user has not set, and block interrupts, for processes started in the context.
 
-    Ctrl-C and SIGTERM reach every process of a group; only the watching parent answers them.
+    Ctrl-C and SIGTERM reach every process of a group, but only the watching parent handles them.
     """
-    with environment_defaults(**given):
+    with environment_defaults(**variables):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             yield

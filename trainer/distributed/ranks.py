@@ -1,8 +1,8 @@
-"""Differentiable collectives between the processes of a training; with one process each returns its argument.
+"""Differentiable collectives between training processes. With a single process, each returns its argument.
 
-Every process computes the loss of the *global* batch from rows gathered from all of them. The backward pass of a gather
-sums the gradients of all copies of a row where the row came from. The gradient of N equal losses is N times that of
-one, and DDP takes the mean over N: nothing else has to be scaled.
+Every process computes the loss of the *global* batch from rows gathered from all of them. In the backward pass, the
+gradients of all copies of a row are summed in the process that the row came from. N equal losses give N times the
+gradient of one, and DDP averages over N, so nothing else has to be scaled.
 """
 
 from collections.abc import Sequence
@@ -21,33 +21,33 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The index of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def local_slice(items: Sequence[Item]) -> Sequence[Item]:
-    """The part of this process in items split into equal, consecutive parts."""
+    """The slice of this process when items are split into equal, consecutive slices."""
     size = len(items) // world_size()
     return items[rank() * size : (rank() + 1) * size]
 
 
-def all_gather(rows: Shaped[Tensor, "own *rest"]) -> Shaped[Tensor, "all *rest"]:
-    """The rows of all processes in order of rank; each may have a different number of rows. Differentiable."""
+def all_gather(rows: Shaped[Tensor, "local *rest"]) -> Shaped[Tensor, "all *rest"]:
+    """The rows of all processes, ordered by rank. Their number may differ between processes. Differentiable."""
     return _Gather.apply(rows) if world_size() > 1 else rows
 
 
 def all_reduce_sum(value: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
-    """The sum over all processes, equal to the last bit in each. Differentiable."""
+    """The sum over all processes, bit-identical in each of them. Differentiable."""
     return all_gather(value[None]).sum(dim=0) if world_size() > 1 else value
 
 
 def all_reduce_mean(value: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
-    """The mean over all processes, equal to the last bit in each. Differentiable."""
+    """The mean over all processes, bit-identical in each of them. Differentiable."""
     return all_reduce_sum(value) / world_size() if world_size() > 1 else value
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set in any process; all wait for one another."""
+    """Whether the flag is set in any process. This is a barrier."""
     return bool(all_reduce_sum(torch.tensor(int(flag))))
 
 
@@ -58,7 +58,7 @@ class _Gather(torch.autograd.Function):
         distributed.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
         lengths = [int(size) for size in sizes]
         ctx.start, ctx.stop = sum(lengths[: rank()]), sum(lengths[: rank() + 1])
-        # a collective needs equal shapes
+        # distributed.all_gather requires equal shapes
         padded = rows.new_zeros(max(lengths), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in lengths]

@@ -1,4 +1,4 @@
-"""The student: any segmentation_models_pytorch network whose head speaks CLIP's joint space."""
+"""The student: any segmentation_models_pytorch network, with a head that projects into CLIP's joint space."""
 
 import re
 from pathlib import Path
@@ -19,9 +19,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FINEST_STRIDE = 4
 _NO_DECAY_NAMES = ("pos_embed", "position", "pos_block")
 _SEGNEXT = "segnext"
-# mmsegmentation's UPerNet is twice as wide as smp's
+# as in mmsegmentation; smp's default is half as wide
 _DECODERS = {"upernet": {"decoder_channels": 512}}
-# timm's Swin is tied to one input size by default; without that it would leave windows of small maps unshifted
+# by default timm's Swin accepts a single input size, and does not shift the windows of small feature maps
 _SWIN = {"strict_img_size": False, "always_partition": True, "drop_path_rate": 0.3}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, *_BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -37,7 +37,7 @@ class StudentNetwork(nn.Module):
         channels: width C of the joint space.
 
     Raises:
-        UsageError, UserError: unknown names, weights that cannot be fetched or do not fit (one line each).
+        UsageError, UserError: an unknown name, or weights that cannot be downloaded or do not match.
 
     """
 
@@ -65,6 +65,7 @@ class StudentNetwork(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> tuple[int, int]:
+        """The width and stride of the decoder's output."""
         shapes: list[torch.Size] = []
         hook = self.network.segmentation_head.register_forward_pre_hook(
             lambda _, inputs: shapes.append(inputs[0].shape)
@@ -76,7 +77,7 @@ class StudentNetwork(nn.Module):
             self.network(torch.zeros(1, 3, side, side))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UsageError(
-                f"--encoder: does not take images of any size ({one_line(error)}); choose another"
+                f"--encoder: does not accept images of any size ({one_line(error)}); choose another"
             ) from None
         finally:
             hook.remove()
@@ -84,48 +85,48 @@ class StudentNetwork(nn.Module):
         return shapes[0][1], side // shapes[0][2]
 
 
-def check_size(segmenter: StudentNetwork, config: TrainConfig, size: int | None) -> None:
-    """Raise UsageError for a side of the student's input, or a loss stride, that it cannot have."""
-    if size and size % segmenter.multiple:
-        raise UsageError(f"--size {size}: must be a multiple of {segmenter.multiple} for this encoder")
+def check_size(network: StudentNetwork, config: TrainConfig, size: int | None) -> None:
+    """Raise UsageError if the student cannot have this input size, or the loss stride is too large for it."""
+    if size and size % network.multiple:
+        raise UsageError(f"--size {size}: must be a multiple of {network.multiple} for this encoder")
     if size and config.loss_stride // 2 >= size:
-        raise UsageError(f"--loss-stride {config.loss_stride}: too great for {size} pixels")
+        raise UsageError(f"--loss-stride {config.loss_stride}: is too large for {size} pixels")
 
 
 def parameter_groups(
     module: nn.Module, lr: float, head_factor: float, weight_decay: float, slow: nn.Module | None = None
 ) -> list[dict]:
-    """Split a module's parameters by learning rate (`slow` gets lr, the rest lr x head_factor) and by decay."""
-    plain = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    plain |= {id(p) for name, p in module.named_parameters() if any(key in name for key in _NO_DECAY_NAMES)}
-    base = {id(p) for p in slow.parameters()} if slow else set()
+    """Group a module's parameters by learning rate (lr in `slow`, else lr x head_factor) and by weight decay."""
+    no_decay = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    no_decay |= {id(p) for name, p in module.named_parameters() if any(key in name for key in _NO_DECAY_NAMES)}
+    slow_parameters = {id(p) for p in slow.parameters()} if slow else set()
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in base, id(parameter) in plain), []).append(parameter)
+            groups.setdefault((id(parameter) in slow_parameters, id(parameter) in no_decay), []).append(parameter)
     return [
         {
             "params": parameters,
             "lr": lr * (1.0 if is_slow else head_factor),
-            "weight_decay": 0.0 if is_plain else weight_decay,
+            "weight_decay": 0.0 if without_decay else weight_decay,
         }
-        for (is_slow, is_plain), parameters in groups.items()
+        for (is_slow, without_decay), parameters in groups.items()
     ]
 
 
 def _tag(encoder: str, weights: str) -> str | None:
-    """What to download; None if nothing. Raises UsageError or UserError for what can only be a mistake."""
+    """The pretrained tag to download, or None. Raises UsageError or UserError if `weights` is invalid."""
     if weights == "none" or Path(weights).is_file():
         return None
     if encoder in mscan.ENCODERS:
         raise UsageError(
-            f"--encoder-weights {weights}: {encoder} has none to download; pass the path of its published file, or none"
+            f"--encoder-weights {weights}: {encoder} has no weights to download; pass the path of its file, or none"
         )
     if "/" in weights or Path(weights).suffix:
         raise UserError(f"--encoder-weights {weights}: no such file; pass imagenet, none, or the path of a state dict")
     if encoder.startswith("tu-") and weights != "imagenet":
-        # smp would take any word for timm's default
-        raise UsageError(f"--encoder-weights {weights}: timm's tags belong to the name, as in --encoder {encoder}.TAG")
+        # smp would silently load timm's default instead
+        raise UsageError(f"--encoder-weights {weights}: timm's tags are part of the name; pass --encoder {encoder}.TAG")
     return weights
 
 
@@ -138,17 +139,17 @@ def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
         if arch == _SEGNEXT:
             return SegNeXt(encoder, tag, classes=1)
         options = _DECODERS.get(arch, {}) | (_SWIN if encoder.startswith("tu-swin_") else {})
-        wanted = bool(tag) or None if encoder.startswith("tu-") else tag  # of timm's smp asks no more
-        return smp.create_model(arch, encoder_name=encoder, encoder_weights=wanted, classes=1, **options)
+        pretrained = bool(tag) or None if encoder.startswith("tu-") else tag  # for timm, smp only tests for None
+        return smp.create_model(arch, encoder_name=encoder, encoder_weights=pretrained, classes=1, **options)
     except KeyError:
         raise UsageError(
-            f"--encoder {encoder}: smp has no such encoder, or not with --encoder-weights {tag or 'none'}; "
-            "timm's are named tu-NAME"
+            f"--encoder {encoder}: is not an encoder of smp, or has no --encoder-weights {tag or 'none'}; "
+            "timm's encoders are named tu-NAME"
         ) from None
     except Exception as error:
         raise UserError(
             f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built "
-            f"({one_line(error)}); without internet pass --encoder-weights none or the path of a state dict"
+            f"({one_line(error)}); without internet, pass --encoder-weights none or the path of a state dict"
         ) from None
 
 
@@ -158,28 +159,28 @@ def _load_encoder(encoder: nn.Module, path: Path) -> None:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        # as published: below one key, and by the names of the whole network
+        # published files nest the state dict under a key and use the names of the whole network
         state = next((state[key] for key in ("state_dict", "model") if key in state), state)
-        known = {_canonical(name): value for name, value in state.items()}
-        wanted = nn.Module.state_dict(encoder)
-        found = {name: known[_canonical(name)] for name in wanted if _canonical(name) in known}
-        encoder.load_state_dict(found, strict=True)
+        published = {_canonical(name): value for name, value in state.items()}
+        names = {name: _canonical(name) for name in nn.Module.state_dict(encoder)}
+        matched = {name: published[other] for name, other in names.items() if other in published}
+        encoder.load_state_dict(matched, strict=True)
     except Exception as error:
-        raise UserError(f"--encoder-weights {path}: no state dict of this encoder ({one_line(error)})") from None
+        raise UserError(f"--encoder-weights {path}: is not a state dict of this encoder ({one_line(error)})") from None
 
 
 def _canonical(name: str) -> str:
-    """A parameter's name as all publishers would have it: timm's wrapper and OpenMMLab rename some."""
+    """One spelling of a parameter's name for all publishers: timm's wrapper and OpenMMLab rename some parameters."""
     name = name.removeprefix("backbone.").removeprefix("model.")
     name = re.sub(r"mlp\.dwconv\.(weight|bias)$", r"mlp.dwconv.dwconv.\1", name)
     return re.sub(r"^(layers|stages|blocks)_(\d+)", r"\1.\2", name)
 
 
 def _statistics(encoder: str, tag: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    # smp asks the hub for its own encoders' statistics, timm answers offline; without a tag nothing was
-    # trained on other statistics than ImageNet's
+    """The input mean and std of an encoder."""
+    # for its own encoders, smp would query the Hub; without pretrained weights, ImageNet's statistics serve
     if tag is None and not encoder.startswith("tu-"):
         return IMAGENET
-    found = smp.encoders.get_preprocessing_params(encoder, pretrained=tag or "imagenet")
-    scale = found["input_range"][-1]
-    return tuple(m / scale for m in found["mean"]), tuple(s / scale for s in found["std"])
+    params = smp.encoders.get_preprocessing_params(encoder, pretrained=tag or "imagenet")
+    scale = params["input_range"][-1]
+    return tuple(m / scale for m in params["mean"]), tuple(s / scale for s in params["std"])

@@ -1,4 +1,4 @@
-"""SegNeXt's decoder (arXiv 2209.08575): three stages squeezed together, and a Hamburger (arXiv 2109.04553)."""
+"""SegNeXt's decoder (arXiv 2209.08575): three stages concatenated, squeezed, and refined by Hamburger (2109.04553)."""
 
 import torch
 from jaxtyping import Float
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 STAGES = 3
 RANK, STEPS, STEPS_AT_INFERENCE = 16, 6, 7
 WIDTHS, WIDTH = {"mscan_t": 256, "mscan_s": 256, "mscan_l": 1024}, 512
-"""Channels of the decoder as mmsegmentation has them for each encoder; 512 for mscan_b and all others."""
+"""Channels of the decoder for each encoder, as in mmsegmentation; 512 for mscan_b and all others."""
 
 
 class LowRank(nn.Module):
-    """The input as a product of two non-negative matrices of low rank, found by multiplicative updates.
+    """Non-negative matrix factorization: approximates the input by a low-rank product with multiplicative updates.
 
-    The updates start from the same bases at every call, drawn once and stored with the weights: the published
-    decoder draws them anew, so that no two of its predictions are equal.
+    The updates always start from the same random bases, which are stored with the weights. The published decoder draws
+    new bases at every call, so its predictions are not reproducible.
     """
 
     bases: Float[Tensor, "width rank"]
@@ -36,25 +36,25 @@ class LowRank(nn.Module):
     def _approximate(self, x: Float[Tensor, "batch width y x"]) -> Float[Tensor, "batch width y x"]:
         flat = x.flatten(2)
         bases = self.bases.float().expand(x.shape[0], -1, -1)
-        share = (flat.mT @ bases).softmax(dim=2)
+        coefficients = (flat.mT @ bases).softmax(dim=2)
         for _ in range(STEPS if self.training else STEPS_AT_INFERENCE):
-            share = _step(flat.mT, share, bases)
-            bases = _step(flat, bases, share)
-        share = _step(flat.mT, share, bases)
-        return (bases @ share.mT).view(x.shape)
+            coefficients = _update(flat.mT, coefficients, bases)
+            bases = _update(flat, bases, coefficients)
+        coefficients = _update(flat.mT, coefficients, bases)
+        return (bases @ coefficients.mT).view(x.shape)
 
 
-def _step(
+def _update(
     target: Float[Tensor, "batch row column"],
     factor: Float[Tensor, "batch row rank"],
     other: Float[Tensor, "batch column rank"],
 ) -> Float[Tensor, "batch row rank"]:
-    """One update of `factor` towards target = factor other^T (Lee and Seung's rule for the squared error)."""
+    """One multiplicative update of `factor` so that factor @ other.mT approaches `target` (Lee and Seung)."""
     return factor * (target @ other) / (factor @ (other.mT @ other) + 1e-6)
 
 
 class SegNeXtDecoder(nn.Module):
-    """Features at stride 8 from the encoder's stages at 8, 16 and 32."""
+    """Features at stride 8 from the encoder's stages at strides 8, 16 and 32."""
 
     def __init__(self, encoder_channels: list[int], width: int) -> None:
         super().__init__()
@@ -87,5 +87,5 @@ class SegNeXt(SegmentationModel):
         self.initialize()
 
 
-def _projection(before: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, width, 1, bias=False), nn.GroupNorm(32, width), nn.ReLU())
+def _projection(in_width: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_width, width, 1, bias=False), nn.GroupNorm(32, width), nn.ReLU())
