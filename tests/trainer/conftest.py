@@ -1,4 +1,4 @@
-"""A dataset and a cache of it, made once by the real pipeline with a tiny untrained CLIP."""
+"""A drawn dataset and its cache, made once by the real pipeline with a tiny untrained CLIP."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ from trainer.config import TrainConfig
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    # tensors are tiny here: a second thread only waits, for long where others use the machine too
+    # with tiny tensors, a second thread only waits, and for long on a busy machine
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -20,19 +20,19 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> CachedDataset:
-    folder = tmp_path_factory.mktemp("world")
-    root = draw_scenes(folder / "photographs")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> CachedDataset:
+    folder = tmp_path_factory.mktemp("scenes")
+    root = draw_scenes(folder / "dataset")
     return CachedDataset(root, cache_scenes(root, folder / "folder.zarr"))
 
 
 @pytest.fixture(scope="session")
-def tiny_config(world: CachedDataset) -> Callable[..., TrainConfig]:
-    """A config for the drawn dataset: a small student at 64 px on the CPU; keywords override it."""
+def tiny_config(scenes: CachedDataset) -> Callable[..., TrainConfig]:
+    """Config for the drawn dataset: a small student at 64 px on the CPU. Keywords override it."""
 
-    def build(**given: object) -> TrainConfig:
+    def build(**settings: object) -> TrainConfig:
         defaults = {
-            "cache": str(world.cache),
+            "cache": str(scenes.cache),
             "arch": "segformer",
             "encoder": "mit_b0",
             "encoder_weights": "none",
@@ -43,11 +43,11 @@ def tiny_config(world: CachedDataset) -> Callable[..., TrainConfig]:
             "workers": 0,
             "log_every": 1,
         }
-        return TrainConfig(**(defaults | given))
+        return TrainConfig(**(defaults | settings))
 
     return build
 
 
 @pytest.fixture(autouse=True)
-def _no_seed_left_to_chance() -> None:
+def _fixed_seed() -> None:
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, never read as other numbers, and nothing beside them is touched."""
+"""Checkpoints are complete or absent, damage is detected, and other files in the folder are not touched."""
 
 import errno
 import io
@@ -24,8 +24,8 @@ from trainer.loop import train
 CPU = torch.device("cpu")
 
 
-def saved(run, step, kind=checkpoint.STEP):
-    """A checkpoint of next to nothing."""
+def save_minimal(run, step, kind=checkpoint.STEP):
+    """Save a minimal checkpoint."""
     return checkpoint.save(run, step, torch.nn.Linear(2, 2), torch.zeros(3, 2), {}, {"rng": torch.zeros(2)}, kind)
 
 
@@ -34,40 +34,40 @@ def names(run):
 
 
 @pytest.fixture(scope="module")
-def made(tiny_config, tmp_path_factory):
-    out = tmp_path_factory.mktemp("made") / "run"
+def trained(tiny_config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
     train(tiny_config(iterations=2), out)
     return out
 
 
 @pytest.fixture
-def run(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "run")
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
 
 
-# -- what is read is what was written ------------------------------------------------------------------------------
+# -- integrity -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [MODEL, RESUME, CARD])
 def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_refused_or_changes_nothing(run, name):
     folder = latest(run)
-    card, whole = read_card(folder), (folder / name).read_bytes()
-    found = 0
-    for place in np.random.default_rng(0).integers(len(whole), size=12):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << (place % 8)
+    card, content = read_card(folder), (folder / name).read_bytes()
+    refusals = 0
+    for position in np.random.default_rng(0).integers(len(content), size=12):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << (position % 8)
         (folder / name).write_bytes(damaged)
         with suppress(UserError):
-            again = read_card(folder)
-            read_tensors(folder, MODEL, again)
-            read_tensors(folder, RESUME, again)
-            assert again == card
+            damaged_card = read_card(folder)
+            read_tensors(folder, MODEL, damaged_card)
+            read_tensors(folder, RESUME, damaged_card)
+            assert damaged_card == card
             continue
-        found += 1
-    assert found == 12 or (name == CARD and found >= 6)
+        refusals += 1
+    assert refusals == 12 or (name == CARD and refusals >= 6)
 
 
-def test_weights_with_a_flipped_bit_are_not_evaluated(run):
+def test_weights_with_a_flipped_bit_are_refused(run):
     file = latest(run) / MODEL
     content = bytearray(file.read_bytes())
     content[-2] ^= 1
@@ -76,34 +76,34 @@ def test_weights_with_a_flipped_bit_are_not_evaluated(run):
 
 
 @pytest.mark.parametrize("name", [MODEL, CARD])
-def test_a_file_that_cannot_be_read_just_now_is_not_called_damaged(run, name, monkeypatch):
-    opened = io.open
+def test_a_temporarily_unreadable_file_is_not_reported_as_damaged(run, name, monkeypatch):
+    original = io.open
 
-    def refuse(file, *given, **named):
+    def deny(file, *args, **kwargs):
         if str(file).endswith(name):
             raise PermissionError(errno.EACCES, "Permission denied", str(file))
-        return opened(file, *given, **named)
+        return original(file, *args, **kwargs)
 
-    monkeypatch.setattr(io, "open", refuse)
+    monkeypatch.setattr(io, "open", deny)
     message = refused(lambda: load(run, CPU), name, "Permission denied", "try again", kind=UnreadableError)
     assert "train again" not in message
 
 
-def test_a_named_pipe_in_place_of_the_weights_is_not_waited_for(run):
+def test_a_named_pipe_in_place_of_the_weights_does_not_block(run):
     file = latest(run) / MODEL
     file.unlink()
     os.mkfifo(file)
     refused(lambda: load(run, CPU), MODEL, "is not a file")
 
 
-def test_a_number_changed_in_the_card_is_not_believed(run):
+def test_a_modified_card_is_refused(run):
     file = latest(run) / CARD
     file.write_text(file.read_text().replace('"size": 64', '"size": 96'))
     refused(lambda: load(run, CPU), "damaged or foreign checkpoint", CARD)
 
 
 @pytest.mark.parametrize("name", [MODEL, RESUME])
-def test_files_of_two_runs_are_no_checkpoint(run, tiny_config, tmp_path, name):
+def test_mixed_files_of_two_runs_are_refused(run, tiny_config, tmp_path, name):
     config = tiny_config(iterations=2)
     train(tiny_config(iterations=2, seed=1), tmp_path / "other")
     shutil.copy(latest(tmp_path / "other") / name, latest(run) / name)
@@ -112,7 +112,7 @@ def test_files_of_two_runs_are_no_checkpoint(run, tiny_config, tmp_path, name):
         refused(lambda: load(run, CPU), f"{name} was modified, or belongs to another checkpoint")
 
 
-def test_a_checkpoint_from_before_there_were_hashes_is_refused_and_not_half_checked(run):
+def test_a_checkpoint_of_a_version_without_hashes_is_refused(run):
     change_card(run, lambda card: [card.pop(HASHES), card.update(version=2)])
     refused(lambda: load(run, CPU), "checkpoint of version 2", "reads 3", "train again")
 
@@ -121,73 +121,73 @@ def test_a_checkpoint_from_before_there_were_hashes_is_refused_and_not_half_chec
     ("content", "words"),
     [("{}", "it has no 'format'"), ("[]", "list"), ('{"format": "x"}', "its format is 'x'"), ("", "")],
 )
-def test_a_foreign_card_is_told_in_words(run, content, words):
+def test_a_foreign_card_is_refused_with_the_reason(run, content, words):
     (latest(run) / CARD).write_text(content)
     refused(lambda: load(run, CPU), "damaged or foreign checkpoint", words)
 
 
-def test_a_setting_that_cannot_be_had_is_the_checkpoint_s_fault_and_no_usage_error(run):
+def test_an_invalid_setting_in_a_checkpoint_is_not_a_usage_error(run):
     change_card(run, lambda card: card["config"].update(size=1))
     refused(lambda: load(run, CPU), "damaged or foreign checkpoint", "--size 1")
 
 
-# -- what is written is whole, and nothing else is touched ---------------------------------------------------------
+# -- atomicity -----------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_on_the_disk_before_the_older_one_goes(tmp_path, monkeypatch):
-    saved(tmp_path, 1)
-    done = []
+def test_a_checkpoint_is_flushed_before_the_older_one_is_removed(tmp_path, monkeypatch):
+    save_minimal(tmp_path, 1)
+    calls = []
     fsync, remove = checkpoint.fsync, checkpoint.remove
-    monkeypatch.setattr(checkpoint, "fsync", lambda path: [done.append(f"flush {path.name}"), fsync(path)])
+    monkeypatch.setattr(checkpoint, "fsync", lambda path: [calls.append(f"flush {path.name}"), fsync(path)])
     monkeypatch.setattr(
-        checkpoint, "remove", lambda path: [path.exists() and done.append(f"remove {path.name}"), remove(path)]
+        checkpoint, "remove", lambda path: [path.exists() and calls.append(f"remove {path.name}"), remove(path)]
     )
-    saved(tmp_path, 2)
-    assert done[:3] == [f"flush {name}" for name in (MODEL, RESUME, CARD)]
-    assert done[3].endswith(".partial")
-    assert done[4:] == [f"flush {tmp_path.name}", "remove step_00000001"]
+    save_minimal(tmp_path, 2)
+    assert calls[:3] == [f"flush {name}" for name in (MODEL, RESUME, CARD)]
+    assert calls[3].endswith(".partial")
+    assert calls[4:] == [f"flush {tmp_path.name}", "remove step_00000001"]
 
 
-STRANGERS = ("step_00000006.bak", "step_notes", "step_6", "step_000000061", "step_0000000x", "my_step_00000006")
+OTHER_NAMES = ("step_00000006.bak", "step_notes", "step_6", "step_000000061", "step_0000000x", "my_step_00000006")
 
 
-def test_saving_removes_no_folder_that_only_looks_like_a_checkpoint_and_none_is_the_newest(tmp_path):
-    for name in STRANGERS:
-        shutil.copytree(saved(tmp_path, 1), tmp_path / name)
+def test_folders_that_only_look_like_checkpoints_are_neither_removed_nor_loaded(tmp_path):
+    for name in OTHER_NAMES:
+        shutil.copytree(save_minimal(tmp_path, 1), tmp_path / name)
     (tmp_path / "failed_00000001x").mkdir()
-    saved(tmp_path, 3)
-    saved(tmp_path, 4)
-    saved(tmp_path, 5, checkpoint.FAILED)
-    assert names(tmp_path) == sorted([*STRANGERS, "failed_00000001x", "failed_00000005", "step_00000004"])
+    save_minimal(tmp_path, 3)
+    save_minimal(tmp_path, 4)
+    save_minimal(tmp_path, 5, checkpoint.FAILED)
+    assert names(tmp_path) == sorted([*OTHER_NAMES, "failed_00000001x", "failed_00000005", "step_00000004"])
     assert latest(tmp_path).name == "step_00000004"
 
 
-def test_a_checkpoint_of_the_same_update_takes_the_other_s_place(tmp_path):
-    saved(tmp_path, 3)
+def test_a_checkpoint_replaces_one_of_the_same_update(tmp_path):
+    save_minimal(tmp_path, 3)
     (tmp_path / "step_00000003" / "note").write_text("older")
-    saved(tmp_path, 3)
+    save_minimal(tmp_path, 3)
     assert names(tmp_path) == ["step_00000003"]
     assert names(tmp_path / "step_00000003") == sorted([CARD, MODEL, RESUME])
 
 
-def test_a_link_to_a_checkpoint_elsewhere_goes_and_what_it_leads_to_stays(tmp_path):
-    there = saved(tmp_path / "elsewhere", 1)
+def test_a_linked_checkpoint_is_unlinked_and_its_target_kept(tmp_path):
+    target = save_minimal(tmp_path / "elsewhere", 1)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/step_00000001").symlink_to(there)
+    (tmp_path / "run/step_00000001").symlink_to(target)
     assert latest(tmp_path / "run").name == "step_00000001"
-    saved(tmp_path / "run", 2)
+    save_minimal(tmp_path / "run", 2)
     assert names(tmp_path / "run") == ["step_00000002"]
-    assert (there / CARD).is_file()
+    assert (target / CARD).is_file()
 
 
-def test_a_file_with_the_name_of_a_checkpoint_is_told_before_training(run, tiny_config):
+def test_a_file_named_like_a_checkpoint_is_reported_before_training(run, tiny_config):
     (run / "step_00000004").write_text("notes")
     words = ("step_00000004", "is not a checkpoint", "rename")
     refused(lambda: train(tiny_config(iterations=2), run, resume=True), *words)
     assert (run / "step_00000004").read_text() == "notes"
 
 
-def test_what_a_killed_run_was_writing_is_swept_by_the_next_and_nothing_else(run, tiny_config):
+def test_only_drafts_of_a_killed_run_are_removed_by_the_next(run, tiny_config):
     for name in ("step", "failed", "log.jsonl", "config.json"):
         draft_path(run / name).mkdir()
     (run / "draft_00000003").mkdir()
@@ -200,20 +200,18 @@ def test_what_a_killed_run_was_writing_is_swept_by_the_next_and_nothing_else(run
 
 
 @pytest.fixture
-def disk(made, tmp_path):
-    """A file system with room for one checkpoint and a half."""
-    place, size = tmp_path / "disk", sum(file.stat().st_size for file in latest(made).iterdir())
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "none", str(place)]
+def disk(trained, tmp_path):
+    """A file system with room for one and a half checkpoints."""
+    mount, size = tmp_path / "disk", sum(file.stat().st_size for file in latest(trained).iterdir())
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "none", str(mount)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_keeps_the_older_one_and_nothing_half_written(
-    disk, tiny_config
-):
+def test_a_full_disk_keeps_the_previous_checkpoint_and_no_partial_files(disk, tiny_config):
     config, run = tiny_config(iterations=4, checkpoint_every=2), disk / "run"
     refused(lambda: train(config, run), f"{run}: the disk is full", "make room", "--resume")
     assert names(run) == ["config.json", "log.jsonl", "step_00000002"]

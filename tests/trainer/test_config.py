@@ -1,4 +1,4 @@
-"""Settings: the round trip through JSON, and refusals of one line."""
+"""Settings: JSON round trip, and one-line errors."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from data_cache.options import default_of, help_of
 from trainer.config import TrainConfig, read_config
 
 
-def test_a_config_survives_the_round_trip(tmp_path):
+def test_a_config_round_trips_through_json(tmp_path):
     config = TrainConfig(cache="a.zarr", lr=1.5e-4, ce=False, size=96, glm="max")
     config.save(tmp_path / "config.json")
     assert read_config(tmp_path / "config.json") == config
 
 
-def test_given_values_override_the_file_and_none_does_not(tmp_path):
+def test_given_values_override_the_file_unless_they_are_none(tmp_path):
     TrainConfig(seed=4, lr=0.1).save(tmp_path / "config.json")
     config = read_config(tmp_path / "config.json", lr=0.2, seed=None, ce=False)
     assert (config.seed, config.lr, config.ce) == (4, 0.2, False)
@@ -59,12 +59,12 @@ def test_given_values_override_the_file_and_none_does_not(tmp_path):
     ],
     ids=str,
 )
-def test_a_bad_setting_in_a_file_is_told_in_one_line(tmp_path, stored, words):
+def test_an_invalid_setting_in_a_file_is_reported_in_one_line(tmp_path, stored, words):
     (tmp_path / "config.json").write_text(json.dumps(stored))
     refused(lambda: read_config(tmp_path / "config.json"), *words, kind=UsageError)
 
 
-def test_no_number_is_endless(tmp_path):
+def test_infinite_nan_and_huge_numbers_are_refused(tmp_path):
     for name, value in asdict(TrainConfig()).items():
         if type(value) in (int, float):
             for bad in (math.inf, -math.inf, math.nan, 10**400, -(10**400)):
@@ -73,16 +73,16 @@ def test_no_number_is_endless(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
-def test_a_file_that_is_no_json_object_is_told_in_one_line(tmp_path, text):
+def test_a_file_that_is_not_a_json_object_is_reported_in_one_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     refused(lambda: read_config(tmp_path / "config.json"), "--config")
 
 
-def test_a_missing_file_is_told_in_one_line(tmp_path):
+def test_a_missing_config_file_is_reported_in_one_line(tmp_path):
     refused(lambda: read_config(tmp_path / "none.json"), "--config", "none.json")
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_those_of_the_paper():
     expected = {"bank": 24, "tau": 0.07, "lr": 6e-5, "head_lr": 10.0, "weight_decay": 0.01, "warmup": 1500}
     expected |= {"poly_power": 1.0, "batch_size": 16, "weight_focal": 100.0, "weight_dice": 1.0, "loss_stride": 1}
     expected |= {"weight_global": 1.0, "max_grad_norm": 0.0}
@@ -90,7 +90,7 @@ def test_defaults_are_the_papers():
     assert {name: default_of(TrainConfig, name) for name in expected} == expected
 
 
-def test_every_setting_has_a_help_that_is_a_sentence():
+def test_every_setting_has_a_help_sentence():
     assert asdict(TrainConfig()).keys() == {entry.name for entry in fields(TrainConfig)}
     for entry in fields(TrainConfig):
         assert help_of(TrainConfig, entry.name).endswith(".")

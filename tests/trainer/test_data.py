@@ -72,9 +72,9 @@ def test_each_epoch_has_a_new_order():
 
 
 @pytest.fixture(scope="module")
-def data(world):
-    dataset = open_dataset("folder", world.root, "train")
-    return dataset, make_split("folder", dataset.classes, UNSEEN), Cache(world.cache).load("default")
+def data(scenes):
+    dataset = open_dataset("folder", scenes.root, "train")
+    return dataset, make_split("folder", dataset.classes, UNSEEN), Cache(scenes.cache).load("default")
 
 
 def with_failed(loaded: Loaded, *indices: int) -> Loaded:
@@ -160,9 +160,9 @@ def test_an_unreadable_image_is_reported_in_one_line(tmp_path, data, workers):
     assert "\n" not in str(error.value)
 
 
-def test_cached_teacher_returns_the_stored_cls_tokens_exactly(world, data):
+def test_cached_teacher_returns_the_stored_cls_tokens_exactly(scenes, data):
     loaded = data[2]
-    stored = Cache(world.cache).group["cls"][:]
+    stored = Cache(scenes.cache).group["cls"][:]
     image = torch.tensor([5, 0, 5])
     batch = Batch(torch.zeros(3, 3, 64, 64), torch.full((3, 64, 64), -1), image, torch.zeros(3, dtype=torch.long))
     targets = teacher_targets(CachedTeacher(loaded), batch, SEEN)
@@ -260,10 +260,10 @@ def test_decoding_processes_share_the_memory_of_cls_tokens_and_masks(data):
     loader.close()
 
 
-def test_a_cache_resampled_with_another_filter_is_refused(world, tiny_config, monkeypatch):
+def test_a_cache_resampled_with_another_filter_is_refused(scenes, tiny_config, monkeypatch):
     monkeypatch.setattr("data_cache.views.RESIZE_FILTER", "another")
     refused(
-        lambda: load_training_data(tiny_config()), world.cache, "resampled by 'torch bicubic-antialias'", "precompute"
+        lambda: load_training_data(tiny_config()), scenes.cache, "resampled by 'torch bicubic-antialias'", "precompute"
     )
 
 

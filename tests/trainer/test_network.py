@@ -1,4 +1,4 @@
-"""The student: strides, channels, normalisation, parameter groups, weights, and refusals in one line."""
+"""The student: strides, channels, normalization, parameter groups, weights, and one-line errors."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def refusal(kind: type[UserError], *arguments, match: str) -> None:
         ("unet", "tu-resnet18", 4),
     ],
 )
-def test_features_have_the_joint_width_at_the_decoders_stride_but_never_below_4(arch, encoder, stride):
+def test_features_have_the_joint_width_and_a_stride_of_at_least_4(arch, encoder, stride):
     student = StudentNetwork(arch, encoder, "none", CHANNELS).eval()
     shapes = []
     for module in student.modules():
@@ -40,11 +40,11 @@ def test_features_have_the_joint_width_at_the_decoders_stride_but_never_below_4(
         features = student(torch.zeros(1, 3, 64, 128, dtype=torch.uint8))
     assert student.stride == stride
     assert features.shape == (1, CHANNELS, 64 // stride, 128 // stride)
-    # nothing of the joint width is ever larger: at 512 channels it would fill the memory
+    # no tensor of the joint width is larger: with 512 channels it would not fit into memory
     assert max(s[2] for s in shapes if len(s) == 4 and s[1] == CHANNELS) == 64 // stride
 
 
-def test_train_mode_survives_the_probe_and_statistics_are_untouched():
+def test_probing_keeps_train_mode_and_batch_norm_statistics():
     student = StudentNetwork("fpn", "resnet18", "none", CHANNELS)
     norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
     assert student.network.training
@@ -52,16 +52,16 @@ def test_train_mode_survives_the_probe_and_statistics_are_untouched():
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
-def test_images_are_normalised_by_the_encoders_statistics(encoder):
+def test_images_are_normalized_with_the_encoder_statistics(encoder):
     student = StudentNetwork("fpn", encoder, "none", CHANNELS).eval()
-    seen = []
-    student.network.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder_inputs = []
+    student.network.encoder.register_forward_pre_hook(lambda _, inputs: encoder_inputs.append(inputs[0]))
     image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         student(image)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = [(image[0, c].double() / 255 - mean[c]) / std[c] for c in range(3)]
-    torch.testing.assert_close(seen[0][0].double(), torch.stack(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoder_inputs[0][0].double(), torch.stack(expected), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
@@ -76,30 +76,30 @@ def test_every_parameter_is_in_exactly_one_group(arch, encoder):
 
 
 @pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet18"), ("segformer", "mit_b0")])
-def test_norms_do_not_decay_and_all_but_the_encoder_learns_faster(arch, encoder):
+def test_norms_have_no_weight_decay_and_the_head_a_higher_learning_rate(arch, encoder):
     student = StudentNetwork(arch, encoder, "none", CHANNELS)
     groups = parameter_groups(student, 1e-3, 10, 0.01, slow=student.network.encoder)
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    norms = 0
+    num_norms = 0
     for name, module in student.named_modules():
         is_norm = "Norm" in type(module).__name__
         for parameter in module.parameters(recurse=False):
             lr, decay = settings[id(parameter)]
             assert lr == pytest.approx(1e-3 if name.startswith("network.encoder") else 1e-2)
             assert decay == (0 if is_norm else 0.01)
-            norms += is_norm
-    assert norms > 10
+            num_norms += is_norm
+    assert num_norms > 10
 
 
-@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_encoder_weights_come_from_a_local_file(tmp_path, ending):
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_encoder_weights_load_from_a_local_file(tmp_path, suffix):
     torch.manual_seed(1)
     source = StudentNetwork("unet", "resnet18", "none", CHANNELS)
     state = nn.Module.state_dict(source.network.encoder)
-    path = tmp_path / f"resnet18{ending}"
-    # classifiers of a whole network are no part of the encoder and must not disturb
+    path = tmp_path / f"resnet18{suffix}"
+    # the classifier of a published network is not part of the encoder and is ignored
     extra = state | {"fc.weight": torch.zeros(2, 2)}
-    save_file(extra, path) if ending == ".safetensors" else torch.save(extra, path)
+    save_file(extra, path) if suffix == ".safetensors" else torch.save(extra, path)
     torch.manual_seed(2)
     student = StudentNetwork("fpn", "resnet18", str(path), CHANNELS)
     for name, value in nn.Module.state_dict(student.network.encoder).items():
@@ -112,12 +112,12 @@ def test_weights_of_another_encoder_are_refused(tmp_path):
     refusal(UserError, "unet", "resnet18", str(tmp_path / "other.pt"), match=r"other\.pt")
 
 
-def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+def test_a_file_that_is_not_a_state_dict_is_refused(tmp_path):
     (tmp_path / "weights.pt").write_text("hello")
     refusal(UserError, "unet", "resnet18", str(tmp_path / "weights.pt"), match=r"weights\.pt")
 
 
-def test_an_unknown_architecture_is_refused_with_a_choice():
+def test_an_unknown_architecture_is_refused_with_the_choices():
     refusal(UsageError, "unett", "resnet18", "none", match=r"--arch unett.*unet")
 
 

@@ -1,3 +1,5 @@
+"""Resuming: what must match the run, and what replaces damaged files."""
+
 from dataclasses import replace
 
 import pytest
@@ -18,14 +20,14 @@ def run(tiny_config, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_cache_of_other_content_under_the_same_name_is_refused(run, tiny_config):
+def test_resuming_from_a_cache_with_other_content_is_refused(run, tiny_config):
     change_card(run, lambda card: card["clip"].update(weights_sha256="another"))
     with pytest.raises(UsageError, match="the cache's clip differs"):
         train(tiny_config(iterations=2), run, resume=True)
 
 
 @pytest.mark.parametrize("name", [CARD, RESUME])
-def test_a_damaged_state_is_told_in_one_line(run, tiny_config, name):
+def test_a_damaged_resume_state_is_reported_in_one_line(run, tiny_config, name):
     file = latest(run) / name
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="damaged or foreign checkpoint") as caught:
@@ -34,12 +36,12 @@ def test_a_damaged_state_is_told_in_one_line(run, tiny_config, name):
 
 
 def test_resuming_a_finished_run_changes_nothing(run, tiny_config):
-    before = {f.relative_to(run): f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    files = {f.relative_to(run): f.read_bytes() for f in run.rglob("*") if f.is_file()}
     train(tiny_config(iterations=2), run, resume=True)
-    assert before == {f.relative_to(run): f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    assert files == {f.relative_to(run): f.read_bytes() for f in run.rglob("*") if f.is_file()}
 
 
-def test_a_setting_younger_than_the_run_had_its_default(run, tiny_config):
+def test_a_setting_added_after_the_run_has_its_default(run, tiny_config):
     change_card(run, lambda card: card["config"].pop("max_grad_norm"))
     train(tiny_config(iterations=2), run, resume=True)
     with pytest.raises(UsageError, match="--max-grad-norm differs"):
@@ -47,24 +49,24 @@ def test_a_setting_younger_than_the_run_had_its_default(run, tiny_config):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", None])
-def test_a_run_with_a_damaged_or_no_config_takes_its_settings_from_the_newest_checkpoint(run, content):
-    whole, said = run_config(run, print), []
+def test_a_missing_or_damaged_config_is_replaced_by_the_newest_checkpoint(run, content):
+    config, messages = run_config(run, print), []
     if content is None:
         (run / CONFIG).unlink()
     else:
         (run / CONFIG).write_bytes(content)
-    assert run_config(run, said.append) == whole
-    assert run_config(run, said.append, seed=7) == replace(whole, seed=7)
-    assert len(said) == 2
-    assert "step_00000002" in said[0]
-    assert "\n" not in said[0]
+    assert run_config(run, messages.append) == config
+    assert run_config(run, messages.append, seed=7) == replace(config, seed=7)
+    assert len(messages) == 2
+    assert "step_00000002" in messages[0]
+    assert "\n" not in messages[0]
 
 
-def test_a_setting_that_cannot_be_had_is_told_and_not_passed_over(run):
+def test_an_invalid_setting_in_the_run_config_is_refused(run):
     (run / CONFIG).write_text('{"batch_size": 0}')
     refused(lambda: run_config(run, print), "--batch-size 0", kind=UsageError)
 
 
-def test_a_damaged_config_without_a_checkpoint_is_told(tmp_path):
+def test_a_damaged_config_without_a_checkpoint_is_refused(tmp_path):
     (tmp_path / CONFIG).write_bytes(b"")
     refused(lambda: run_config(tmp_path, print), CONFIG, "cannot be read")

@@ -1,4 +1,4 @@
-"""The paper's students: MSCAN and SegNeXt's decoder, which no library has, and Swin at any input size."""
+"""The paper's students: MSCAN, SegNeXt's decoder, and Swin at any input size."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,16 @@ SWIN = "tu-swin_tiny_patch4_window7_224"
 
 
 @pytest.mark.parametrize(("size", "millions"), [("t", 4.2), ("s", 13.9), ("b", 26.8), ("l", 45.2)])
-def test_an_encoder_with_imagenet_s_classifier_has_as_many_parameters_as_published(size, millions):
+def test_mscan_classifiers_have_the_published_number_of_parameters(size, millions):
     encoder = MSCAN(**ENCODERS[f"mscan_{size}"]["params"])
-    # published counts are those of the classification network
+    # published counts include the classifier for ImageNet
     classifier = nn.Linear(encoder.out_channels[-1], 1000)
-    found = sum(p.numel() for module in (encoder, classifier) for p in module.parameters())
-    assert found == pytest.approx(millions * 1e6, rel=0.02)
+    parameters = sum(p.numel() for module in (encoder, classifier) for p in module.parameters())
+    assert parameters == pytest.approx(millions * 1e6, rel=0.02)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (77, 101), (33, 32), (127, 65)])
-def test_features_have_strides_4_8_16_and_32_rounded_up_at_any_size(size):
+def test_mscan_features_have_strides_4_8_16_and_32_at_any_size(size):
     encoder = MSCAN(**ENCODERS["mscan_t"]["params"]).eval()
     features = encoder(torch.zeros(2, 3, *size))
     assert features[0].shape == (2, 3, *size)
@@ -37,7 +37,7 @@ def test_features_have_strides_4_8_16_and_32_rounded_up_at_any_size(size):
         assert feature.shape == (2, width, -(-size[0] // stride), -(-size[1] // stride))
 
 
-def test_attention_is_a_square_and_three_crosses_summed_projected_and_times_the_input():
+def test_multi_scale_attention_matches_a_numpy_version():
     torch.manual_seed(0)
     module, x = MultiScaleAttention(4).double(), torch.randn(1, 4, 30, 30, dtype=torch.float64)
     state = {name: value.numpy() for name, value in module.state_dict().items()}
@@ -53,34 +53,34 @@ def test_attention_is_a_square_and_three_crosses_summed_projected_and_times_the_
         return result + bias[:, None, None]
 
     image = x[0].numpy()
-    near = depthwise(image, "conv0")
-    total = near + sum(depthwise(depthwise(near, f"conv{n}_1"), f"conv{n}_2") for n in range(3))
-    mixed = np.einsum("oi,iyx->oyx", state["conv3.weight"][:, :, 0, 0], total) + state["conv3.bias"][:, None, None]
-    np.testing.assert_allclose(module(x)[0].detach().numpy(), mixed * image, rtol=1e-6, atol=1e-9)
+    local = depthwise(image, "conv0")
+    total = local + sum(depthwise(depthwise(local, f"conv{n}_1"), f"conv{n}_2") for n in range(3))
+    projected = np.einsum("oi,iyx->oyx", state["conv3.weight"][:, :, 0, 0], total) + state["conv3.bias"][:, None, None]
+    np.testing.assert_allclose(module(x)[0].detach().numpy(), projected * image, rtol=1e-6, atol=1e-9)
     assert [state[f"conv{n}_1.weight"].shape[2:] for n in range(3)] == [(1, 7), (1, 11), (1, 21)]
 
 
-def test_low_rank_approximation_is_found_by_multiplicative_updates_from_the_same_bases_each_time():
+def test_low_rank_approximation_is_reproducible_and_matches_a_numpy_version():
     torch.manual_seed(0)
     module, x = LowRank(12, rank=3).eval(), torch.rand(2, 12, 5, 4)
-    found = module(x)
-    assert torch.equal(found, module(x))
-    for image, ours in zip(x.double().numpy(), found.detach().numpy(), strict=True):
+    output = module(x)
+    assert torch.equal(output, module(x))
+    for image, approximation in zip(x.double().numpy(), output.detach().numpy(), strict=True):
         target, bases = image.reshape(12, -1), module.bases.double().numpy()
-        share = np.exp(target.T @ bases)
-        share /= share.sum(axis=1, keepdims=True)
+        coefficients = np.exp(target.T @ bases)
+        coefficients /= coefficients.sum(axis=1, keepdims=True)
         for step in range(8):
-            share = share * (target.T @ bases) / (share @ bases.T @ bases + 1e-6)
+            coefficients = coefficients * (target.T @ bases) / (coefficients @ bases.T @ bases + 1e-6)
             if step < 7:
-                bases = bases * (target @ share) / (bases @ share.T @ share + 1e-6)
-        np.testing.assert_allclose(ours.reshape(12, -1), bases @ share.T, rtol=1e-3, atol=1e-5)
+                bases = bases * (target @ coefficients) / (bases @ coefficients.T @ coefficients + 1e-6)
+        np.testing.assert_allclose(approximation.reshape(12, -1), bases @ coefficients.T, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("arch", "encoder", "stride"),
     [("segnext", "mscan_t", 8), ("segnext", "resnet18", 8), ("segformer", "mscan_t", 4), ("upernet", SWIN, 4)],
 )
-def test_a_student_gives_features_at_its_stride_for_any_size_and_gradients_everywhere(arch, encoder, stride):
+def test_students_accept_any_size_and_every_parameter_gets_a_gradient(arch, encoder, stride):
     torch.manual_seed(0)
     student = StudentNetwork(arch, encoder, "none", 24)
     assert (student.stride, student.multiple) == (stride, 32)
@@ -89,19 +89,19 @@ def test_a_student_gives_features_at_its_stride_for_any_size_and_gradients_every
         assert features.shape == (2, 24, height // stride, width // stride)
     features.square().sum().backward()
     unused = [name for name, p in student.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # batch norm takes away what a bias before it adds
+    # batch norm cancels the bias of the layer before it
     assert not [name for name in unused if not name.endswith("bias")]
 
 
-def test_swin_shifts_its_windows_at_every_stage_whatever_size_it_was_published_for():
+def test_swin_shifts_its_windows_at_every_stage_for_any_input_size():
     student = StudentNetwork("upernet", SWIN, "none", 8)
     shifts = [m.shift_size for m in student.modules() if hasattr(m, "shift_size")]
     assert [tuple(shift) for shift in shifts[-2:]] == [(0, 0), (3, 3)]
 
 
-def test_position_tables_of_swin_do_not_decay():
+def test_swin_position_bias_tables_have_no_weight_decay():
     student = StudentNetwork("upernet", SWIN, "none", 8)
-    still = {
+    no_decay = {
         id(p)
         for group in parameter_groups(student, 1.0, 1.0, 0.1)
         if not group["weight_decay"]
@@ -109,11 +109,11 @@ def test_position_tables_of_swin_do_not_decay():
     }
     tables = [p for name, p in student.named_parameters() if "relative_position_bias_table" in name]
     assert tables
-    assert all(id(table) in still for table in tables)
+    assert all(id(table) in no_decay for table in tables)
 
 
 @pytest.mark.parametrize("form", ["published", "openmmlab", "plain"])
-def test_encoder_weights_load_from_a_local_file_as_published_or_plain(tmp_path, form):
+def test_mscan_weights_load_from_published_openmmlab_and_plain_files(tmp_path, form):
     torch.manual_seed(1)
     state = MSCAN(**ENCODERS["mscan_t"]["params"]).state_dict()
     if form == "openmmlab":
@@ -121,20 +121,20 @@ def test_encoder_weights_load_from_a_local_file_as_published_or_plain(tmp_path, 
         torch.save({name.replace("mlp.dwconv.dwconv", "mlp.dwconv"): value for name, value in state.items()}, file)
     elif form == "published":
         file = tmp_path / "mscan_t.pth"
-        named = {f"backbone.{name}": value for name, value in state.items()}
-        torch.save({"state_dict": named | {"head.weight": torch.zeros(1000, 256)}, "epoch": 300}, file)
+        prefixed = {f"backbone.{name}": value for name, value in state.items()}
+        torch.save({"state_dict": prefixed | {"head.weight": torch.zeros(1000, 256)}, "epoch": 300}, file)
     else:
         file = tmp_path / "mscan_t.safetensors"
         save_file(state, file)
-    found = StudentNetwork("segnext", "mscan_t", str(file), 8).network.encoder.state_dict()
-    assert all(torch.equal(found[name], value) for name, value in state.items())
+    loaded = StudentNetwork("segnext", "mscan_t", str(file), 8).network.encoder.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
 
 
-def test_swin_s_weights_load_from_a_file_that_timm_wrote(tmp_path):
+def test_swin_weights_load_from_a_timm_file(tmp_path):
     state = timm.create_model(SWIN.removeprefix("tu-"), pretrained=False).state_dict()
     torch.save({"model": state}, tmp_path / "swin.pth")
-    found = StudentNetwork("upernet", SWIN, str(tmp_path / "swin.pth"), 8).network.encoder.model.state_dict()
-    assert torch.equal(found["layers_2.blocks.3.mlp.fc1.weight"], state["layers.2.blocks.3.mlp.fc1.weight"])
+    loaded = StudentNetwork("upernet", SWIN, str(tmp_path / "swin.pth"), 8).network.encoder.model.state_dict()
+    assert torch.equal(loaded["layers_2.blocks.3.mlp.fc1.weight"], state["layers.2.blocks.3.mlp.fc1.weight"])
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_swin_s_weights_load_from_a_file_that_timm_wrote(tmp_path):
         (SWIN, "x.pth", "no such file"),
     ],
 )
-def test_weights_that_can_only_be_a_mistake_are_not_taken_for_a_default(encoder, weights, words):
+def test_invalid_encoder_weights_are_refused(encoder, weights, words):
     with pytest.raises(UserError, match=words):
         StudentNetwork("upernet", encoder, weights, 8)
 
@@ -153,16 +153,16 @@ def test_weights_that_can_only_be_a_mistake_are_not_taken_for_a_default(encoder,
 @pytest.mark.parametrize(
     ("encoder", "width"), [("mscan_t", 256), ("mscan_s", 256), ("mscan_b", 512), ("mscan_l", 1024)]
 )
-def test_the_decoder_is_as_wide_as_published_for_each_size(encoder, width):
+def test_the_segnext_decoder_has_the_published_width(encoder, width):
     with torch.device("cpu"):
         assert StudentNetwork("segnext", encoder, "none", 8).network.decoder.ham.bases.shape == (width, 16)
 
 
-def test_mscan_has_no_downloadable_weights_and_says_so():
+def test_mscan_without_downloadable_weights_is_refused():
     refused(lambda: StudentNetwork("segnext", "mscan_t", "imagenet", 8), "mscan_t", "imagenet", kind=UsageError)
 
 
-def test_estimated_memory_counts_parameters_and_grows_with_the_batch_as_activations_do():
+def test_estimated_memory_counts_parameters_and_grows_linearly_with_the_batch():
     def estimate(batch, stride=4, scope="batch"):
         config = TrainConfig(batch_size=batch, loss_stride=stride, pseudo_scope=scope)
         return estimated_memory(config, StudentNetwork("segformer", "mit_b0", "none", 32), 64, 10, mixed=False)
@@ -175,22 +175,22 @@ def test_estimated_memory_counts_parameters_and_grows_with_the_batch_as_activati
     assert estimate(4, scope="image") < four
 
 
-def test_estimated_activations_are_what_autograd_keeps_in_a_real_forward_pass():
+def test_estimated_activations_match_a_real_forward_pass():
     torch.manual_seed(0)
     student = StudentNetwork("segformer", "mit_b0", "none", 32).train()
-    own = {p.untyped_storage().data_ptr() for p in (*student.parameters(), *student.buffers())}
-    kept = {}
+    weights = {p.untyped_storage().data_ptr() for p in (*student.parameters(), *student.buffers())}
+    saved = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         features = student.network(torch.rand(2, 3, 64, 64))
-        real = sum(kept.values())
+        measured = sum(saved.values())
     parameters = sum(p.numel() for p in student.parameters())
     config = TrainConfig(batch_size=2, loss_stride=64)
-    found = estimated_memory(config, student, 64, 1, mixed=False) - parameters * ADAM_BYTES - 8 * features.numel()
-    assert found == pytest.approx(real, rel=0.1)
+    estimated = estimated_memory(config, student, 64, 1, mixed=False) - parameters * ADAM_BYTES - 8 * features.numel()
+    assert estimated == pytest.approx(measured, rel=0.1)
