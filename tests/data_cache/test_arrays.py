@@ -1,4 +1,4 @@
-"""The one table of arrays: the page describes it, and shards consist of its fields."""
+"""The table of arrays: the cache format page lists it, and shards consist of its fields."""
 
 import re
 from dataclasses import fields

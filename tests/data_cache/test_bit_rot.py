@@ -1,4 +1,4 @@
-"""Bits that flip, files that vanish or shrink: found by verify, and never read as numbers in training."""
+"""Flipped bits and missing or truncated files: found by verify, and never read as other numbers."""
 
 import json
 from contextlib import suppress
@@ -16,8 +16,8 @@ from data_cache.writer import CacheWriter
 FLIPS = 200
 
 
-def everything(cache):
-    """All that training, clustering and evaluation read."""
+def read_all(cache):
+    """Everything that training, clustering and evaluation read."""
     loaded, texts = cache.load("default"), cache.texts()
     fine = cache.load("fine")
     return (
@@ -32,8 +32,8 @@ def equal(one, other):
     return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in zip(one, other, strict=True))
 
 
-def found(path):
-    """Whether verify has anything to say."""
+def has_problems(path):
+    """Whether verify reports a problem."""
     try:
         return bool(verify_files(Cache(path))[1])
     except UserError:
@@ -44,25 +44,24 @@ def found(path):
 def cache(tmp_path):
     path = tmp_path / "c.zarr"
     complete(path)
-    writing = CacheWriter(path)
-    writing.add_masks("fine", {**MASKS, "threshold": 0.9})
-    writing = CacheWriter(path)
+    CacheWriter(path).add_masks("fine", {**MASKS, "threshold": 0.9})
+    writer = CacheWriter(path)
     for shard in range(LAYOUT.shards):
         span = LAYOUT.span(shard)
         n = span.stop - span.start
         label = np.full((n, LAYOUT.views, *LAYOUT.grid), reserved_label("uint8"), np.uint8)
         label[:, 0] = shard
-        writing.write_masks(shard, label, np.full((n, LAYOUT.views), 1), "fine")
+        writer.write_masks(shard, label, np.full((n, LAYOUT.views), 1), "fine")
     return path
 
 
 def test_verify_finds_every_flipped_bit_that_matters(cache):
-    good, files, rng = everything(Cache(cache)), contents(cache), np.random.default_rng(0)
-    assert not found(cache)
+    good, files, rng = read_all(Cache(cache)), contents(cache), np.random.default_rng(0)
+    assert not has_problems(cache)
     names = sorted(files)
     assert {"zarr.json", "journal/c/0", "cls/zarr.json"} <= set(names)
-    told = {"found": 0, "harmless": 0, "refused in reading": 0}
-    # every file at least once, then at random among all bytes
+    outcomes = {"found": 0, "harmless": 0, "rejected on read": 0}
+    # each file at least once, then files at random, weighted by size
     chosen = [
         *names,
         *rng.choice(names, FLIPS - len(names), p=[len(files[n]) / sum(map(len, files.values())) for n in names]),
@@ -73,32 +72,32 @@ def test_verify_finds_every_flipped_bit_that_matters(cache):
         bit = int(rng.integers(8 * len(bad)))
         bad[bit // 8] ^= 1 << bit % 8
         (cache / name).write_bytes(bad)
-        is_found = found(cache)
+        is_found = has_problems(cache)
         try:
-            read = everything(Cache(cache))
+            read = read_all(Cache(cache))
         except UserError:
-            told["refused in reading"] += 1
+            outcomes["rejected on read"] += 1
         else:
             assert equal(read, good), f"{name}, bit {bit}: read as other numbers"
         if not is_found:
-            # harmless: the same JSON in other characters
+            # harmless: the same JSON with other whitespace
             assert json.loads(bytes(bad)) == json.loads(files[name]), f"{name}, bit {bit}: not found"
-        told["found" if is_found else "harmless"] += 1
+        outcomes["found" if is_found else "harmless"] += 1
         (cache / name).write_bytes(files[name])
-    assert told["found"] + told["harmless"] == FLIPS
-    assert told["found"] >= 0.95 * FLIPS
-    assert equal(everything(Cache(cache)), good)
-    print(told)
+    assert outcomes["found"] + outcomes["harmless"] == FLIPS
+    assert outcomes["found"] >= 0.95 * FLIPS
+    assert equal(read_all(Cache(cache)), good)
+    print(outcomes)
 
 
 @pytest.mark.parametrize("damage", ["deleted", "emptied", "cut"])
 def test_verify_finds_every_deleted_or_truncated_file(cache, damage):
-    good, files = everything(Cache(cache)), contents(cache)
+    good, files = read_all(Cache(cache)), contents(cache)
     for name, content in files.items():
         file = cache / name
         file.unlink() if damage == "deleted" else file.write_bytes(b"" if damage == "emptied" else content[:-1])
-        assert found(cache), name
+        assert has_problems(cache), name
         with suppress(UserError):
-            assert equal(everything(Cache(cache)), good), name
+            assert equal(read_all(Cache(cache)), good), name
         file.write_bytes(content)
     assert len(files) > 40

@@ -1,4 +1,4 @@
-"""Which names CLIP cannot tell apart."""
+"""Class names that CLIP cannot tell apart."""
 
 import numpy as np
 
@@ -37,6 +37,6 @@ def test_equal_features_are_found_among_thousands():
 def test_warning_names_the_first_group_and_counts_the_others():
     text = features(6)
     text[1], text[3] = text[0], text[2]
-    (told,) = indistinguishable_warnings(("car", "Car", "person", "giraffe", "sky", "road"), text)
-    assert "cannot tell 'car' and 'Car' apart" in told
-    assert "1 more such groups" in told
+    (warning,) = indistinguishable_warnings(("car", "Car", "person", "giraffe", "sky", "road"), text)
+    assert "cannot tell 'car' and 'Car' apart" in warning
+    assert "1 more such groups" in warning

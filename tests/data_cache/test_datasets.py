@@ -1,4 +1,4 @@
-"""One contract for all datasets, and what each of them says when files are missing or wrong."""
+"""The contract that all datasets share, and their errors when files are missing or invalid."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ class TestFolderWithSplits(DatasetContract):
 
 @pytest.fixture
 def own(tmp_path):
-    """A folder dataset of one image and one label map, both to be spoiled."""
+    """A folder dataset of one image and one label map, for tests to alter."""
     return one_image_tree(tmp_path)
 
 
@@ -141,17 +141,16 @@ def test_train_split_is_never_served_as_another_split(own):
 )
 def test_common_split_names_never_mix_training_and_other_images(tmp_path, train, val):
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
-    for place, stem in ((train, "a"), (val, "b")):
-        draw_image(tmp_path / f"images/{place}/{stem}.jpg")
-        draw_label(tmp_path / f"labels/{place}/{stem}.png", [0, 1])
-    trained = open_dataset("folder", tmp_path, "train")
-    assert trained.ids == [f"images/{train}/a.jpg"]
-    assert trained.has_label(0)
-    other = "test" if val == "testing" else "val"
-    evaluated = open_dataset("folder", tmp_path, other)
-    assert evaluated.ids == [f"images/{val}/b.jpg"]
-    assert evaluated.has_label(0)
-    assert open_dataset("folder", tmp_path, val).ids == evaluated.ids
+    for folder, stem in ((train, "a"), (val, "b")):
+        draw_image(tmp_path / f"images/{folder}/{stem}.jpg")
+        draw_label(tmp_path / f"labels/{folder}/{stem}.png", [0, 1])
+    train_set = open_dataset("folder", tmp_path, "train")
+    assert train_set.ids == [f"images/{train}/a.jpg"]
+    assert train_set.has_label(0)
+    val_set = open_dataset("folder", tmp_path, "test" if val == "testing" else "val")
+    assert val_set.ids == [f"images/{val}/b.jpg"]
+    assert val_set.has_label(0)
+    assert open_dataset("folder", tmp_path, val).ids == val_set.ids
     refused(lambda: open_dataset("folder", tmp_path, "tune"), "no split 'tune'", train, val, kind=UsageError)
 
 
@@ -164,8 +163,8 @@ def test_labels_may_spell_the_split_differently_than_images(tmp_path):
 
 def test_ambiguous_split_folders_are_rejected(own):
     (own / "labels/a.png").unlink()
-    for place in ("Train", "training"):
-        draw_image(own / f"images/{place}/a.png")
+    for folder in ("Train", "training"):
+        draw_image(own / f"images/{folder}/a.png")
     refused(lambda: open_dataset("folder", own, "train"), "Train and training", "--split", kind=UsageError)
     assert open_dataset("folder", own, "training").ids == ["images/training/a.png"]
 
@@ -191,15 +190,15 @@ def test_images_without_label_map_are_unlabelled(own):
     assert dataset.digest(1)[1] == ""
 
 
-@pytest.mark.parametrize("place", ["labels/a_mask.png", "labels/sub/a.png"])
-def test_label_maps_that_match_no_image_are_rejected(own, place):
+@pytest.mark.parametrize("file", ["labels/a_mask.png", "labels/sub/a.png"])
+def test_label_maps_that_match_no_image_are_rejected(own, file):
     (own / "labels/a.png").unlink()
-    draw_label(own / place, [0])
-    refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", Path(place).name)
+    draw_label(own / file, [0])
+    refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", Path(file).name)
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("file", "words"),
     [
         ("labels/a.tif", ["save a.tif as a.png if it belongs to a.png"]),
         ("labels/A.PNG", ["rename A.PNG to a.png"]),
@@ -212,10 +211,10 @@ def test_label_maps_that_match_no_image_are_rejected(own, place):
         ("SegmentationClass/deep/a.tif", ["SegmentationClass looks like a folder of label maps"]),
     ],
 )
-def test_nearly_correct_label_paths_are_rejected_with_a_fix(own, place, words):
+def test_nearly_correct_label_paths_are_rejected_with_a_fix(own, file, words):
     (own / "labels/a.png").unlink()
-    (own / place).parent.mkdir(parents=True, exist_ok=True)
-    (own / place).write_bytes(b"label")
+    (own / file).parent.mkdir(parents=True, exist_ok=True)
+    (own / file).write_bytes(b"label")
     refused(lambda: open_dataset("folder", own, "train"), "no image has a label map", *words)
 
 
@@ -421,7 +420,7 @@ def test_missing_dataset_error_says_where_to_get_and_put_it(tmp_path, monkeypatc
     assert DATASETS[name].layout in str(error.value)
 
 
-# Real photographs
+# Real images
 
 
 @pytest.mark.parametrize(

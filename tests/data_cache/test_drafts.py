@@ -1,4 +1,4 @@
-"""What is half written beside a cache is swept, and nothing of anybody else's."""
+"""Atomic writes and their drafts, leftover removal, and messages of system errors."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def test_remove_leftovers_removes_every_draft_of_the_cache(tmp_path, name):
     link.symlink_to(tmp_path / "elsewhere")
     assert set(draft_paths(tmp_path / name)) == {file, folder, link}
     CacheWriter(tmp_path / name).remove_leftovers()
-    assert {one.name for one in tmp_path.iterdir()} == {name, "elsewhere"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, "elsewhere"}
 
 
 def test_remove_leftovers_keeps_unrelated_files(tmp_path):
@@ -34,7 +34,7 @@ def test_remove_leftovers_keeps_unrelated_files(tmp_path):
     for name in others:
         (tmp_path / name).write_text("mine")
     CacheWriter(tmp_path / "c.zarr").remove_leftovers()
-    assert {one.name for one in tmp_path.iterdir()} == {"c.zarr", *others}
+    assert {path.name for path in tmp_path.iterdir()} == {"c.zarr", *others}
 
 
 def test_failed_atomic_write_keeps_the_old_file(tmp_path):
@@ -87,11 +87,11 @@ def test_other_errors_are_not_blamed_on_the_disk(tmp_path, error):
 def test_atomic_write_supports_the_longest_file_names(tmp_path, name):
     with atomic_write(tmp_path / name) as draft:
         draft.write_text("new")
-    assert [one.name for one in tmp_path.iterdir()] == [name]
-    draft_path(tmp_path / name).write_text("left by a kill")
-    draft_path(tmp_path / f"{name[:-1]}z").write_text("of another")
-    (left,) = draft_paths(tmp_path / name)
-    assert left.read_text() == "left by a kill"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    draft_path(tmp_path / name).write_text("leftover")
+    draft_path(tmp_path / f"{name[:-1]}z").write_text("unrelated")
+    (leftover,) = draft_paths(tmp_path / name)
+    assert leftover.read_text() == "leftover"
 
 
 def test_failed_write_names_the_file_and_not_its_draft(tmp_path):
@@ -108,10 +108,10 @@ def test_failed_write_names_the_file_and_not_its_draft(tmp_path):
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_system_errors_name_the_file_and_a_fix(number):
-    told = explain_os_error(OSError(number, "words", "/some/file"))
-    assert told.startswith("/some/file: ")
-    assert "; " in told
-    assert "Errno" not in told
+    message = explain_os_error(OSError(number, "words", "/some/file"))
+    assert message.startswith("/some/file: ")
+    assert "; " in message
+    assert "Errno" not in message
 
 
 def test_atomic_write_rejects_devices():

@@ -1,4 +1,4 @@
-"""Whether freed memory stays with the process, seen by the pages the system hands out."""
+"""Whether glibc keeps freed memory, measured by page faults."""
 
 import os
 import platform
@@ -7,36 +7,36 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's allocator")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="requires glibc")
 
-ASKED = """
+COUNT_PAGE_FAULTS = """
 import resource, threading
 import numpy as np
 from data_cache.system.devices import resolve_device
 resolve_device("{device}") if "{device}" else None
-found = []
-def pages():
-    for turn in range(6):
+faults = []
+def allocate():
+    for _ in range(6):
         np.ones(2**23)  # 64 MiB
-        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-thread = threading.Thread(target=pages)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+thread = threading.Thread(target=allocate)
 thread.start(); thread.join()
-print(found[5] - found[1])
+print(faults[5] - faults[1])
 """
 
 
-def pages_asked_for(device, **environment):
+def page_faults(device, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    code = ASKED.format(device=device)
-    done = subprocess.run(
+    code = COUNT_PAGE_FAULTS.format(device=device)
+    result = subprocess.run(
         [sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, check=True
     )
-    return int(done.stdout)
+    return int(result.stdout)
 
 
 @pytest.mark.slow
 def test_freed_memory_is_reused_on_cpu():
-    assert pages_asked_for("cpu") < 0.01 * pages_asked_for("")
+    assert page_faults("cpu") < 0.01 * page_faults("")
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_freed_memory_is_reused_on_cpu():
     ],
 )
 def test_user_malloc_settings_take_precedence(own):
-    assert pages_asked_for("cpu", **own) > 0.9 * pages_asked_for("", **own)
+    assert page_faults("cpu", **own) > 0.9 * page_faults("", **own)

@@ -8,13 +8,13 @@ def test_equal_fingerprints_have_no_difference():
 
 
 def test_difference_names_the_setting_and_both_values():
-    wanted = {**STORED, "clip": {"model": "ViT", "image_size": 256}}
-    assert difference(STORED, wanted) == ["clip.image_size: 512 there, 256 here"]
+    requested = {**STORED, "clip": {"model": "ViT", "image_size": 256}}
+    assert difference(STORED, requested) == ["clip.image_size: 512 there, 256 here"]
 
 
 def test_setting_on_one_side_only_is_a_difference():
-    wanted = {key: value for key, value in STORED.items() if key != "views"}
-    assert difference(STORED, wanted) == ["views.count: 1 there, absent here"]
+    requested = {key: value for key, value in STORED.items() if key != "views"}
+    assert difference(STORED, requested) == ["views.count: 1 there, absent here"]
 
 
 def test_hash_of_names_depends_on_order_and_boundaries():

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 and PASCAL-Context in their published layouts, and in mmsegmentation's."""
+"""PASCAL VOC 2012 and PASCAL-Context in their published layouts and in mmsegmentation's."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ def draw_list(file, stems=STEMS):
 
 
 def draw_palette(path, values):
-    """A palette picture, as VOC publishes its label maps: decoders that look at colours see other numbers."""
+    """A palette image, the format of VOC's label maps, whose colors differ from its indices."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH)), mode="P")
-    picture.putpalette([(17 * i + 5) % 256 for i in range(768)])
-    picture.save(path)
+    label = Image.fromarray(np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH)), mode="P")
+    label.putpalette([(17 * i + 5) % 256 for i in range(768)])
+    label.save(path)
 
 
 def draw_matlab(path, values, **names):
@@ -123,24 +123,24 @@ def test_published_context_ids_map_to_the_59_class_names():
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (lambda file: draw_matlab(file, [460]), ("label value 460", "0-459")),
         (lambda file: draw_matlab(file, [1], other=np.ones((6, 8))), ("LabelMap",)),
         (lambda file: file.write_bytes(b"MATLAB 5.0 MAT-file, cut short"), ("cannot read the label map",)),
     ],
 )
-def test_bad_matlab_label_maps_are_named(tmp_path, spoil, words):
+def test_bad_matlab_label_maps_are_named(tmp_path, damage, words):
     context_tree(tmp_path, converted=False)
     file = tmp_path / f"trainval/{min(STEMS)}.mat"
-    spoil(file)
+    damage(file)
     dataset = open_dataset("context", tmp_path, "train")
     refused(lambda: dataset.load(0), file.name, *words)
 
 
 @pytest.mark.parametrize(("name", "draw"), [("voc", voc_tree), ("context", context_tree)])
-@pytest.mark.parametrize("lost", ["list", "image", "label", "everything"])
-def test_wrong_layout_error_shows_the_expected_tree(tmp_path, name, draw, lost):
+@pytest.mark.parametrize("missing", ["list", "image", "label", "everything"])
+def test_wrong_layout_error_shows_the_expected_tree(tmp_path, name, draw, missing):
     draw(tmp_path)
     stem, lists = min(STEMS), list(tmp_path.glob("ImageSets/*/*.txt"))
     removed = {
@@ -148,18 +148,18 @@ def test_wrong_layout_error_shows_the_expected_tree(tmp_path, name, draw, lost):
         "image": [tmp_path / f"JPEGImages/{stem}.jpg"],
         "label": list(tmp_path.glob(f"Segmentation*/{stem}.png")),
         "everything": [file for file in tmp_path.rglob("*") if file.is_file()],
-    }[lost]
+    }[missing]
     for file in removed:
         file.unlink()
-    told = {"list": "no list of images", "image": "1 of the 2 images", "label": "1 of the 2 label maps"}
-    refused(lambda: open_dataset(name, tmp_path, "train"), told.get(lost, "no list"), "JPEGImages/*.jpg, Segment")
+    problem = {"list": "no list of images", "image": "1 of the 2 images", "label": "1 of the 2 label maps"}
+    refused(lambda: open_dataset(name, tmp_path, "train"), problem.get(missing, "no list"), "JPEGImages/*.jpg, Segment")
 
 
 def test_unpublished_list_length_is_reported(tmp_path):
     voc_tree(tmp_path)
-    told = "train has 2 images; the published list has 10582"
-    assert open_dataset("voc", tmp_path, "train").notes == (told,)
-    assert open_dataset("voc", tmp_path, "train", limit=1).notes == (told,)
+    note = "train has 2 images; the published list has 10582"
+    assert open_dataset("voc", tmp_path, "train").notes == (note,)
+    assert open_dataset("voc", tmp_path, "train", limit=1).notes == (note,)
     context_tree(tmp_path / "context")
     assert "4998 or 4996" in open_dataset("context", tmp_path / "context", "train").notes[0]
     draw_list(tmp_path / "ImageSets/Segmentation/val.txt", [f"{i:06}" for i in range(1449)])

@@ -1,4 +1,4 @@
-"""Splits go by name; the numbers here are the published ones and independent of the code."""
+"""Splits by class name; the numbers here are the published ones, independent of the code."""
 
 import dataclasses
 import pickle

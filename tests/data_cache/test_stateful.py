@@ -1,4 +1,4 @@
-"""The cache against a model of it, through any sequence of writes, kills, growth, damage and reopening."""
+"""The cache matches a model of it after any sequence of writes, kills, growth, damage and reopening."""
 
 import shutil
 import tempfile
@@ -12,22 +12,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from data_cache import transaction as redo
 from data_cache.errors import UserError
 from data_cache.integrity import damaged_shards, verify_files
 from data_cache.reader import Cache
-from data_cache.transaction import complete_transaction
+from data_cache.transaction import REDO, complete_transaction
 from data_cache.writer import CacheWriter
 
 SETS = ("default", "fine")
 
 
 class Killed(BaseException):
-    """The process is no more."""
+    """Simulates a killed process."""
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """`done` holds, for features and each mask set, what each finished shard was written from."""
+    """`done` maps each finished shard to the content it was written from, for features and each mask set."""
 
     @initialize()
     def create_cache(self):
@@ -49,31 +48,31 @@ class CacheMachine(RuleBasedStateMachine):
         data.label[:] = rng.integers(0, 3, data.label.shape)
         return data
 
-    def killed(self, after, act):
-        """Run `act` until its `after`-th file is about to be put in its place; says whether it got through."""
-        put, move, count = local._put, Path.replace, [0]
+    def completes(self, action, after):
+        """Run an action, killing it once it has written `after` files; whether it completed."""
+        put, replace, count = local._put, Path.replace, [0]
 
-        def tick():
+        def count_or_kill():
             count[0] += 1
             if count[0] > after:
                 raise Killed
 
-        def dying_put(*arguments, **more):
-            tick()
-            return put(*arguments, **more)
+        def killable_put(*arguments, **options):
+            count_or_kill()
+            return put(*arguments, **options)
 
-        def dying_move(self, place):
-            if redo.REDO in self.parts:
-                tick()
-            return move(self, place)
+        def killable_replace(self, target):
+            if REDO in self.parts:
+                count_or_kill()
+            return replace(self, target)
 
-        local._put, Path.replace = dying_put, dying_move
+        local._put, Path.replace = killable_put, killable_replace
         try:
-            act()
+            action()
         except Killed:
             return False
         finally:
-            local._put, Path.replace = put, move
+            local._put, Path.replace = put, replace
         return True
 
     def reopen_for_writing(self):
@@ -98,7 +97,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.invalidate_shard(number)
         for part in self.done.values():
             part.pop(number, None)
-        if self.killed(after, lambda: self.cache.write_shard(number, content, "default")):
+        if self.completes(lambda: self.cache.write_shard(number, content, "default"), after):
             self.done[""][number] = self.done["default"][number] = content
         elif self.cache.journal("masks/default").record(number):
             self.done["default"][number] = content
@@ -107,10 +106,10 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.fine)
     @rule(after=st.one_of(st.none(), st.integers(0, 6)))
     def add_masks(self, after):
-        about = {**MASKS, "threshold": 0.9}
-        through = self.killed(99 if after is None else after, lambda: self.cache.add_masks("fine", about))
+        settings = {**MASKS, "threshold": 0.9}
+        completed = self.completes(lambda: self.cache.add_masks("fine", settings), 99 if after is None else after)
         self.reopen_for_writing()
-        assert ("fine" in self.cache.masks) >= through
+        assert ("fine" in self.cache.masks) >= completed
         self.fine = "fine" in self.cache.masks
 
     @precondition(lambda self: self.fine and self.done[""])
@@ -126,10 +125,10 @@ class CacheMachine(RuleBasedStateMachine):
     def grow(self, more, after):
         before, names = self.layout, [f"images/{self.layout.images + i}.jpg" for i in range(more)]
         fingerprint = ATTRIBUTES["fingerprint"] | {"grown": before.images + more}
-        through = self.killed(10**6 if after is None else after, lambda: self.cache.extend(names, fingerprint))
+        completed = self.completes(lambda: self.cache.extend(names, fingerprint), 10**6 if after is None else after)
         self.reopen_for_writing()
         assert self.layout.images in (before.images, before.images + more)
-        assert (self.layout.images > before.images) >= through
+        assert (self.layout.images > before.images) >= completed
         assert (self.cache.fingerprint == fingerprint) == (self.layout.images > before.images)
         if self.layout.images > before.images and before.images % before.shard:
             for part in self.done.values():  # the last shard has more images now
@@ -150,12 +149,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.write_same(number)
 
     def write_same(self, number):
-        kept = self.done[""][number]
-        self.cache.write_shard(number, kept, "default")
-        self.done["default"][number] = kept
+        content = self.done[""][number]
+        self.cache.write_shard(number, content, "default")
+        self.done["default"][number] = content
 
     @rule()
-    def sweep_and_reopen(self):
+    def remove_leftovers_and_reopen(self):
         self.cache.remove_leftovers()
         self.reopen_for_writing()
         assert not list(self.path.rglob("*.partial"))

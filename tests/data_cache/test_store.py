@@ -76,7 +76,7 @@ def test_flipped_bits_are_errors(path):
             except (ValueError, RuntimeError):
                 with pytest.raises(UserError, match="damaged"):
                     Cache(path).load("default")
-            else:  # a bit of the compression's framing that changes nothing
+            else:  # a bit of the compression's framing that has no effect
                 file.write_bytes(good)
                 np.testing.assert_array_equal(read, zarr.open_group(path, mode="r")[name][:])
         file.write_bytes(good)
@@ -126,12 +126,12 @@ def test_missing_text_features_are_errors(path):
         cache.texts()
 
 
-@pytest.mark.parametrize("lost", ["image/status", "image/id"])
-def test_missing_statuses_or_ids_are_errors(path, lost):
+@pytest.mark.parametrize("array", ["image/status", "image/id"])
+def test_missing_statuses_or_ids_are_errors(path, array):
     cache = complete(path)
-    (path / lost / "c/1").unlink()
+    (path / array / "c/1").unlink()
     for read in (cache.statuses, lambda: cache.load("default")):
-        with pytest.raises(UserError, match=f"{lost}/c/1: missing or truncated"):
+        with pytest.raises(UserError, match=f"{array}/c/1: missing or truncated"):
             read()
 
 
@@ -193,9 +193,9 @@ def test_different_settings_are_rejected_with_a_diff(path):
     complete(path)
     cache = CacheWriter(path)
     cache.check_settings(FINGERPRINT, "default", MASKS | {"backend": "torch"}, LAYOUT.shard)
-    wanted = {**FINGERPRINT, "clip": {**FINGERPRINT["clip"], "image_size": 64}}
+    requested = {**FINGERPRINT, "clip": {**FINGERPRINT["clip"], "image_size": 64}}
     with pytest.raises(UserError) as caught:
-        cache.check_settings(wanted, "default", MASKS | {"unseen": ["sea"]}, 3)
+        cache.check_settings(requested, "default", MASKS | {"unseen": ["sea"]}, 3)
     for part in ("clip.image_size: 32 there, 64 here", "masks.unseen: ['cow'] there, ['sea'] here", "shard: 2 there"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)

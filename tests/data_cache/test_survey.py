@@ -1,4 +1,4 @@
-"""What is told of images and label maps that look as nobody would want them."""
+"""Warnings about images and label maps that are most likely mistakes."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ def label(*values):
 
 
 def survey(*labels, image=NOISE):
-    counts = [None if one is None else np.bincount(one.ravel(), minlength=256) for one in labels]
-    return sum((Survey.of(f"{i}.jpg", image, one) for i, one in enumerate(counts)), Survey())
+    counts = [None if label is None else np.bincount(label.ravel(), minlength=256) for label in labels]
+    return sum((Survey.of(f"{i}.jpg", image, count) for i, count in enumerate(counts)), Survey())
 
 
 def test_complete_label_maps_give_no_warning():
@@ -22,14 +22,14 @@ def test_complete_label_maps_give_no_warning():
 
 
 def test_classes_absent_from_all_label_maps_are_reported():
-    (told,) = survey(label(0, 1), label(1)).warnings(CLASSES)
-    assert told == "1 of 3 classes have no pixel in the 2 label maps read: tree"
+    (warning,) = survey(label(0, 1), label(1)).warnings(CLASSES)
+    assert warning == "1 of 3 classes have no pixel in the 2 label maps read: tree"
 
 
 def test_masks_of_0_and_255_are_reported_with_a_fix():
-    (told,) = survey(label(0, 255), label(0)).warnings(CLASSES[:2])
-    assert "1 of 2 classes have no pixel in the 2 label maps read: road" in told
-    assert "255, as the white of a 1-bit mask, is void: number the classes 0, 1, .." in told
+    (warning,) = survey(label(0, 255), label(0)).warnings(CLASSES[:2])
+    assert "1 of 2 classes have no pixel in the 2 label maps read: road" in warning
+    assert "255, as the white of a 1-bit mask, is void: number the classes 0, 1, .." in warning
 
 
 def test_label_maps_of_only_void_are_named():
@@ -50,6 +50,6 @@ def test_images_of_a_single_color_are_named():
 
 
 def test_surveys_add_up():
-    whole = survey(label(0), None, label(255))
-    assert (whole.images, whole.labelled) == (3, 2)
-    assert (whole.pixels[0], whole.pixels[255]) == (48, 48)
+    total = survey(label(0), None, label(255))
+    assert (total.images, total.labelled) == (3, 2)
+    assert (total.pixels[0], total.pixels[255]) == (48, 48)

@@ -1,4 +1,4 @@
-"""What cannot be read just now is said to be that: nobody is told to delete it, and nothing is repaired for it."""
+"""Files that cannot be read at the moment are reported as unreadable, never as damaged, changed or missing."""
 
 import errno
 import io
@@ -18,7 +18,7 @@ from data_cache.reader import Cache
 from data_cache.source_dataset import SourceDataset, check_images_unchanged
 from data_cache.system.files import stat_or_none
 
-PASSING = (errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE)
+TRANSIENT = (errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE)
 LOADS = {
     "cls/c/1/0/0": lambda cache: cache.load("default"),
     "masks/default/count/c/0/0": lambda cache: cache.label_counts("default"),
@@ -37,58 +37,58 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def forbid(monkeypatch):
-    """Let the system answer whoever opens a file with an error, as it does not answer root."""
-    real = io.open
+def make_unreadable(monkeypatch):
+    """Make opening a file fail with an error number; file permissions would not stop root."""
+    original = io.open
 
-    def forbidden(file, number):
-        def opened(name, *more, **options):
+    def patch(file, number):
+        def failing_open(name, *arguments, **options):
             if str(name) == str(file):
                 raise OSError(number, os.strerror(number), str(name))
-            return real(name, *more, **options)
+            return original(name, *arguments, **options)
 
-        monkeypatch.setattr(io, "open", opened)
+        monkeypatch.setattr(io, "open", failing_open)
 
-    return forbidden
+    return patch
 
 
-def unread(action, file):
+def unreadable(action, file):
     message = refused(action, file, "cannot be read (", "try again", kind=UnreadableError)
     assert "delete" not in message
     assert "repair" not in message
     return message
 
 
-@pytest.mark.parametrize("number", PASSING)
+@pytest.mark.parametrize("number", TRANSIENT)
 @pytest.mark.parametrize("name", ["zarr.json", "cls/zarr.json", "masks/default/zarr.json"])
-def test_unreadable_metadata_is_not_reported_as_damaged(path, forbid, name, number):
-    forbid(path / name, number)
-    assert os.strerror(number) in unread(lambda: Cache(path), path / name)
+def test_unreadable_metadata_is_not_reported_as_damaged(path, make_unreadable, name, number):
+    make_unreadable(path / name, number)
+    assert os.strerror(number) in unreadable(lambda: Cache(path), path / name)
 
 
-@pytest.mark.parametrize("number", PASSING)
+@pytest.mark.parametrize("number", TRANSIENT)
 @pytest.mark.parametrize("name", LOADS)
-def test_unreadable_chunks_are_not_reported_as_damaged(path, forbid, name, number):
+def test_unreadable_chunks_are_not_reported_as_damaged(path, make_unreadable, name, number):
     cache = Cache(path)
-    forbid(path / name, number)
-    assert os.strerror(number) in unread(lambda: LOADS[name](cache), path / name)
+    make_unreadable(path / name, number)
+    assert os.strerror(number) in unreadable(lambda: LOADS[name](cache), path / name)
 
 
 @pytest.mark.parametrize("name", ["cls/c/1/0/0", "masks/default/label/c/0/0/0/0", "text/single/name/c/0"])
-def test_verify_lists_unreadable_files_and_continues(path, forbid, name):
-    spoilt = path / "view/flip/c/2/0"
-    spoilt.write_bytes(spoilt.read_bytes()[:-1])
+def test_verify_lists_unreadable_files_and_continues(path, make_unreadable, name):
+    truncated = path / "view/flip/c/2/0"
+    truncated.write_bytes(truncated.read_bytes()[:-1])
     before = contents(path)
     cache = Cache(path)
-    forbid(path / name, errno.EACCES)
-    files, found = verify_files(cache)
+    make_unreadable(path / name, errno.EACCES)
+    files, problems = verify_files(cache)
     assert files > 20
-    unreadable, damaged = sorted(found, key=lambda line: str(spoilt) in line)
-    assert f"{path / name}: cannot be read (Permission denied)" in unreadable
-    assert damaged == f"{spoilt}: damaged"
+    first, second = sorted(problems, key=lambda line: str(truncated) in line)
+    assert f"{path / name}: cannot be read (Permission denied)" in first
+    assert second == f"{truncated}: damaged"
     part = "masks/default" if name.startswith("masks") else ""
-    unread(lambda: damaged_parts(cache) if name.startswith("text") else damaged_shards(cache, part), path / name)
-    forbid("nothing", 0)
+    unreadable(lambda: damaged_parts(cache) if name.startswith("text") else damaged_shards(cache, part), path / name)
+    make_unreadable("nothing", 0)
     assert contents(path) == before
 
 
@@ -96,10 +96,10 @@ def test_symlink_loops_are_not_reported_as_damaged(path):
     for name in ("cls/zarr.json", "zarr.json"):
         (path / name).unlink()
         (path / name).symlink_to(path / name)
-        unread(lambda: Cache(path), "zarr.json")
+        unreadable(lambda: Cache(path), "zarr.json")
     shutil.rmtree(path)
     path.symlink_to(path)
-    unread(lambda: Cache(path), path)
+    unreadable(lambda: Cache(path), path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
@@ -121,37 +121,37 @@ def test_pipe_in_place_of_metadata_does_not_block(path, name):
     refused(lambda: Cache(path), path)
 
 
-def test_unreadable_images_are_not_reported_as_changed(path, tmp_path, forbid):
+def test_unreadable_images_are_not_reported_as_changed(path, tmp_path, make_unreadable):
     (tmp_path / "own/images").mkdir(parents=True)
     (tmp_path / "own/classes.txt").write_text("sky\n")
     for number in range(5):
         (tmp_path / f"own/images/{number}.jpg").write_bytes(b"any")
     dataset = open_folder(tmp_path / "own", "train")
     refused(lambda: check_images_unchanged(Cache(path), dataset), "5 images", "changed since the cache was made")
-    forbid(tmp_path / "own/images/3.jpg", errno.EACCES)
-    unread(lambda: check_images_unchanged(Cache(path), dataset), tmp_path / "own/images/3.jpg")
-    forbid(tmp_path / "own/classes.txt", errno.EACCES)
-    unread(lambda: read_classes(tmp_path / "own/classes.txt"), "classes.txt")
-    assert "expected" not in unread(lambda: open_dataset("folder", tmp_path / "own", "train"), "classes.txt")
+    make_unreadable(tmp_path / "own/images/3.jpg", errno.EACCES)
+    unreadable(lambda: check_images_unchanged(Cache(path), dataset), tmp_path / "own/images/3.jpg")
+    make_unreadable(tmp_path / "own/classes.txt", errno.EACCES)
+    unreadable(lambda: read_classes(tmp_path / "own/classes.txt"), "classes.txt")
+    assert "expected" not in unreadable(lambda: open_dataset("folder", tmp_path / "own", "train"), "classes.txt")
 
 
 def test_unreadable_folder_is_not_reported_as_empty(path, tmp_path, monkeypatch):
     (tmp_path / "images/deep").mkdir(parents=True)
-    real = os.scandir
+    original = os.scandir
 
     def scandir(folder):
         if str(folder).endswith("deep"):
             raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return real(folder)
+        return original(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    unread(lambda: files_below(tmp_path / "images", {".jpg"}), tmp_path / "images/deep")
+    unreadable(lambda: files_below(tmp_path / "images", {".jpg"}), tmp_path / "images/deep")
     assert files_below(tmp_path / "no such", {".jpg"}) == []
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    shown = SourceDataset(Cache(path), loop)
-    assert "cannot be read" in shown.location
-    unread(lambda: shown.dataset, loop)
+    source = SourceDataset(Cache(path), loop)
+    assert "cannot be read" in source.location
+    unreadable(lambda: source.dataset, loop)
 
 
 def test_only_missing_paths_are_reported_as_missing(tmp_path):

@@ -198,9 +198,9 @@ def test_oversized_json_is_rejected(cache, monkeypatch):
     refused(lambda: Cache(cache), "metadata is damaged")
 
 
-@pytest.mark.parametrize("lost", ["cls", "journal", "masks/default/label"])
-def test_group_without_required_arrays_is_rejected(cache, lost):
+@pytest.mark.parametrize("missing", ["cls", "journal", "masks/default/label"])
+def test_group_without_required_arrays_is_rejected(cache, missing):
     root = json.loads((cache / "zarr.json").read_text())
-    del root["consolidated_metadata"]["metadata"][lost]
+    del root["consolidated_metadata"]["metadata"][missing]
     write_root(cache, root)
     refused(lambda: Cache(cache), "lacks arrays")

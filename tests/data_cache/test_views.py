@@ -6,7 +6,7 @@ from data_cache.sample import crop_image, crop_label
 from data_cache.views import Cropping, View, whole
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def random_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -15,17 +15,17 @@ def test_view_0_is_the_whole_unflipped_image():
 
 
 def test_image_of_the_target_size_is_unchanged():
-    image = picture(32, 32)
+    image = random_image(32, 32)
     np.testing.assert_array_equal(crop_image(image, whole(32, 32), 32), image)
 
 
 def test_crop_contains_the_pixels_of_its_box():
-    image = picture(50, 60)
+    image = random_image(50, 60)
     np.testing.assert_array_equal(crop_image(image, View((7, 9, 39, 41)), 32), image[7:39, 9:41])
 
 
 def test_flip_mirrors_image_and_label():
-    image, label = picture(32, 32), picture(32, 32)[..., 0]
+    image, label = random_image(32, 32), random_image(32, 32)[..., 0]
     view = View((0, 0, 32, 32), flip=True)
     np.testing.assert_array_equal(crop_image(image, view, 32), image[:, ::-1])
     np.testing.assert_array_equal(crop_label(label, view, 32), label[:, ::-1])
@@ -40,14 +40,14 @@ def test_labels_are_resampled_by_nearest_neighbor():
 
 
 def cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel with a = -1/2, as Pillow's and torch's antialiased bicubic filters have it."""
+    """Keys' cubic kernel with a = -1/2, as in Pillow's and torch's antialiased bicubic filters."""
     x = np.abs(x)
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
 def resampling(length: int, size: int) -> np.ndarray:
-    """Weights of each input pixel in each output pixel; the kernel is as wide as what shrinks onto one pixel."""
+    """Weight of each input pixel in each output pixel; the kernel widens with the downsampling factor."""
     scale = max(1, length / size)
     centres = (np.arange(size) + 0.5) * length / size
     weights = cubic((np.arange(length) + 0.5 - centres[:, None]) / scale)
@@ -59,28 +59,28 @@ def resampling(length: int, size: int) -> np.ndarray:
 )
 @pytest.mark.parametrize("flip", [False, True])
 def test_crops_are_resampled_by_antialiased_bicubic(height, width, size, flip):
-    image = picture(height + 9, width + 5)
+    image = random_image(height + 9, width + 5)
     crop = image[4 : 4 + height, 3 : 3 + width]
-    # rows first; each pass rounds to whole grey levels
-    across = np.einsum("xj,ijc->ixc", resampling(width, size), crop.astype(float)).round().clip(0, 255)
-    expected = np.einsum("yi,ixc->yxc", resampling(height, size), across).round().clip(0, 255)
+    # each pass, horizontal first, rounds to integers
+    horizontal = np.einsum("xj,ijc->ixc", resampling(width, size), crop.astype(float)).round().clip(0, 255)
+    expected = np.einsum("yi,ixc->yxc", resampling(height, size), horizontal).round().clip(0, 255)
     view = View((4, 3, 4 + height, 3 + width), flip)
-    found = crop_image(image, view, size)
-    assert abs(found - (expected[:, ::-1] if flip else expected)).max() <= 1
+    actual = crop_image(image, view, size)
+    assert abs(actual - (expected[:, ::-1] if flip else expected)).max() <= 1
     read_only = image.copy()
     read_only.flags.writeable = False
-    np.testing.assert_array_equal(crop_image(read_only, view, size), found)
+    np.testing.assert_array_equal(crop_image(read_only, view, size), actual)
 
 
 @pytest.mark.parametrize("size", [16, 64])
 def test_image_and_label_stay_aligned_in_any_view(size):
-    # a bright square on dark: where the label says square, the image must be bright
+    # a bright square on a dark background: the image must be bright where the label is 1
     image, label = np.zeros((80, 100, 3), np.uint8), np.zeros((80, 100), np.uint8)
     image[20:60, 30:70], label[20:60, 30:70] = 255, 1
     view = View((10, 20, 70, 90), flip=True)
     bright = crop_image(image, view, size)[..., 0] > 127
     agreement = (bright == (crop_label(label, view, size) == 1)).mean()
-    assert agreement > 1 - 8 / size  # at most the border of the square differs, by the filter's width
+    assert agreement > 1 - 8 / size  # only the border of the square may differ, by the filter's width
 
 
 def test_downsampling_averages_pixels():
@@ -95,14 +95,14 @@ def test_crops_respect_scale_and_ratio():
     views = cropping.views("a.jpg", 300, 400)
     assert views[0] == whole(300, 400)
     boxes = np.array([view.box for view in views[1:]])
-    down, across = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    heights, widths = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     assert (boxes >= 0).all()
     assert (boxes[:, 2] <= 300).all()
     assert (boxes[:, 3] <= 400).all()
-    share, ratio = down * across / (300 * 400), across / down
-    assert share.min() > 0.24
-    assert share.max() < 0.81
-    assert share.max() - share.min() > 0.4
+    area, ratio = heights * widths / (300 * 400), widths / heights
+    assert area.min() > 0.24
+    assert area.max() < 0.81
+    assert area.max() - area.min() > 0.4
     assert ratio.min() > 0.49
     assert ratio.max() < 2.02
     assert 0.3 < np.mean([view.flip for view in views[1:]]) < 0.7
@@ -122,7 +122,7 @@ def test_very_long_images_are_cropped_at_their_center(height, width):
         top, left, bottom, right = view.box
         assert 0 <= top < bottom <= height
         assert 0 <= left < right <= width
-        assert crop_image(picture(height, width), view, 8).shape == (8, 8, 3)
+        assert crop_image(random_image(height, width), view, 8).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
