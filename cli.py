@@ -1,11 +1,11 @@
-"""The command line: registers the commands and turns a user's mistake into one line. `python cli.py --help`."""
+"""The command line (`python cli.py --help`): registers the commands and prints errors in one line."""
 
 import sys
 
 import typer
 
 from commands import cache_commands, experiment_commands, figure_commands, stage_commands, student_commands
-from commands.console import Commands, never_fail_on_letters, say_error
+from commands.console import Commands, escape_unencodable_output, say_error
 from data_cache.errors import UserError, explain_os_error
 
 app = typer.Typer(
@@ -29,15 +29,15 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes one line on stderr and exit status 1 or 2."""
-    never_fail_on_letters()
+    """Run the command line. A UserError becomes one line on stderr and exit status 1 or 2."""
+    escape_unencodable_output()
     try:
         app()
     except UserError as error:
         say_error(error)
         sys.exit(error.exit_code)
     except OSError as error:
-        # a file where a folder should be, and the like
+        # for example, a file in place of a folder
         say_error(explain_os_error(error))
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""The Python door: `import clipteacher` and open a cache. Nothing heavy is imported before it is used."""
+"""The Python interface: `clipteacher.open_cache`. Heavy packages are imported on first use."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["open_cache"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `open_cache` when it is first used, so that importing this module is instant."""
+    """Import `open_cache` on first use, so that importing this module is fast."""
     if name == "open_cache":
         from viewer.reader import open_cache
 

@@ -1,1 +1,1 @@
-"""The commands: options made from the settings, one call, and what is printed. Imports every other room."""
+"""The commands of the command line: each parses options, makes one call and prints the result."""

@@ -1,4 +1,4 @@
-"""The commands about an existing cache: cluster, verify and info."""
+"""The commands for an existing cache: cluster, verify and info."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.config import ClusterConfig
 
 @options(ClusterConfig)
 def cluster(given: Given, as_json: Json = False) -> None:
-    """Cluster the cached dense tokens again, without CLIP, into a new mask set. Options default to those of stage 1."""
+    """Cluster cached dense tokens again, without CLIP, into a new mask set. Options default to those of stage 1."""
     config = ClusterConfig(**given)
     from data_cache.reader import Cache
     from pipeline.recluster import recluster
@@ -34,18 +34,18 @@ def verify(given: Given, as_json: Json = False) -> None:
     from experiments import verification
 
     interrupted = "shards under repair count as not done" if config.repair else "nothing was written"
-    verdict = verification.verify(config, bar(interrupted))
-    show(verdict.as_json() if as_json else verdict.lines)
-    if verdict.bad:
+    report = verification.verify(config, bar(interrupted))
+    show(report.as_json() if as_json else report.lines)
+    if report.bad:
         raise UserError(
-            f"{config.cache}: {len(verdict.bad)} findings; --repair makes damaged shards again, `precompute` (or "
-            "`cluster`, for mask sets other than default) finishes what is not done"
+            f"{config.cache}: {len(report.bad)} findings; --repair recomputes damaged shards, `precompute` (or "
+            "`cluster`, for mask sets other than default) completes unfinished ones"
         )
 
 
 def info(cache: Annotated[Path, typer.Argument(help="A cache.")], as_json: Json = False) -> None:
-    """Print what a cache holds, how much of it is done, and what failed."""
+    """Print the content of a cache, its progress, and failed images."""
     from data_cache.reader import Cache
 
-    about = Cache(cache).describe()
-    show(about if as_json else [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in about.items()])
+    content = Cache(cache).describe()
+    show(content if as_json else [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()])

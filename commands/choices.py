@@ -1,4 +1,4 @@
-"""Names that options take, checked before anything heavy is imported."""
+"""Checks of names passed as options, without heavy imports."""
 
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ TINY = "tiny"
 
 
 def choice(flag: str, choices: Collection[str], help: str) -> Any:
-    """An option of one of some names, that no dataclass has. Another name is a UsageError."""
+    """An option that takes one of some names and belongs to no dataclass. Another name raises UsageError."""
 
     def check(value: str | None) -> str | None:
         if value is not None:
@@ -28,7 +28,7 @@ def choice(flag: str, choices: Collection[str], help: str) -> Any:
 
 def check_clip(value: str) -> None:
     """Raise UsageError for an architecture that open_clip does not have."""
-    # a file, or what open_clip reads from a hub or a folder, is checked when it is opened
+    # files, hubs and folders (`hf-hub:`, `local-dir:`) are checked when they are opened
     if value.endswith(".json") or ":" in value or value == TINY:
         return
     names = clip_names()
@@ -38,11 +38,11 @@ def check_clip(value: str) -> None:
 
 
 def clip_names() -> set[str]:
-    """The architectures of open_clip, from its config files: the package itself takes seconds to import."""
+    """The architectures of open_clip, from its config files, because importing the package takes seconds."""
     package = find_spec("open_clip")
     folders = package.submodule_search_locations if package else None
     return {file.stem for folder in folders or () for file in Path(folder).glob("model_configs/*.json")}
 
 
 CHECKS: Mapping[str, Callable[[str], Any]] = {"clip": check_clip, "prompts": Prompts}
-"""What else a value must pass than the checks of its field, by the option's name."""
+"""Additional checks of values by option name."""

@@ -1,6 +1,6 @@
-"""What the command line prints: results on stdout, all else on stderr, and nothing that a terminal would obey.
+"""Prints results on stdout and everything else on stderr.
 
-All that is printed goes through here, where what came from outside is made fit for it (`data_cache.messages`).
+All output goes through this file, which escapes control characters (`data_cache.messages`).
 """
 
 import io
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """Commands that Ctrl-C and SIGTERM end in one line, also where no progress bar knows what is kept."""
+    """Commands that Ctrl-C and SIGTERM end with a one-line message, even outside of a progress bar."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -37,16 +37,16 @@ class Commands(TyperGroup):
 
 
 def say(text: str, lead: str = "", style: str = "") -> None:
-    """A line on stderr; `lead` in a style of rich."""
+    """Print a line on stderr, with `lead` in a rich style."""
     from rich.console import Console
     from rich.text import Text
 
-    # assembled, not marked up: a file name may hold brackets
+    # `Text.assemble` does not interpret brackets in file names as markup
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((lead, style), printable(text)))
 
 
 def say_error(error: UserError | str) -> None:
-    """What a command ends with: a line on stderr, or the few that an error has."""
+    """Print an error on stderr; some have several lines."""
     first, *more = error.args if isinstance(error, UserError) else [error]
     say(str(first), "error: ", "red")
     for line in more:
@@ -54,25 +54,25 @@ def say_error(error: UserError | str) -> None:
 
 
 def say_note(dataset: Dataset) -> None:
-    """What a dataset has to say about itself, if anything."""
+    """Print the notes of a dataset."""
     for note in dataset.notes:
         say(f"{dataset.name}: {note}", "note: ", "yellow")
 
 
 def say_warnings(warnings: Iterable[str]) -> None:
-    """What is most likely not meant to be so, a line each."""
+    """Print warnings, one per line."""
     for warning in warnings:
         say(warning, "warning: ", "yellow")
 
 
 def say_failures(failures: Mapping[str, str]) -> None:
-    """Why some images failed, a line each."""
+    """Print failed images with their reasons, one per line."""
     for name, reason in failures.items():
         say(f"{name}: {reason}", "failed ", "red")
 
 
 def say_plan(work: "Plan") -> None:
-    """What stage 1 is about to do, and how many bytes it will write."""
+    """Print what stage 1 is about to do, and how many bytes it will write."""
     job, size, source = work.job, work.bytes, work.job.config.clip_source
     say_note(job.dataset)
     say(f"{work.labelled} of {len(job.dataset)} images have a label map")
@@ -87,40 +87,40 @@ def say_plan(work: "Plan") -> None:
 
 
 def show(value: str | Sequence[str] | Mapping[str, Any]) -> None:
-    """A result on stdout: a line, several, or an object as JSON.
+    """Print a result on stdout: a line, several lines, or an object as JSON.
 
-    Raises UserError if it cannot be written. Nobody listens any more behind `| head`: then it goes nowhere.
+    A closed pipe (`| head`) is ignored. Raises UserError if stdout cannot be written otherwise.
     """
     if isinstance(value, Mapping):
-        # other JSON would not be JSON any more once a terminal without these letters has replaced them
-        value = json.dumps(value, ensure_ascii=not speaks_unicode())
+        # escapes by the terminal's encoding would be invalid JSON
+        value = json.dumps(value, ensure_ascii=not stdout_is_unicode())
     lines = [value] if isinstance(value, str) else value
     try:
-        with disk_errors(Path("stdout"), "make room, and run the command again"):
+        with disk_errors(Path("stdout"), "make room and rerun the command"):
             print("\n".join(map(printable, lines)), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def speaks_unicode() -> bool:
-    """Whether stdout takes any letter."""
+def stdout_is_unicode() -> bool:
+    """Whether the encoding of stdout has all characters."""
     return (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
 
 
-def never_fail_on_letters() -> None:
-    """Let stdout write as an escape what its encoding lacks, as stderr does. Called once, before all printing."""
+def escape_unencodable_output() -> None:
+    """Let stdout escape characters that its encoding lacks, as stderr does. Called once at the start."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def bar(interrupted: str) -> Callable[..., Any]:
-    """Progress bars (`data_cache.callbacks.ProgressBar`); Ctrl-C under one says what was `interrupted`."""
+    """Progress bars (`data_cache.callbacks.ProgressBar`); on Ctrl-C the message ends with `interrupted`."""
     return partial(progress, interrupted=interrupted)
 
 
 @contextmanager
 def progress(verb: str, total: int | None, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, to a `total` if it is known; yields a call that advances it, by or to an amount."""
+    """A progress bar on stderr; yields a function that advances it by an amount, or to it if `absolute`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column

@@ -1,4 +1,4 @@
-"""The commands that run whole experiments: demo, reproduce and ablate."""
+"""The commands that run all stages: demo, reproduce and ablate."""
 
 import json
 from dataclasses import fields, replace
@@ -22,10 +22,12 @@ RESUMED = "rerun the same command to resume"
 @options(Some(DemoConfig, ("out", "limit")), Some(TrainConfig, ("iterations", "seed"), STUDENT))
 def demo(
     given: Given,
-    compare: Annotated[bool, typer.Option("--compare", help="Also without GLM, without PLM, and CLIP alone.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also evaluate without GLM, without PLM, and CLIP alone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole method on drawn scenes, offline, in minutes: precompute, train, evaluate."""
+    """Run the whole method on synthetic scenes, offline, in minutes: precompute, train, evaluate."""
     student = replace(STUDENT, **{name: given.pop(name) for name in ("iterations", "seed") if name in given})
     config = DemoConfig(**given, student=student, variants=ALL_VARIANTS if compare else ())
     from experiments.demo import run
@@ -40,7 +42,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Precompute, train and evaluate a row of the paper's tables, and print the paper's row beside it."""
+    """Precompute, train and evaluate a row of the paper's tables, and print it next to the paper's."""
     own = {entry.name for entry in fields(ReproduceConfig)}
     changed = {name: value for name, value in given.items() if name not in own}
     config = ReproduceConfig(**{name: given[name] for name in given.keys() & own}, changed=changed)
@@ -51,24 +53,24 @@ def reproduce(
         show(plan if as_json else [f"{name}: {json.dumps(value)}" for name, value in plan.items()])
         return
     row = rows.reproduce(config, bar(RESUMED), say_note)
-    say_warnings(row.found.warnings)
+    say_warnings(row.evaluation.warnings)
     show(row.as_json() if as_json else row.lines)
-    say_failures(row.found.failures)
-    row.found.check()
+    say_failures(row.evaluation.failures)
+    row.evaluation.check()
 
 
 @options(AblateConfig, Some(TrainConfig, ("iterations",), "the full method's"))
 def ablate(given: Given, as_json: Json = False) -> None:
-    """Train and evaluate the rows of the paper's ablation tables, and our own switches, over several seeds."""
+    """Train and evaluate the rows of the paper's ablation tables, and our own variants, with several seeds."""
     iterations = given.pop("iterations", None)
     config = AblateConfig(**given)
     from experiments import ablate as ablations
-    from experiments.stages import Clock, cached
+    from experiments.stages import StageTimer, precompute_stage
 
     cache = config.cache
     if cache is None:
         demo_config = DemoConfig(config.out)
-        cache = cached(demo_config.precompute("train", demo_config.limit), bar(RESUMED), Clock())
+        cache = precompute_stage(demo_config.precompute("train", demo_config.limit), bar(RESUMED), StageTimer())
     if config.cache or config.config:
         full = read_config(config.config, cache=cache)
     else:

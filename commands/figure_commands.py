@@ -1,11 +1,11 @@
-"""The commands that write pictures: show and report."""
+"""The commands that write figures: show and report."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from commands.console import bar, say, say_note
+from commands.console import bar, say, say_note, say_warnings
 from commands.console import show as print_result
 from commands.options import Given, Json, options
 from data_cache.errors import UsageError
@@ -19,48 +19,47 @@ Out = Annotated[Path | None, typer.Option(help="The file to write.")]
 def show(
     given: Given,
     attention: Annotated[
-        bool, typer.Option("--attention", help="Of a run: GLM's attention over training images.")
+        bool, typer.Option("--attention", help="For a run: GLM's attention over training images.")
     ] = False,
     predictions: Annotated[
-        bool, typer.Option("--predictions", help="Of a run (the default): ground truth and prediction.")
+        bool, typer.Option("--predictions", help="For a run (the default): ground truth and prediction.")
     ] = False,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a figure of the paper: masks of a cache (6), a student's attention (5) or predictions (7). Writes a PNG."""
+    """Draw one of the paper's figures as a PNG: masks of a cache (6), a student's attention (5) or predictions (7)."""
     if attention and predictions:
-        raise UsageError("--attention and --predictions: one figure at a time")
+        raise UsageError("--attention and --predictions: pass only one of them")
     config = ShowConfig(**given, figure=ATTENTION if attention else PREDICTIONS if predictions else None)
     from experiments.show import default_file, figure_of
 
-    file = _writable(out or default_file(config), ".png")
+    file = _check_out(out or default_file(config), ".png")
     figure = figure_of(config, say_note)
     with atomic_write(file) as draft:
         figure.to_image().save(draft, "PNG", optimize=True)
-    for warning in figure.warnings:
-        say(warning, "warning: ", "yellow")
+    say_warnings(figure.warnings)
     print_result({"out": str(file), "images": [row.caption for row in figure.rows]} if as_json else str(file))
 
 
 @options(ReportConfig)
 def report(given: Given, out: Out = None, as_json: Json = False) -> None:
-    """Evaluate a run and put all about it on one HTML page: settings, curves, metrics, pictures."""
+    """Evaluate a run and write one HTML page with its settings, curves, metrics and figures."""
     config = ReportConfig(**given)
     from experiments.history import run_in
-    from experiments.report import gather
+    from experiments.report import build_report
     from experiments.report_page import page
 
-    file = _writable(out or run_in(config.run) / "report.html", ".html")
-    gathered = gather(config, bar("nothing was written"), say_note)
+    file = _check_out(out or run_in(config.run) / "report.html", ".html")
+    content = build_report(config, bar("nothing was written"), say_note)
     with atomic_write(file) as draft:
-        draft.write_text(page(gathered), encoding="utf-8")
-    for missing in gathered.missing:
+        draft.write_text(page(content), encoding="utf-8")
+    for missing in content.missing:
         say(missing, "not shown: ", "yellow")
-    print_result({"out": str(file), "missing": gathered.missing} if as_json else str(file))
+    print_result({"out": str(file), "missing": content.missing} if as_json else str(file))
 
 
-def _writable(path: Path, suffix: str) -> Path:
-    """The file of --out. Raises UsageError for another suffix or a folder."""
+def _check_out(path: Path, suffix: str) -> Path:
+    """Return the file of --out. Raises UsageError for another suffix or a folder."""
     if path.suffix.lower() != suffix:
         raise UsageError(f"--out {path}: must end in {suffix}")
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The options of a command follow from the dataclass of its settings: names, types, help, defaults and choices."""
+"""Generates the options of a command from the dataclass of its settings: names, types, help, defaults, choices."""
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
@@ -16,7 +16,7 @@ from data_cache.options import check_option, default_of, field_of, flag_of, help
 from experiments.presets import PRESETS, STUDENTS
 
 Given = dict[str, Any]
-"""The options that the user has set, by the names of the dataclass's fields."""
+"""The options that the user has set, by field name."""
 
 PANELS = {
     "Data": "dataset root split limit unseen views view_seed view_scale view_ratio classes image images result test_on "
@@ -26,15 +26,15 @@ PANELS = {
     "Losses": "glm vla ce nel generate loss_stride",
     "Cache": "cache name masks view dense shard extend overwrite retry_failed repair",
 }
-"""The panels of a help page and the options in each, in order; the last one, Run, has all others."""
+"""The panels of a help page in order, and the options in each; the last panel, Run, has all others."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Preset = Annotated[
     str | None, choice("--preset", PRESETS, "The paper's settings of a benchmark; options override them.")
 ]
 Student = Annotated[str | None, choice("--student", STUDENTS, "Architecture and encoder of the paper.")]
-Failures = Annotated[float, typer.Option(help="Share of failed images that still counts as success.")]
+Failures = Annotated[float, typer.Option(help="Accepted share of failed images.")]
 PATHS = ("cache", "root")
-"""Text in `TrainConfig`, which is written as JSON; a path on the command line all the same."""
+"""Options that are paths although `TrainConfig`, which is written as JSON, stores them as text."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Some:
     Args:
         config: the dataclass.
         names: of its fields.
-        defaults: what the help says of the default, or an instance whose values are the defaults.
+        defaults: the text that the help prints as the default, or an instance that has the defaults.
 
     """
 
@@ -54,24 +54,26 @@ class Some:
 
 
 def options(*sources: type | Some) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of dataclasses; it gets those that were set as its first argument, `Given`.
+    """Give a command the options of dataclasses. Its first argument, `Given`, receives those that the user has set.
 
-    A value that an option does not take is refused here, before the command imports anything heavy.
+    Invalid values raise UsageError here, before the command imports anything heavy.
     """
-    some = [s if isinstance(s, Some) else Some(s, tuple(f.name for f in fields(s) if f.metadata)) for s in sources]
-    owners = {name: source.config for source in some for name in source.names}
+    subsets = [s if isinstance(s, Some) else Some(s, tuple(f.name for f in fields(s) if f.metadata)) for s in sources]
+    owners = {name: subset.config for subset in subsets for name in subset.names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
-            set_by_user = {name: values.pop(name) for name in owners}
-            given = {name: parsed(owners[name], name, v) for name, v in set_by_user.items() if v not in (None, [])}
+            options = {name: values.pop(name) for name in owners}
+            given = {name: parsed(owners[name], name, v) for name, v in options.items() if v not in (None, [])}
             command(given, **values)
 
         own = list(signature(command).parameters.values())[1:]
-        made = [_parameter(source, name) for source in some for name in source.names]
-        # a function's own parameters first, but --json, which every command has, last of all
-        parameters = sorted([*own, *made], key=lambda parameter: (parameter.name == "as_json", _panel(parameter)[0]))
+        generated = [_parameter(subset, name) for subset in subsets for name in subset.names]
+        # the function's own parameters come first, except --json, which is last in every command
+        parameters = sorted(
+            [*own, *generated], key=lambda parameter: (parameter.name == "as_json", _panel(parameter)[0])
+        )
         run.__signature__ = Signature([_in_panel(parameter) for parameter in parameters])  # type: ignore[attr-defined]
         run.__annotations__ = {"return": None}
         return run
@@ -80,7 +82,7 @@ def options(*sources: type | Some) -> Callable[[Callable[..., None]], Callable[.
 
 
 def _parameter(source: Some, name: str) -> Parameter:
-    """A parameter of a command's function, as typer reads it."""
+    """The function parameter from which typer generates an option."""
     config, entry = source.config, field_of(source.config, name)
     hint = get_type_hints(config)[name]
     kind = next(part for part in parts_of(hint) if part is not NoneType)
@@ -94,7 +96,7 @@ def _parameter(source: Some, name: str) -> Parameter:
     elif get_origin(kind) is Literal:
         annotation = str
     elif kind is float and metavar:
-        annotation = str  # parsed here: typer would print a box in place of one line
+        annotation = str  # parsed here, because typer prints errors in a box of several lines
     elif kind is str and name in PATHS:
         annotation = Path
     info = typer.Option(
@@ -131,11 +133,13 @@ def _help(source: Some, entry: Field, kind: type) -> str:
 
 
 def _panel(parameter: Parameter) -> tuple[int, str | None]:
-    """The place of a parameter's panel, and its title; arguments stand outside of all."""
+    """Index and title of a parameter's panel; positional arguments have no panel."""
     if isinstance(parameter.annotation.__metadata__[0], typer.models.ArgumentInfo):
         return -1, None
-    found = [(place, title) for place, (title, names) in enumerate(PANELS.items()) if parameter.name in names.split()]
-    return found[0] if found else (len(PANELS), "Run")
+    for index, (title, names) in enumerate(PANELS.items()):
+        if parameter.name in names.split():
+            return index, title
+    return len(PANELS), "Run"
 
 
 def _in_panel(parameter: Parameter) -> Parameter:
@@ -144,7 +148,7 @@ def _in_panel(parameter: Parameter) -> Parameter:
 
 
 def parsed(config: type, name: str, value: Any) -> Any:
-    """The value of an option as its dataclass has it. Raises UsageError for one that it does not take."""
+    """Convert the value of an option to the type of its field. Raises UsageError for an invalid value."""
     hint, flag = get_type_hints(config)[name], flag_of(field_of(config, name))
     tuples = [get_args(part) for part in parts_of(hint) if get_origin(part) is tuple]
     if tuples:

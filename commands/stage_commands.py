@@ -18,7 +18,7 @@ TRAINING = (
     *("cache", "root", "masks", "arch", "encoder", "encoder_weights", "size", "iterations", "batch_size", "lr"),
     *("seed", "device", "devices", "workers", "glm", "vla", "ce", "nel", "generate", "loss_stride"),
 )
-"""The settings of training that are options; config.json holds the others too."""
+"""The training settings that are options; config.json has all of them."""
 
 
 @options(PrecomputeConfig)
@@ -32,7 +32,7 @@ def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.0
     if preset:
         say(f"preset {preset}: {config}")
     if config.clip_weights == RANDOM:
-        say_warnings(["random CLIP weights: masks and all that is trained on them are meaningless"])
+        say_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
     work = plan(config, say)
     say_plan(work)
     with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
@@ -41,8 +41,8 @@ def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.0
     stages = f"; summed over threads: {stages}" if stages else ""
     rate = summary.encoded / summary.seconds
     say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
-    found = summary.survey.warnings(work.texts.classes)
-    say_warnings(found)
+    warnings = summary.survey.warnings(work.texts.classes)
+    say_warnings(warnings)
     report = {
         "cache": str(summary.cache),
         "images": summary.images,
@@ -53,7 +53,7 @@ def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.0
         "encoded": summary.encoded,
         "seconds": summary.seconds,
         "stages": summary.stages,
-        "warnings": [*work.texts.warnings, *found],
+        "warnings": [*work.texts.warnings, *warnings],
     }
     show(report if as_json else f"{summary.cache}: {report['done']} of {summary.images} images cached")
     say_failures(dict(summary.failures))
@@ -68,7 +68,9 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A config.json to start from; options override it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<cache name> by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint in --out.")] = False,
-    online: Annotated[bool, typer.Option("--online", help="Run CLIP and cluster for each batch, live.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Run CLIP and clustering for each batch instead of reading the cache.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Compare all images with the cache before training.")
     ] = False,
@@ -93,7 +95,7 @@ def train(
 def _training(
     given: dict[str, Any], preset: str | None, config: Path | None, out: Path | None, resume: bool
 ) -> TrainConfig:
-    """The settings of a training, with the cache it reads."""
+    """The training settings from options, config file and preset, with the cache filled in."""
     cache = Path(given["cache"]) if "cache" in given else None
     if resume and config is None:
         from trainer.run import run_config
@@ -108,14 +110,14 @@ def _training(
 
 @options(EvaluateConfig)
 def evaluate(given: Given, preset: Preset = None, as_json: Json = False) -> None:
-    """Measure pAcc, mIoU(S), mIoU(U) and hIoU of a trained student on any dataset."""
+    """Evaluate a student on any dataset: pAcc, mIoU(S), mIoU(U) and hIoU."""
     config = EvaluateConfig(**((PRESETS[preset].evaluate if preset else {}) | given))
     if preset:
         say(f"preset {preset}: {config}")
-    from experiments.evaluation import measure
+    from experiments.evaluation import evaluate_checkpoint
 
-    result = measure(config, bar("nothing was written"), say_note)
-    say_warnings(result.warnings)
-    show(result.as_json() if as_json else result.lines)
-    say_failures(result.evaluation.failures)
-    result.evaluation.check()
+    report = evaluate_checkpoint(config, bar("nothing was written"), say_note)
+    say_warnings(report.warnings)
+    show(report.as_json() if as_json else report.lines)
+    say_failures(report.evaluation.failures)
+    report.evaluation.check()

@@ -1,4 +1,4 @@
-"""The commands that use a trained student on your own images and in your own programs: predict and export."""
+"""The commands that apply a trained student: predict on your own images, and export for your own programs."""
 
 from commands.console import bar, say, say_failures, say_warnings, show
 from commands.options import Given, Json, options
@@ -11,16 +11,16 @@ def predict(given: Given, as_json: Json = False) -> None:
     config = PredictConfig(**given)
     from experiments.predict import predict as run
 
-    album = run(config, bar("finished images are kept"))
-    show(album.as_json() if as_json else str(album))
-    say_warnings(album.warnings)
-    say_failures(album.failures)
-    album.check()
+    report = run(config, bar("finished images are kept"))
+    show(report.as_json() if as_json else str(report))
+    say_warnings(report.warnings)
+    say_failures(report.failures)
+    report.check()
 
 
 @options(ExportConfig)
 def export(given: Given, as_json: Json = False) -> None:
-    """Write a student and its text features as one ONNX graph, which is compared with the student first."""
+    """Export a student and its text features as one ONNX graph, and compare its logits with the student's."""
     config = ExportConfig(**given)
     from experiments.export import export as run
 

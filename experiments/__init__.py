@@ -1,1 +1,1 @@
-"""What uses all three rooms: the demo, and whatever compares students with each other."""
+"""Experiments, which combine the stages: demo, reproduce, ablate, transfer, predict, export and report."""

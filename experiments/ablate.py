@@ -1,4 +1,4 @@
-"""Every row of the paper's ablation tables, and our own switches: trained, measured, and set in a table."""
+"""Trains and evaluates every row of the paper's ablation tables and our own variants, and writes a table."""
 
 import json
 import time
@@ -21,7 +21,7 @@ from data_cache.source_dataset import open_source_dataset
 from data_cache.system.atomic import atomic_write
 from experiments.ablate_config import FULL, VARIANTS, AblateConfig
 from experiments.presets import paper
-from experiments.stages import Clock, silent, trained
+from experiments.stages import StageTimer, silent, train_stage
 from pipeline.config import ClusterConfig
 from pipeline.dask.local import local_client
 from pipeline.recluster import recluster
@@ -31,15 +31,26 @@ from trainer.metrics import Metrics
 from trainer.predictor import Predictor
 
 GAMMAS = (0.0, GAMMA, 5.0)
-PICKED, SAMPLES = "picked", 150
-"""Beside fixed gammas one that `pick_gamma` chooses for each student on so many training images: what 1.5 means to a
-student depends on its logits, and a row may differ from another in nothing else."""
+PICKED = "picked"
+"""Name of the gamma that `pick_gamma` chooses for each student: the effect of a fixed gamma depends on the scale of the
+logits, in which rows differ."""
+SAMPLES = 150
+"""Number of training images on which gamma is picked."""
 RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of one row, small enough to travel."""
+    """One training of one row, which can be pickled for another process.
+
+    Args:
+        row: name of the row.
+        config: training settings.
+        folder: the run's folder.
+        images: test images.
+        samples: training images on which gamma is picked.
+
+    """
 
     row: str
     config: TrainConfig
@@ -48,24 +59,25 @@ class Run:
     samples: Dataset
 
     def __call__(self) -> dict[str, Any]:
-        """Train and measure, or read what was measured before with the same settings."""
+        """Train and evaluate, or read the saved result of the same settings."""
         settings = asdict(self.config) | {"tested": len(self.images)}
         file = self.folder / RESULT
         if file.is_file() and (report := json.loads(file.read_text()))["settings"] == settings and PICKED in report:
             return report
-        start, student = time.perf_counter(), Predictor(trained(self.config, self.folder, silent, Clock()))
+        start = time.perf_counter()
+        predictor = Predictor(train_stage(self.config, self.folder, silent, StageTimer()))
         gammas = {f"{gamma:g}": gamma for gamma in GAMMAS}
-        with suppress(UserError):  # of images without labels, or a student that knows nothing, none can be picked
-            gammas[PICKED] = pick_gamma(student, self.samples)
-        found = evaluate(student, self.images, tuple(gammas.values()))
-        found.check()
+        with suppress(UserError):  # the samples have no labels, or no prediction is correct
+            gammas[PICKED] = pick_gamma(predictor, self.samples)
+        evaluation = evaluate(predictor, self.images, tuple(gammas.values()))
+        evaluation.check()
         report = {
             "row": self.row,
             "seed": self.config.seed,
             "minutes": (time.perf_counter() - start) / 60,
             "settings": settings,
             PICKED: gammas.get(PICKED),
-            "metrics": {name: found.at(gamma).summary for name, gamma in gammas.items()},
+            "metrics": {name: evaluation.at(gamma).summary for name, gamma in gammas.items()},
         }
         with atomic_write(file) as draft:
             draft.write_text(json.dumps(report, indent=2) + "\n")
@@ -73,32 +85,32 @@ class Run:
 
 
 def ablate(config: AblateConfig, full: TrainConfig, log: Log = ignore) -> dict[str, Any]:
-    """Train and measure every row with every seed; an interrupted call resumes where it stopped.
+    """Train and evaluate every row with every seed. Rerun to resume.
 
-    A row that asks for what the full method has already, as a loss stride of 4 does of the demo, is not trained again.
-    `config.jobs` trainings run at a time, more than one in Dask processes with one thread each.
+    Rows with equal settings share one training (the demo's full method has a loss stride of 4, for example).
+    With `config.jobs` above 1, trainings run in parallel Dask processes of one thread each.
 
-    Raises:
-        UsageError, UserError: what clustering, training and evaluation raise.
-
+    Raises UsageError or UserError as clustering, training and evaluation do.
     """
-    start, alike = time.perf_counter(), _runs(config, full)
+    start, runs_by_config = time.perf_counter(), _plan_runs(config, full)
     results: dict[str, list[dict[str, Any]]] = {row: [] for row in config.names}
-    for done, (run, result) in enumerate(_carried_out([runs[0] for runs in alike.values()], config.jobs), 1):
-        rows = [one.row for one in alike[run.config]]
+    unique_runs = [runs[0] for runs in runs_by_config.values()]
+    for done, (run, result) in enumerate(_execute(unique_runs, config.jobs), 1):
+        rows = [same.row for same in runs_by_config[run.config]]
         for row in rows:
             results[row].append(result)
         hiou = 100 * result["metrics"][f"{GAMMA:g}"]["hIoU"]
         name = f"{' = '.join(rows)}, seed {result['seed']}"
-        log(f"{done} of {len(alike)}: {name}: hIoU {hiou:.1f}, {result['minutes']:.1f} min")
-    for found in results.values():
-        found.sort(key=lambda result: result["seed"])
+        log(f"{done} of {len(unique_runs)}: {name}: hIoU {hiou:.1f}, {result['minutes']:.1f} min")
     report = {
         "minutes": round((time.perf_counter() - start) / 60, 1),
         "full": asdict(replace(full, cache=Path(full.cache or "").name)),
         "rows": {
-            row: [{name: one[name] for name in ("seed", "minutes", PICKED, "metrics")} for one in found]
-            for row, found in results.items()
+            row: [
+                {name: result[name] for name in ("seed", "minutes", PICKED, "metrics")}
+                for result in sorted(of_row, key=lambda result: result["seed"])
+            ]
+            for row, of_row in results.items()
         },
     }
     for name, text in {RESULT: json.dumps(report, indent=2), "table.md": markdown(report)}.items():
@@ -108,43 +120,41 @@ def ablate(config: AblateConfig, full: TrainConfig, log: Log = ignore) -> dict[s
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The rows in per cent, mean and standard deviation over seeds, the paper's figures beside those it has.
+    """A table in percent: mean and standard deviation over seeds, and the paper's figures where it has them.
 
-    `against full` is what a row's hIoU has more than the full method's of the same seed: seeds differ more than rows.
+    `against full` is the difference of hIoU to the full method of the same seed, since seeds differ more than rows.
     """
-    columns = list(Metrics.COLUMNS)
-    head = (*Metrics.COLUMNS.values(), "against full", "paper")
-    lines = [f"| | | gamma | {' | '.join(head)} |", "|---|---|---|" + "---|" * len(head)]
-    full = {one["seed"]: one["metrics"] for one in report["rows"].get(FULL, ())}
-    for row, found in report["rows"].items():
-        printed = paper()["ablations"].get(row, {})
-        picked = [PICKED] if all(PICKED in one["metrics"] for one in found) else []
+    header = (*Metrics.COLUMNS.values(), "against full", "paper")
+    lines = [f"| | | gamma | {' | '.join(header)} |", "|---|---|---|" + "---|" * len(header)]
+    full = {result["seed"]: result["metrics"] for result in report["rows"].get(FULL, ())}
+    for row, results in report["rows"].items():
+        published = paper()["ablations"].get(row, {})
+        picked = [PICKED] if all(PICKED in result["metrics"] for result in results) else []
         for gamma in (f"{GAMMA:g}", *picked, *(f"{g:g}" for g in GAMMAS if g != GAMMA)):
-            values = [[one["metrics"][gamma][name] for one in found] for name in columns]
-            cells = [_spread(value) for value in values]
-            theirs = [full[one["seed"]][gamma]["hIoU"] for one in found if gamma in full.get(one["seed"], ())]
-            fair = row != FULL and len(theirs) == len(found)
-            cells.append(_spread(np.subtract(values[columns.index("hIoU")], theirs), "+") if fair else "")
-            same = printed and f"{printed.get('gamma', GAMMA):g}" == gamma
-            cells.append("/".join(map(str, printed["figures"])) if same else "")
-            shown = gamma if gamma != PICKED else f"{PICKED} {'/'.join(f'{one[PICKED]:g}' for one in found)}"
-            lines.append(f"| {VARIANTS[row].table} | {row} | {shown} | {' | '.join(cells)} |")
+            values = {name: [result["metrics"][gamma][name] for result in results] for name in Metrics.COLUMNS}
+            cells = [_mean_and_std(column) for column in values.values()]
+            baseline = [full[r["seed"]][gamma]["hIoU"] for r in results if gamma in full.get(r["seed"], ())]
+            comparable = row != FULL and len(baseline) == len(results)
+            cells.append(_mean_and_std(np.subtract(values["hIoU"], baseline), "+") if comparable else "")
+            same_gamma = published and f"{published.get('gamma', GAMMA):g}" == gamma
+            cells.append("/".join(map(str, published["figures"])) if same_gamma else "")
+            label = gamma if gamma != PICKED else f"{PICKED} {'/'.join(f'{r[PICKED]:g}' for r in results)}"
+            lines.append(f"| {VARIANTS[row].table} | {row} | {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float] | np.ndarray, sign: str = "") -> str:
-    """Mean and standard deviation in per cent."""
-    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{100 * np.mean(values):{sign}.1f} ± {100 * spread:.1f}"
+def _mean_and_std(values: Sequence[float] | np.ndarray, sign: str = "") -> str:
+    """Mean and standard deviation in percent."""
+    std = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{100 * np.mean(values):{sign}.1f} ± {100 * std:.1f}"
 
 
-def _runs(config: AblateConfig, full: TrainConfig) -> dict[TrainConfig, list[Run]]:
-    """All runs by their settings."""
+def _plan_runs(config: AblateConfig, full: TrainConfig) -> dict[TrainConfig, list[Run]]:
+    """All runs, grouped by training settings. Mask sets that rows need are clustered here."""
     cache = Cache(Path(full.cache or ""))
-    about = cache.fingerprint["dataset"]
-    trained_on = open_source_dataset(cache, config.root)
-    images = open_dataset(about["name"], trained_on.root, "val", config.tested)
-    samples = trained_on.subset([i for i, (_, status) in enumerate(cache.statuses()) if status == OK][:SAMPLES])
+    source = open_source_dataset(cache, config.root)
+    images = open_dataset(cache.fingerprint["dataset"]["name"], source.root, "val", config.tested)
+    samples = source.subset([i for i, (_, status) in enumerate(cache.statuses()) if status == OK][:SAMPLES])
     runs: dict[TrainConfig, list[Run]] = {}
     for row in config.names:
         variant, masks = VARIANTS[row], full.masks
@@ -152,12 +162,12 @@ def _runs(config: AblateConfig, full: TrainConfig) -> dict[TrainConfig, list[Run
             masks = row.replace("-", "_").replace(".", "_")
             recluster(ClusterConfig(cache.path, masks, config.root, **variant.cluster))
         for seed in range(config.seeds):
-            student = replace(full, **variant.train, seed=seed, masks=masks)
-            runs.setdefault(student, []).append(Run(row, student, config.out / f"{row}_{seed}", images, samples))
+            settings = replace(full, **variant.train, seed=seed, masks=masks)
+            runs.setdefault(settings, []).append(Run(row, settings, config.out / f"{row}_{seed}", images, samples))
     return runs
 
 
-def _carried_out(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, dict[str, Any]]]:
+def _execute(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, dict[str, Any]]]:
     if jobs == 1:
         yield from ((run, run()) for run in runs)
         return

@@ -1,11 +1,12 @@
-"""The settings of `ablate`: the rows of the paper's ablation tables, and our own switches."""
+"""Settings of `ablate`: the rows of the paper's ablation tables, and our own variants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_cache.options import check_choice, check_options, option, same_option
+from data_cache.options import check_choice, option, same_option
+from experiments.config import CheckedConfig
 from pipeline.config import PrecomputeConfig
 
 FULL = "full"
@@ -13,12 +14,12 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: what of the full method is changed.
+    """The settings in which a row differs from the full method.
 
     Args:
-        table: where the paper has it, or `ours`.
-        train: settings of training.
-        cluster: settings of clustering; masks are then made anew from the cached dense tokens.
+        table: the paper's table, or `ours`.
+        train: training settings.
+        cluster: clustering settings; masks are then recomputed from the cached dense tokens.
 
     """
 
@@ -53,24 +54,26 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 @dataclass(frozen=True)
-class AblateConfig:
+class AblateConfig(CheckedConfig):
     """Settings of `ablate`."""
 
-    cache: Path | None = option(None, "A cache with dense tokens; the demo's own by default.")
+    cache: Path | None = option(None, "A cache with dense tokens; the demo's by default.")
     root: Path | None = same_option(PrecomputeConfig, "root")
-    config: Path | None = option(None, "The full method's config.json; the demo's, or the defaults, without one.")
-    rows: str | None = option(None, "Which rows; all by default.", metavar="ROW,...")
-    seeds: int = option(3, "Trainings of each row, with seeds 0, 1, ...", minimum=1)
+    config: Path | None = option(
+        None, "The full method's config.json; by default the demo's settings, or with --cache those of `train`."
+    )
+    rows: str | None = option(None, "Rows to run; all by default.", metavar="ROW,...")
+    seeds: int = option(3, "Runs per row, with seeds 0, 1, ...", minimum=1)
     tested: int | None = option(None, "Only the first N test images.")
-    jobs: int = option(1, "Trainings at a time, one thread each.", minimum=1)
+    jobs: int = option(1, "Parallel trainings, one thread each.", minimum=1)
     out: Path = option(Path("runs/ablate"), "Folder of all runs.")
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         for row in self.names:
             check_choice("--rows", row, VARIANTS)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The rows, as names of `VARIANTS`."""
+        """Names of the rows, keys of `VARIANTS`."""
         return tuple(VARIANTS) if self.rows is None else tuple(row.strip() for row in self.rows.split(","))

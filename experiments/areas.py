@@ -1,4 +1,4 @@
-"""The results of a segmented photo as files: an overlay, an index map, and the areas of the classes."""
+"""The output files of a segmented image: an overlay, an index map, and the area of each class."""
 
 import json
 import unicodedata
@@ -20,10 +20,10 @@ OVERLAY, INDEX, AREAS = ".overlay.png", ".index.png", ".areas.json"
 
 
 @dataclass(frozen=True)
-class Segmented:
-    """A photo and the number of pixels of each class.
+class SegmentedImage:
+    """An image and the number of pixels of each class.
 
-    `file` is its name below the input folder; the names of the results are this name with a suffix.
+    `file` is its path below the input folder; output files append a suffix to it.
     """
 
     file: str
@@ -47,8 +47,8 @@ class Segmented:
         }
 
     def legend(self) -> dict[int, str]:
-        """The classes present with their share in per cent, in descending order, in characters that the font has."""
-        present = ((_drawable(name, area["index"]), area) for name, area in self._present())
+        """The classes present with their share in percent, in descending order and in characters of the font."""
+        present = ((_to_ascii(name, area["index"]), area) for name, area in self._present())
         return {area["index"]: f"{name} {_share(area)}" for name, area in present}
 
     def __str__(self) -> str:
@@ -61,13 +61,13 @@ class Segmented:
 
 
 @dataclass(frozen=True)
-class Results:
-    """A folder of results.
+class ResultWriter:
+    """Writes the output files of segmented images.
 
     Args:
-        out: the folder.
+        out: the output folder.
         vocabulary: the classes.
-        settings: what every file of areas also contains.
+        settings: written into every areas file.
 
     """
 
@@ -77,30 +77,30 @@ class Results:
 
     def write(
         self,
-        photograph: Path,
+        file: Path,
         name: str,
         image: UInt8[np.ndarray, "height width 3"],
-        found: Int[np.ndarray, "height width"],
-    ) -> Segmented:
-        """Write the results of a photo; `name` is its name below the input folder.
+        predicted: Int[np.ndarray, "height width"],
+    ) -> SegmentedImage:
+        """Write the output files of an image; `name` is its path below the input folder.
 
-        For `a/b.jpg`: `a/b.jpg.overlay.png`; `a/b.jpg.index.png`, whose pixels are indices into the list of classes (8
-        bits, 16 above 255 classes); and last `a/b.jpg.areas.json`. Both maps have the size of the upright photo.
+        For `a/b.jpg`: `a/b.jpg.overlay.png`; `a/b.jpg.index.png`, whose pixels are class indices (8 bits, 16 above 255
+        classes); and last `a/b.jpg.areas.json`. Both maps have the size of the upright image.
         """
-        height, width = found.shape
-        counts = np.bincount(found.ravel(), minlength=len(self.vocabulary.split.classes))
-        segmented = Segmented(name, height, width, self.vocabulary, counts)
+        height, width = predicted.shape
+        counts = np.bincount(predicted.ravel(), minlength=len(self.vocabulary.split.classes))
+        segmented = SegmentedImage(name, height, width, self.vocabulary, counts)
         stem = self.out / name
-        index, drawn, areas = (stem.with_name(stem.name + ending) for ending in (INDEX, OVERLAY, AREAS))
+        index, overlay, areas = (stem.with_name(stem.name + suffix) for suffix in (INDEX, OVERLAY, AREAS))
         with atomic_write(index) as draft:
-            Image.fromarray(found.astype(np.uint8 if len(counts) <= VOID else np.uint16)).save(draft, "PNG")
+            Image.fromarray(predicted.astype(np.uint8 if len(counts) <= VOID else np.uint16)).save(draft, "PNG")
         unlabelled = np.flatnonzero(~self.vocabulary.labelled).tolist()
-        with atomic_write(drawn) as draft:
-            render_overlay(image, found, segmented.legend(), unlabelled).save(draft, "PNG")
-        about = {"file": str(photograph), "height": height, "width": width, "overlay": drawn.name, "index": index.name}
-        about |= {"areas": segmented.areas(), "settings": dict(self.settings)}
+        with atomic_write(overlay) as draft:
+            render_overlay(image, predicted, segmented.legend(), unlabelled).save(draft, "PNG")
+        record = {"file": str(file), "height": height, "width": width, "overlay": overlay.name, "index": index.name}
+        record |= {"areas": segmented.areas(), "settings": dict(self.settings)}
         with atomic_write(areas) as draft:
-            draft.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return segmented
 
 
@@ -109,8 +109,8 @@ def _share(area: Mapping[str, Any]) -> str:
     return f"{share:.1f} %" if share >= 0.05 else "< 0.1 %"
 
 
-def _drawable(name: str, index: int) -> str:
-    # Pillow's own font has ASCII only: accents are dropped, and a name in another script is replaced by its index
-    plain = unicodedata.normalize("NFKD", name)
-    kept = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    return kept if kept.isascii() else f"class {index}"
+def _to_ascii(name: str, index: int) -> str:
+    # Pillow's default font has ASCII only: accents are dropped, and a name in another script becomes its index
+    decomposed = unicodedata.normalize("NFKD", name)
+    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return plain if plain.isascii() else f"class {index}"

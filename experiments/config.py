@@ -1,6 +1,6 @@
-"""The settings of the commands that use a cache or a student: the source of their options and of their help.
+"""Settings of the commands that use a cache or a student. Their options and help are generated from these classes.
 
-Nothing heavy is imported here: the command line reads this file before it knows whether there is anything to do.
+The command line imports this file at start-up, so it imports nothing heavy.
 """
 
 from dataclasses import MISSING, dataclass
@@ -15,49 +15,61 @@ from trainer.config import GAMMA, TrainConfig
 
 ATTENTION, PREDICTIONS = "attention", "predictions"
 LARGEST_GAMMA = 1e6
-"""Beyond any logit: cosines over tau are 15 at the most."""
+"""Larger than any logit: cosines divided by tau are at most 15."""
 _GAMMA = "Added to the logits of classes that had no labels in training."
-_CLIP = "The CLIP of the training, if it cannot be found where it was then."
-_WEIGHTS = "Its weights, likewise."
-_CACHE = "The cache of the training, if it is no longer where it was."
-_OWN_PROMPTS = (
+_CHECKPOINT = "A run's folder, or a file in it."
+_WEIGHTS = "Weights of --clip."
+_CACHE = "The cache used for training, if it has moved."
+_PROMPTS = (
     f"Prompt templates: {', '.join(prompt_sets())}, each also with {CLEAN} for cleaned class names; by default those "
     "of the training."
 )
-_UNSEEN = "Unseen classes of a dataset with other classes than the training's; its published split by default."
+_UNSEEN = "Unseen classes, if the dataset's classes are not the training's; its published split by default."
 
 
 def _gamma(default: float | tuple[float, ...] | None, more: str = "", metavar: str = "NUMBER") -> Any:
     return option(default, _GAMMA + more, -LARGEST_GAMMA, LARGEST_GAMMA, metavar=metavar)
 
 
+def _clip(source: str) -> Any:
+    return option(None, f"The CLIP of the {source}, if it has moved.")
+
+
+def _device() -> str:
+    return same_option(PrecomputeConfig, "device", "auto")
+
+
 def _sliding() -> bool:
     return option(False, "Sliding window, or the whole image at once (the default).", flags="--sliding/--whole")
 
 
-@dataclass(frozen=True)
-class VerifyConfig:
-    """Settings of `verify`."""
-
-    cache: Path = argument("A cache.")
-    live: int = option(0, "Also compare N random views with the live teacher.", minimum=0, metavar="N")
-    seed: int = option(0, "Seed of the choice of views.", minimum=0)
-    repair: bool = option(False, "Make damaged shards again, and only those.")
-    masks: str | None = same_option(TrainConfig, "masks")
-    root: Path | None = same_option(PrecomputeConfig, "root")
-    clip: str | None = option(None, "The CLIP of the cache, if it cannot be found where it was then.")
-    clip_weights: str | None = option(None, _WEIGHTS)
-    device: str = same_option(PrecomputeConfig, "device", "auto")
+class CheckedConfig:
+    """Base of settings whose values are checked on creation. Raises UsageError for an invalid value."""
 
     def __post_init__(self) -> None:
         check_options(self)
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class VerifyConfig(CheckedConfig):
+    """Settings of `verify`."""
+
+    cache: Path = argument("A cache.")
+    live: int = option(0, "Also compare N random views with the live teacher.", minimum=0, metavar="N")
+    seed: int = option(0, "Seed of the random views.", minimum=0)
+    repair: bool = option(False, "Recompute damaged shards, and only those.")
+    masks: str | None = same_option(TrainConfig, "masks")
+    root: Path | None = same_option(PrecomputeConfig, "root")
+    clip: str | None = _clip("cache")
+    clip_weights: str | None = option(None, _WEIGHTS)
+    device: str = _device()
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(CheckedConfig):
     """Settings of `evaluate`."""
 
-    checkpoint: Path = argument("A run's folder, or a file in it.")
+    checkpoint: Path = argument(_CHECKPOINT)
     dataset: str = same_option(PrecomputeConfig, "dataset")
     root: Path | None = same_option(PrecomputeConfig, "root")
     split: str = same_option(PrecomputeConfig, "split", "val")
@@ -66,78 +78,73 @@ class EvaluateConfig:
     gamma: tuple[float, ...] = _gamma((GAMMA,), " Several are evaluated in one pass.", "NUMBER,...")
     pick_gamma: int = option(
         0,
-        "Also evaluate at the greatest gamma that costs seen classes next to nothing on the first N training images.",
+        "Also evaluate at the largest gamma that hardly lowers accuracy on seen classes, picked on the first N "
+        "training images.",
         minimum=0,
         metavar="N",
     )
     sliding: bool = _sliding()
     prompts: str | None = same_option(PrecomputeConfig, "prompts")
-    clip: str | None = option(None, _CLIP)
+    clip: str | None = _clip("training")
     clip_weights: str | None = option(None, _WEIGHTS)
-    device: str = same_option(PrecomputeConfig, "device", "auto")
+    device: str = _device()
 
     def __post_init__(self) -> None:
         if not self.dataset:
             raise UsageError("--dataset: name the dataset to evaluate on, or pass --preset")
         object.__setattr__(self, "gamma", tuple(dict.fromkeys(self.gamma)))
-        check_options(self)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(CheckedConfig):
     """Settings of `predict`."""
 
-    checkpoint: Path = argument("A run's folder, or a file in it.")
-    photographs: Path = argument("An image, or a folder of images; its subfolders are searched too.")
+    checkpoint: Path = argument(_CHECKPOINT)
+    images: Path = argument("An image, or a folder that is searched for images recursively.")
     classes: str | None = option(
         None,
         'Class names to choose from, as "frisbee,tree,grass", or a file with one name per line; the classes of the '
         "training by default.",
         metavar="NAMES",
     )
-    out: Path = option(Path("runs/predict"), "Folder of the results.")
+    out: Path = option(Path("runs/predict"), "Output folder.")
     gamma: float = _gamma(GAMMA)
     sliding: bool = _sliding()
-    prompts: str | None = same_option(PrecomputeConfig, "prompts", help=_OWN_PROMPTS)
-    clip: str | None = option(None, _CLIP)
+    prompts: str | None = same_option(PrecomputeConfig, "prompts", help=_PROMPTS)
+    clip: str | None = _clip("training")
     clip_weights: str | None = option(None, _WEIGHTS)
-    device: str = same_option(PrecomputeConfig, "device", "auto")
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    device: str = _device()
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(CheckedConfig):
     """Settings of `export`."""
 
-    checkpoint: Path = argument("A run's folder, or a file in it.")
+    checkpoint: Path = argument(_CHECKPOINT)
     onnx: Path = option(MISSING, "The file to write.", metavar="FILE")
     classes: str | None = same_option(PredictConfig, "classes")
     gamma: float | None = _gamma(None, " By default the graph adds nothing.")
     size: str | None = option(
         None,
-        "Image size the graph is bound to; any by default, but the training's for encoders whose export would then "
-        "take very long (Swin).",
+        "Image size that the graph accepts; any by default, except for encoders that would then take very long to "
+        "export (Swin): these get the training's size.",
         metavar="N | HEIGHT,WIDTH | any",
     )
     prompts: str | None = same_option(PredictConfig, "prompts")
-    clip: str | None = option(None, _CLIP)
+    clip: str | None = _clip("training")
     clip_weights: str | None = option(None, _WEIGHTS)
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True)
-class ShowConfig:
-    """Settings of `show`; `figure` is ATTENTION or PREDICTIONS; None is PREDICTIONS of a run, and masks of a cache."""
+class ShowConfig(CheckedConfig):
+    """Settings of `show`. `figure` is ATTENTION, PREDICTIONS or None: masks of a cache, or predictions of a run."""
 
     target: Path = argument("A cache, a run's folder, or a checkpoint.")
     image: tuple[str, ...] = option(
-        (), "An image by its index, its id, or the end of its id. Repeatable.", metavar="I,..."
+        (), "An image, by its index, its id, or the end of its id. Repeatable.", metavar="I,..."
     )
-    images: str | None = option(None, "The first N images, 4 by default; or as --image.", metavar="N")
+    images: str | None = option(None, "The first N images (4 by default), or images as for --image.", metavar="N")
     masks: str | None = same_option(TrainConfig, "masks")
     view: int = option(0, "Which view of a cached image; 0 is the whole image.", minimum=0)
     cache: Path | None = option(None, f"For --attention: {_CACHE[0].lower()}{_CACHE[1:]}")
@@ -146,24 +153,21 @@ class ShowConfig:
     split: str = option("val", "For --predictions: the split.")
     unseen: str | None = option(None, _UNSEEN, metavar="NAMES")
     gamma: float = _gamma(GAMMA)
-    side: int = option(192, "Pixels of a panel's longer side.", minimum=32)
-    device: str = same_option(PrecomputeConfig, "device", "auto")
+    side: int = option(192, "Longer side of a panel in pixels.", minimum=32)
+    device: str = _device()
     figure: str | None = None
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(CheckedConfig):
     """Settings of `report`."""
 
-    run: Path = argument("A run's folder, finished or not; or the demo's.")
+    run: Path = argument("A run's folder, finished or not, or the demo's.")
     result: Path | None = option(
-        None, "A result of `evaluate --json` or `reproduce`; without one the run is evaluated."
+        None, "Saved output of `evaluate --json` or `reproduce`; without it, the run is evaluated."
     )
     dataset: str | None = same_option(
-        PrecomputeConfig, "dataset", help="The dataset to evaluate on; the training's own by default."
+        PrecomputeConfig, "dataset", help="The dataset to evaluate on; the training's by default."
     )
     root: Path | None = same_option(PrecomputeConfig, "root")
     split: str = same_option(PrecomputeConfig, "split", "val")
@@ -172,9 +176,9 @@ class ReportConfig:
     cache: Path | None = option(None, _CACHE)
     pictures: int = option(6, "Images per figure.", minimum=0)
     gamma: float = _gamma(GAMMA)
-    device: str = same_option(PrecomputeConfig, "device", "auto")
+    device: str = _device()
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         if self.result and self.limit:
-            raise UsageError("--limit: a --result has been measured already; leave one of them out")
+            raise UsageError("--limit: --result has already been measured; leave one of them out")

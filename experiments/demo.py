@@ -1,4 +1,4 @@
-"""The demo: the whole method on the drawn world with the tiny CLIP, in minutes, and the proof that it works."""
+"""The demo: the whole method on synthetic scenes with the tiny CLIP, in minutes."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from data_cache.system.atomic import atomic_write
 from experiments.demo_config import DENSE_CLIP, FULL, SCENES, SWITCHES, DemoConfig
 from experiments.dense_clip import DenseCLIP
 from experiments.figures import demo_figure
-from experiments.stages import Clock, cached, measured, trained
+from experiments.stages import StageTimer, evaluate_stage, precompute_stage, train_stage
 from pipeline.encode_job import load_clip
 from pipeline.teacher.weights import TINY, CLIPSource
 from trainer.config import CONFIG, GAMMA
@@ -24,12 +24,13 @@ from trainer.predictor import Predictor
 from trainer.segmenter import Segmenter
 
 CLIP = CLIPSource(TINY)
-SHOWN = 24
+SHEET_CANDIDATES = 24
+"""The sheet shows test scenes chosen among this many."""
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What came out. Seconds are those of this call."""
+    """The results. `seconds` has the time of each stage in this call."""
 
     metrics: Metrics
     seconds: Mapping[str, float]
@@ -39,8 +40,8 @@ class DemoReport:
     compared: Mapping[str, Metrics] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints: metrics as `evaluate` prints them, and seconds a stage."""
-        compared = {name: found.as_json(_gamma(name), self.split.classes) for name, found in self.compared.items()}
+        """What `--json` prints: metrics as `evaluate` prints them, and seconds per stage."""
+        compared = {name: metrics.as_json(_gamma(name), self.split.classes) for name, metrics in self.compared.items()}
         return {
             "metrics": self.metrics.as_json(GAMMA, self.split.classes),
             "seconds": dict(self.seconds),
@@ -50,22 +51,22 @@ class DemoReport:
 
     @property
     def lines(self) -> list[str]:
-        """A table, where to look, and the commands to continue with."""
+        """A table of metrics, the path of the sheet, and commands to try next."""
         lines = ["%".ljust(14) + "".join(f"{name:>9}" for name in (*Metrics.COLUMNS.values(), "gamma"))]
-        for name, found in {FULL: self.metrics, **self.compared}.items():
-            figures = "".join(f"{100 * value:9.1f}" for value in found.summary.values())
+        for name, metrics in {FULL: self.metrics, **self.compared}.items():
+            figures = "".join(f"{100 * value:9.1f}" for value in metrics.summary.values())
             lines.append(f"{name:14}{figures}{_gamma(name):9g}")
         seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in self.seconds.items())
         lines += [
             f"{seconds}; U: {', '.join(self.split.unseen)}",
-            f"look at {self.picture}, and continue with",
+            f"see {self.picture}, and try next:",
             *self.next,
         ]
         return lines
 
     @property
     def next(self) -> tuple[str, ...]:
-        """Commands to continue with."""
+        """Commands to try next."""
         config, cache = (shlex.quote(str(path)) for path in (self.run / CONFIG, self.picture.parent / "train.zarr"))
         return (
             f"  python cli.py info {cache}",
@@ -77,54 +78,53 @@ class DemoReport:
 
 
 def run(config: DemoConfig, progress_bar: ProgressBar) -> DemoReport:
-    """Precompute, train, evaluate, draw. An interrupted call resumes where it stopped.
+    """Precompute, train, evaluate and draw the sheet. Rerun to resume.
 
     Raises UserError if `out` holds a demo with other settings, or cannot be written.
     """
-    clock = Clock()
-    with _same_demo(config.out):
-        cache = cached(config.precompute("train", config.limit), progress_bar, clock)
-        # the picture shows scenes the student never saw, so they need a cache of their own
-        shown = cached(config.precompute("val", min(SHOWN, config.tested)), progress_bar, Clock())
-        students = {
-            name: trained(
+    timer = StageTimer()
+    with _hint_at_other_demo(config.out):
+        cache = precompute_stage(config.precompute("train", config.limit), progress_bar, timer)
+        # the sheet shows test scenes, which need a cache of their own
+        candidates = min(SHEET_CANDIDATES, config.tested)
+        sheet_cache = precompute_stage(config.precompute("val", candidates), progress_bar, StageTimer())
+        checkpoints = {
+            name: train_stage(
                 replace(config.student, cache=str(cache), **switches),
                 config.run(name),
                 progress_bar,
-                clock if name == FULL else Clock(),
+                timer if name == FULL else StageTimer(),
             )
             for name, switches in SWITCHES.items()
             if name in (FULL, *config.variants)
         }
     images = open_dataset(SCENES, None, "val", config.tested)
-    segmenters: dict[str, Segmenter] = {name: Predictor(student) for name, student in students.items()}
+    segmenters: dict[str, Segmenter] = {name: Predictor(checkpoint) for name, checkpoint in checkpoints.items()}
     if DENSE_CLIP in config.variants:
-        segmenters[DENSE_CLIP] = DenseCLIP(load_clip(CLIP, "fp32", "cpu"), students[FULL].split, SCENES)
-    found = {
-        name: measured(segmenter, images, [_gamma(name)], progress_bar, clock if name == FULL else Clock()).at(
-            _gamma(name)
-        )
-        for name, segmenter in segmenters.items()
-    }
+        segmenters[DENSE_CLIP] = DenseCLIP(load_clip(CLIP, "fp32", "cpu"), checkpoints[FULL].split, SCENES)
+    metrics = {}
+    for name, segmenter in segmenters.items():
+        gamma, stage_timer = _gamma(name), timer if name == FULL else StageTimer()
+        metrics[name] = evaluate_stage(segmenter, images, [gamma], progress_bar, stage_timer).at(gamma)
     picture = config.out / "sheet.png"
     with atomic_write(picture) as draft:
-        demo_figure(Predictor(students[FULL]), shown).to_image().save(draft, "PNG")
-    return DemoReport(found.pop(FULL), clock.seconds, students[FULL].split, config.run(FULL), picture, found)
+        demo_figure(Predictor(checkpoints[FULL]), sheet_cache).to_image().save(draft, "PNG")
+    return DemoReport(metrics.pop(FULL), timer.seconds, checkpoints[FULL].split, config.run(FULL), picture, metrics)
 
 
 @contextmanager
-def _same_demo(out: Path) -> Iterator[None]:
-    there = out.exists()
+def _hint_at_other_demo(out: Path) -> Iterator[None]:
+    existed = out.exists()
     try:
         yield
     except InterruptError:
         raise
     except UserError as error:
-        if not there:
+        if not existed:
             raise
         raise type(error)(f"{error} (if {out} holds another demo, delete it or pass another --out)") from None
 
 
 def _gamma(name: str) -> float:
-    # gamma answers a student's bias towards the classes it had labels for; CLIP alone has none
+    # gamma corrects a student's bias towards labelled classes; CLIP alone has no such bias
     return 0.0 if name == DENSE_CLIP else GAMMA

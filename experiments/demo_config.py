@@ -1,4 +1,4 @@
-"""The settings of `demo`: its student, and the variants it compares."""
+"""Settings of `demo`: its student and the variants it compares."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ STUDENT = TrainConfig(
     lr=3e-3,
     head_lr=1.0,
     max_grad_norm=1.0,
-    photometric=False,  # a thing's colours say what it is
+    photometric=False,  # classes are recognized by color
     weight_global=0.3,
     weight_focal=20.0,
     loss_stride=4,
-    workers=0,  # scenes are drawn once and remembered: processes would only take the student's cores
+    workers=0,  # scenes are drawn once and kept in memory, so workers would only compete for cores
     checkpoint_every=200,
 )
-"""The demo's student: from scratch, not at a pretrained one's rate, small enough for minutes, GLM at a third of
-its weight (docs/decisions/method.md#settings-of-the-demo)."""
+"""The demo's student: trained from scratch in minutes, with a high learning rate and a third of GLM's weight
+(docs/decisions/method.md#settings-of-the-demo)."""
 FULL = "clipteacher"
 WITHOUT_GLM, WITHOUT_PLM, DENSE_CLIP = "without GLM", "without PLM", "CLIP alone"
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
@@ -43,24 +43,24 @@ class DemoConfig:
     """Settings of `demo`.
 
     Args:
-        out: folder of caches, runs and the picture.
-        student: settings of training; the demo sets the cache.
+        out: folder of the caches, the runs and the sheet.
+        student: training settings; the demo sets the cache.
         limit: number of training scenes.
-        views: views of each training scene; test scenes are seen whole.
+        views: views per training scene; test scenes have one, the whole image.
         tested: number of test scenes.
-        variants: what to compare with, of `ALL_VARIANTS`.
+        variants: names from `ALL_VARIANTS` to compare with.
 
     """
 
-    out: Path = option(Path("runs/demo"), "Folder of the caches, runs and the picture.")
+    out: Path = option(Path("runs/demo"), "Folder of the caches, runs and the sheet.")
     student: TrainConfig = STUDENT
-    limit: int = option(2000, "Training scenes.")
+    limit: int = option(2000, "Number of training scenes.")
     views: int = 1
     tested: int = 200
     variants: Sequence[str] = ()
 
     def precompute(self, split: str, images: int) -> PrecomputeConfig:
-        """How a split of the scenes is cached."""
+        """Settings of stage 1 for the first `images` scenes of a split."""
         return PrecomputeConfig(
             SCENES,
             self.out / f"{split}.zarr",
@@ -72,5 +72,5 @@ class DemoConfig:
         )
 
     def run(self, variant: str) -> Path:
-        """Where a student is trained: students of several seeds share a cache."""
+        """The run folder of a variant. Runs of different seeds share a cache."""
         return self.out / f"{variant.replace(' ', '_')}_{self.student.seed}"

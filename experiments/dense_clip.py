@@ -1,4 +1,4 @@
-"""CLIP's own training-free segmentation, the least a trained student must beat: dense tokens times text."""
+"""Training-free segmentation by CLIP alone (dense tokens times text features), the baseline of every student."""
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from trainer.segmenter import TopSeenUnseen, Vocabulary, top_seen_unseen
 
 
 class DenseCLIP:
-    """Names each token of the whole image by the most similar class name, and each pixel by interpolation.
+    """Assigns each pixel the class whose text feature is most similar to the interpolated dense tokens.
 
     Args:
         clip: the teacher.
-        split: the classes, of which none is unseen to CLIP. Gamma, if any, goes to the split's unseen ones.
-        dataset: whose default prompts ask for them.
+        split: the classes; gamma, if any, is added to the unseen ones.
+        dataset: its default prompts are used.
 
     """
 
@@ -31,7 +31,7 @@ class DenseCLIP:
         self.vocabulary = Vocabulary(split, torch.from_numpy(text), split.is_seen)
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> TopSeenUnseen:
-        """The best class of each kind at the image's own pixels; logits are cosines / tau, as a student's."""
+        """The top seen and unseen class at the image's own resolution. Logits are cosines / tau, as for a student."""
         view = crop_image(image, whole(*image.shape[:2]), self.clip.image_size)
         dense = torch.from_numpy(self.clip.encode(view[None]).dense[0].astype(np.float32)).permute(2, 0, 1)
         logits = pixel_logits(dense, self.vocabulary.text, "cosine", TrainConfig.tau)

@@ -1,4 +1,4 @@
-"""Evaluating a student: on the dataset of its training or another, at several gammas, and at one picked for it."""
+"""Evaluates a student on any dataset, at several gammas and at one picked on training images."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_cache.fingerprint import hash_names
 from data_cache.paths import cache_folder
 from data_cache.system.devices import resolve_device
 from experiments.config import EvaluateConfig
-from experiments.stages import Clock, measured
+from experiments.stages import StageTimer, evaluate_stage
 from experiments.transfer import vocabulary_for_dataset
 from trainer.checkpoint import Checkpoint, load
 from trainer.evaluate import Evaluation, check_labelled, pick_gamma
@@ -20,8 +20,8 @@ from trainer.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came out; `picked` is the gamma chosen on training images, and what came out at it."""
+class EvaluationReport:
+    """An evaluation at some gammas; `picked` is the gamma picked on training images, if any."""
 
     evaluation: Evaluation
     gammas: tuple[float, ...]
@@ -29,7 +29,7 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
-        """What its reader should know, a sentence each."""
+        """One sentence per warning."""
         vocabulary = self.evaluation.vocabulary
         return [
             *self.evaluation.warnings,
@@ -45,51 +45,53 @@ class Result:
 
     @property
     def lines(self) -> list[str]:
-        """A line a gamma, in per cent."""
+        """One line per gamma, in percent."""
         lines = [f"{self.evaluation.at(gamma)}  (%, gamma {gamma:g})" for gamma in self.gammas]
         if self.evaluation.vocabulary.transferred:
-            reported = self.evaluation.by_training_labels(self.gammas[0])
-            lines.append(f"{reported}  (%, gamma {self.gammas[0]:g}; S: what had labels in training)")
+            metrics = self.evaluation.by_training_labels(self.gammas[0])
+            lines.append(f"{metrics}  (%, gamma {self.gammas[0]:g}; S: classes with labels in training)")
         if self.picked is not None:
-            reported = self.evaluation.at(self.picked)
-            lines.append(f"{reported}  (%, gamma {self.picked:g}, picked on training images)")
+            metrics = self.evaluation.at(self.picked)
+            lines.append(f"{metrics}  (%, gamma {self.picked:g}, picked on training images)")
         return lines
 
 
-def measure(config: EvaluateConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> Result:
-    """Evaluate a student; `on_dataset` gets the dataset.
+def evaluate_checkpoint(
+    config: EvaluateConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore
+) -> EvaluationReport:
+    """Evaluate a student.
 
     Raises:
-        UserError, UsageError: no such checkpoint or images, images without a label map, or a CLIP that cannot be run
-            for other classes.
+        UserError, UsageError: the checkpoint or the images are missing, an image has no label map, or the dataset has
+            other classes and the CLIP of the training cannot be loaded.
 
     """
     images = open_dataset(config.dataset, config.root, config.split, config.limit)
     on_dataset(images)
     check_labelled(images)
-    student = load(config.checkpoint, resolve_device(config.device))
+    checkpoint = load(config.checkpoint, resolve_device(config.device))
     vocabulary = vocabulary_for_dataset(
-        student, images, config.unseen, cache_folder(), config.prompts, config.clip, config.clip_weights
+        checkpoint, images, config.unseen, cache_folder(), config.prompts, config.clip, config.clip_weights
     )
     gammas, picked = config.gamma, None
     if config.pick_gamma:
-        picked = pick(student, config, progress_bar)
+        picked = _pick_gamma(checkpoint, config, progress_bar)
         gammas = tuple(dict.fromkeys((*gammas, picked)))
-    found = measured(Predictor(student, config.sliding, vocabulary), images, gammas, progress_bar, Clock())
-    return Result(found, config.gamma, picked)
+    predictor = Predictor(checkpoint, config.sliding, vocabulary)
+    return EvaluationReport(evaluate_stage(predictor, images, gammas, progress_bar, StageTimer()), config.gamma, picked)
 
 
-def pick(student: Checkpoint, config: EvaluateConfig, progress_bar: ProgressBar) -> float:
-    """`trainer.evaluate.pick_gamma` on a student's own training images. Raises UserError if they are missing."""
-    about, root = student.card["dataset"], student.card["recorded"]["root"]
-    if config.dataset == about["name"] and config.root is not None:
+def _pick_gamma(checkpoint: Checkpoint, config: EvaluateConfig, progress_bar: ProgressBar) -> float:
+    """Pick gamma on the first training images. Raises UserError if they are missing or changed."""
+    dataset, root = checkpoint.card["dataset"], checkpoint.card["recorded"]["root"]
+    if config.dataset == dataset["name"] and config.root is not None:
         root = config.root
     try:
-        images = open_dataset(about["name"], Path(root) if root else None, about["split"], about["images"])
+        images = open_dataset(dataset["name"], Path(root) if root else None, dataset["split"], dataset["images"])
     except UserError as error:
-        raise error.prefixed("--pick-gamma needs the images of the training: ") from None
-    if hash_names(images.ids) != about["ids_sha256"]:
+        raise error.prefixed("--pick-gamma needs the training images: ") from None
+    if hash_names(images.ids) != dataset["ids_sha256"]:
         raise UserError(f"--pick-gamma: {root} does not hold the images this student was trained on")
     images = images.subset(range(min(config.pick_gamma, len(images))))
     with progress_bar("picking gamma", len(images), "images") as advance:
-        return pick_gamma(Predictor(student, config.sliding), images, advance)
+        return pick_gamma(Predictor(checkpoint, config.sliding), images, advance)

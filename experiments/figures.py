@@ -1,4 +1,4 @@
-"""The figures of a student: attention and predictions are computed here, and drawn by `viewer.paper_figures`."""
+"""The figures of a student: computes attention and predictions, which `viewer.paper_figures` draws."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,39 +27,39 @@ DEMO_ROWS = 6
 
 @torch.inference_mode()
 def attention(
-    student: Checkpoint,
+    checkpoint: Checkpoint,
     cls: Float[np.ndarray, "channel"],
     image: UInt8[np.ndarray, "height width 3"],
     geometry: View,
 ) -> Float[np.ndarray, "y x"]:
-    """Eq. 1 for one view of an image: the weight of each of the student's cells; the weights sum to 1."""
-    device = student.text.device
-    pixels = torch.from_numpy(crop_image(image, geometry, student.size)).permute(2, 0, 1)[None].to(device)
-    features = student.network(pixels).float()
+    """Eq. 1 for one view of an image: the weight of each cell of the student's features. Weights sum to 1."""
+    device = checkpoint.text.device
+    pixels = torch.from_numpy(crop_image(image, geometry, checkpoint.size)).permute(2, 0, 1)[None].to(device)
+    features = checkpoint.network(pixels).float()
     weights = attention_weights(torch.from_numpy(cls.astype(np.float32))[None].to(device), features)
     return weights.view(features.shape[2:]).cpu().numpy()
 
 
-def attention_of(student: Checkpoint, view: CachedView) -> Float[np.ndarray, "y x"]:
-    """`attention` for a cached view. Raises UserError if its image failed or changed since."""
-    return attention(student, view.cls, view.sample.image, view.geometry)
+def attention_of(checkpoint: Checkpoint, view: CachedView) -> Float[np.ndarray, "y x"]:
+    """`attention` for a cached view. Raises UserError if its image failed or has changed."""
+    return attention(checkpoint, view.cls, view.sample.image, view.geometry)
 
 
-def attention_figure(student: Checkpoint, views: Sequence[CachedView], side: int = SIDE) -> Figure:
-    """The student's attention over some cached views (Figure 5). Raises UserError for an image that failed or changed.
+def attention_figure(checkpoint: Checkpoint, views: Sequence[CachedView], side: int = SIDE) -> Figure:
+    """The student's attention over cached views (Figure 5), with a warning if it was trained without attention.
 
-    A student that was trained without attention is drawn too, with a warning.
+    Raises UserError if an image failed or has changed.
     """
-    glm = student.config.glm
-    warnings = () if glm == "attention" else (f"this student was trained with --glm {glm}: its attention was not",)
-    weights = [attention_of(student, view) for view in views]
-    return paper_figures.attention_figure(views, weights, student.split, warnings, side)
+    glm = checkpoint.config.glm
+    warnings = () if glm == "attention" else (f"this student was trained with --glm {glm}: its attention is untrained",)
+    weights = [attention_of(checkpoint, view) for view in views]
+    return paper_figures.attention_figure(views, weights, checkpoint.split, warnings, side)
 
 
 def predictions_figure(
     segmenter: Segmenter, images: Dataset, indices: Sequence[int], gamma: float, side: int = SIDE
 ) -> Figure:
-    """Predictions for some images of a dataset (Figure 7). Raises UserError for an image without a label map."""
+    """Predictions for images of a dataset (Figure 7). Raises UserError for an image without a label map."""
     predictions = []
     for index in indices:
         image, label = load_labelled(images, index)
@@ -68,12 +68,12 @@ def predictions_figure(
 
 
 def demo_figure(predictor: Predictor, path: Path, rows: int = DEMO_ROWS) -> Figure:
-    """The images of a cache in which unseen classes cover most, with all there is of them."""
+    """The sheet of the demo: the images of a cache with the largest unseen area, with all their figures."""
     cache, split = open_finished_cache(path, None), predictor.vocabulary.split
     dataset = cache.source.dataset
     unseen_share = [np.isin(load_labelled(dataset, i)[1], split.unseen_index).mean() for i in range(len(dataset))]
-    most = sorted(range(len(dataset)), key=lambda i: -unseen_share[i])[:rows]
-    views = [cache[index] for index in sorted(most)]
+    chosen = sorted(range(len(dataset)), key=lambda i: -unseen_share[i])[:rows]
+    views = [cache[index] for index in sorted(chosen)]
     predicted = [predictor(view.sample.image).at(GAMMA) for view in views]
     weights = [attention_of(predictor.checkpoint, view) for view in views]
     return paper_figures.demo_figure(views, weights, predicted, split)

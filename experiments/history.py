@@ -1,4 +1,4 @@
-"""The history of a training, finished or not, read from its run folder: settings and log."""
+"""The history of a finished or unfinished training: settings and log, read from the run's folder."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +12,8 @@ from trainer.checkpoint import FAILED, checkpoints
 from trainer.config import CONFIG, TrainConfig
 from trainer.run import LOG, read_log, run_config
 
-DEMO = "clipteacher_*"
+DEMO_RUNS = "clipteacher_*"
+"""Runs of the full method in a folder of the demo."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class History:
     """The settings and the log of a training.
 
     Args:
-        folder: of the run.
-        config: its settings.
-        lines: of its log, in order: numbers by name, `step` among them.
-        damage: what could not be read, one line each.
+        folder: the run's folder.
+        config: the training settings.
+        lines: the lines of the log in order; each maps names, including `step`, to numbers.
+        damage: one line per part that could not be read.
 
     """
 
@@ -49,21 +50,18 @@ class History:
 
     @property
     def failed(self) -> list[Path]:
-        """The states saved when a loss was not finite."""
+        """The states that were saved when a loss was not finite."""
         return checkpoints(self.folder, FAILED)
 
     @property
     def changed(self) -> dict[str, tuple[Any, Any]]:
         """The settings that differ from the defaults: (value, default) by name."""
-        here = {name: (value, default_of(type(self.config), name)) for name, value in asdict(self.config).items()}
-        return {name: pair for name, pair in here.items() if pair[0] != pair[1]}
+        pairs = {name: (value, default_of(type(self.config), name)) for name, value in asdict(self.config).items()}
+        return {name: (value, default) for name, (value, default) in pairs.items() if value != default}
 
 
 def read_run(path: Path) -> History:
-    """The history of a run's folder.
-
-    Raises UserError if it is not a run, or its settings cannot be read.
-    """
+    """Read the history of a run. Raises UserError if there is no run, or its settings cannot be read."""
     folder = run_in(path)
     damage: list[str] = []
     config = run_config(folder, damage.append)
@@ -77,9 +75,9 @@ def read_run(path: Path) -> History:
 
 
 def run_in(path: Path) -> Path:
-    """The run's folder for a path: itself, the parent of a checkpoint or file, or the demo's only student.
+    """The run's folder for a path: the path itself, the parent of a checkpoint or file, or the demo's only run.
 
-    Raises UserError if there is no run, or several.
+    Raises UserError if there are no runs, or several.
     """
     if not path.exists():
         raise UserError(f"{path}: no such run; pass the folder that `train --out` wrote")
@@ -87,10 +85,9 @@ def run_in(path: Path) -> Path:
     folder = folder.parent if (folder / CARD).is_file() and not (folder / CONFIG).is_file() else folder
     if (folder / CONFIG).is_file() or checkpoints(folder):
         return folder
-    # the demo's folder has caches and students; its first student is the full method
-    students = sorted(file.parent for file in folder.glob(f"{DEMO}/{CONFIG}"))
-    if len(students) == 1:
-        return students[0]
-    if students:
-        raise UserError(f"{path}: holds several runs; pass one of {', '.join(map(str, students))}")
-    raise UserError(f"{path}: no run, it has no {CONFIG}; pass the folder that `train --out` wrote")
+    runs = sorted(file.parent for file in folder.glob(f"{DEMO_RUNS}/{CONFIG}"))
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        raise UserError(f"{path}: contains several runs; pass one of {', '.join(map(str, runs))}")
+    raise UserError(f"{path}: not a run (no {CONFIG}); pass the folder that `train --out` wrote")

@@ -1,4 +1,4 @@
-"""Segments a person's own photographs with any vocabulary."""
+"""Segments any images with any class names."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -18,124 +18,131 @@ from data_cache.datasets.pairing_notes import READABLE_SUFFIXES, skipped_images
 from data_cache.errors import UsageError, UserError
 from data_cache.paths import cache_folder
 from data_cache.system.devices import resolve_device
-from experiments.areas import Results, Segmented
+from experiments.areas import ResultWriter, SegmentedImage
 from experiments.config import PredictConfig
-from experiments.vocabulary import names_of, vocabulary_for_names
+from experiments.vocabulary import parse_names, vocabulary_for_names
 from trainer.checkpoint import Checkpoint, load
 from trainer.predictor import Predictor, check_aspect_ratio
 from trainer.segmenter import Vocabulary
 
 
 @dataclass(frozen=True)
-class Album:
-    """What came out of all photographs: areas, and why some failed."""
+class PredictReport:
+    """The segmented images, and the reasons why others failed."""
 
     out: Path
     settings: Mapping[str, Any]
-    segmented: tuple[Segmented, ...]
+    segmented: tuple[SegmentedImage, ...]
     failures: Mapping[str, str]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def total(self) -> int:
+        """Number of input images."""
+        return len(self.segmented) + len(self.failures)
+
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints: of each photograph the classes that are in it."""
+        """What `--json` prints: the classes present in each image."""
         return {
             "out": str(self.out),
-            "photographs": len(self.segmented) + len(self.failures),
+            "photographs": self.total,
             "done": len(self.segmented),
             "failed": len(self.failures),
             "failures": dict(self.failures),
             "settings": dict(self.settings),
-            "areas": {one.file: one.areas(1) for one in self.segmented},
+            "areas": {image.file: image.areas(1) for image in self.segmented},
         }
 
     def __str__(self) -> str:
-        """The areas of a single photograph; else how many there are."""
+        """The areas of a single image, or the number of images."""
         if len(self.segmented) == 1:
             return str(self.segmented[0])
-        return f"{self.out}: {len(self.segmented)} of {len(self.segmented) + len(self.failures)} photographs segmented"
+        return f"{self.out}: {len(self.segmented)} of {self.total} images segmented"
 
     def check(self) -> None:
-        """Raise UserError if a photograph failed."""
+        """Raise UserError if an image failed."""
         if self.failures:
-            total = len(self.segmented) + len(self.failures)
-            raise UserError(f"{len(self.failures)} of {total} photographs failed; the others are in {self.out}")
+            raise UserError(f"{len(self.failures)} of {self.total} images failed; the others are in {self.out}")
 
 
-def predict(config: PredictConfig, progress_bar: ProgressBar) -> Album:
-    """Segment photographs and write, for each, what `Results.write` says.
+def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
+    """Segment images and write the files of `ResultWriter.write` for each.
 
-    Of a folder, images that cannot be read are left out and reported.
+    In a folder, images that cannot be read are skipped and reported.
 
     Raises:
-        UserError, UsageError: no such checkpoint, photographs or classes, or a CLIP that cannot encode them.
+        UserError, UsageError: the checkpoint or the images are missing, or the class names are invalid or cannot be
+            encoded.
 
     """
-    root, names = photographs(config.photographs)
-    _refuse_own_results(config, root, names)
-    wanted = None if config.classes is None else names_of(config.classes)
-    student = load(config.checkpoint, resolve_device(config.device))
-    vocabulary = vocabulary_for_names(student, wanted, cache_folder(), config.prompts, config.clip, config.clip_weights)
-    segments = Predictor(student, config.sliding, vocabulary)
-    results = Results(config.out, vocabulary, _settings(config, student, vocabulary))
-    done, failures = [], {}
-    with progress_bar("segmenting", len(names), "photographs") as advance:
+    root, names = find_images(config.images)
+    _check_output_folder(config, root, names)
+    classes = None if config.classes is None else parse_names(config.classes)
+    checkpoint = load(config.checkpoint, resolve_device(config.device))
+    vocabulary = vocabulary_for_names(
+        checkpoint, classes, cache_folder(), config.prompts, config.clip, config.clip_weights
+    )
+    predictor = Predictor(checkpoint, config.sliding, vocabulary)
+    writer = ResultWriter(config.out, vocabulary, _settings(config, checkpoint, vocabulary))
+    segmented, failures = [], {}
+    with progress_bar("segmenting", len(names), "images") as advance:
         for name in names:
             try:
                 image = _read(root, name)
-                with _only_this_one(config.out):
-                    done.append(results.write(root / name, name, image, segments(image).at(config.gamma)))
+                with _name_errors(config.out):
+                    segmented.append(writer.write(root / name, name, image, predictor(image).at(config.gamma)))
             except UserError as error:
-                if config.photographs.is_file():
+                if config.images.is_file():
                     raise
                 failures[name if is_text(name) else ascii(name)] = str(error)
             advance(1)
     warnings = indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True))
-    if config.photographs.is_dir():
+    if config.images.is_dir():
         warnings.append(skipped_images(files_below(root), READABLE_SUFFIXES, root))
-    return Album(config.out, results.settings, tuple(done), failures, tuple(filter(None, warnings)))
+    return PredictReport(config.out, writer.settings, tuple(segmented), failures, tuple(filter(None, warnings)))
 
 
-def _settings(config: PredictConfig, student: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
+def _settings(config: PredictConfig, checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "checkpoint": str(config.checkpoint),
-        "step": student.step,
-        "size": student.size,
+        "step": checkpoint.step,
+        "size": checkpoint.size,
         "gamma": config.gamma,
         "sliding": config.sliding,
-        "prompts": config.prompts or student.card["prompts"]["name"],
-        "clip": student.card["clip"]["model"],
+        "prompts": config.prompts or checkpoint.card["prompts"]["name"],
+        "clip": checkpoint.card["clip"]["model"],
         "classes": list(vocabulary.split.classes),
     }
 
 
-def photographs(path: Path) -> tuple[Path, list[str]]:
-    """The folder and the photographs in it, in order: all pictures below a folder, or the one that is named.
+def find_images(path: Path) -> tuple[Path, list[str]]:
+    """The root folder, and the sorted relative paths of all images below it (of one image if `path` is a file).
 
-    Raises UserError if there are none.
+    Raises UserError if there are no images.
     """
     if path.is_file():
         return path.parent, [path.name]
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder; pass a photograph, or a folder of them")
+        raise UserError(f"{path}: no such file or folder; pass an image, or a folder of images")
     names = sorted(files_below(path, READABLE_SUFFIXES))
     if not names:
-        raise UserError(f"{path}: no photographs in this folder; looked for {', '.join(sorted(READABLE_SUFFIXES))}")
+        raise UserError(f"{path}: no images in this folder; looked for {', '.join(sorted(READABLE_SUFFIXES))}")
     return path, names
 
 
-def _refuse_own_results(config: PredictConfig, root: Path, names: list[str]) -> None:
-    """Raise UsageError if results would lie among the photographs: the next run would segment them."""
-    if config.photographs.is_file():
+def _check_output_folder(config: PredictConfig, root: Path, names: list[str]) -> None:
+    """Raise UsageError if results would be written among the input images: the next run would segment them."""
+    if config.images.is_file():
         return
-    here = root.resolve()
+    inputs = root.resolve()
     for folder in {(config.out / name).parent for name in names}:
-        if folder.resolve().is_relative_to(here):
-            raise UsageError(f"--out {config.out}: would write into {root}, among the photographs; name another folder")
+        if folder.resolve().is_relative_to(inputs):
+            raise UsageError(f"--out {config.out}: would write into {root}, among the images; name another folder")
 
 
 @contextmanager
-def _only_this_one(out: Path) -> Iterator[None]:
-    """Turn what a result's name alone is to blame for into UserError; a full disk is everybody's."""
+def _name_errors(out: Path) -> Iterator[None]:
+    """Turn errors caused by one file's name into UserError. Others, as a full disk, concern all images."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The paper's settings by name, as options of `precompute`, `train` and `evaluate` that can be overridden."""
+"""The paper's settings by name, as options of `precompute`, `train` and `evaluate`."""
 
 import json
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from trainer.config import GAMMA
 
 STUDENTS: Mapping[str, Mapping[str, Any]] = {
     "segformer-b4": {"arch": "segformer", "encoder": "mit_b4"},
-    # mmsegmentation's Swin has one rate for encoder and head
+    # mmsegmentation trains Swin with one learning rate for encoder and head
     "swin-b": {"arch": "upernet", "encoder": "tu-swin_base_patch4_window7_224.ms_in1k", "head_lr": 1.0},
     "segnext-b": {"arch": "segnext", "encoder": "mscan_b"},
     "segformer-b0": {"arch": "segformer", "encoder": "mit_b0"},
 }
-"""The paper's three, and the one of its ablations. Swin's decoder and SegNeXt's size are our reading."""
+"""The paper's three students and that of its ablations. Swin's decoder and SegNeXt's size are our reading."""
 
 TEACHER: Mapping[str, Any] = {
     "clip": "ViT-B-16-quickgelu",
     "clip_weights": "openai",
     "image_size": 512,
-    # training reads CLS tokens and masks; the dense tokens of COCO alone would be 116 GiB
+    # training reads only CLS tokens and masks; COCO's dense tokens would take 116 GiB
     "dense": "none",
     "views": 4,
 }
@@ -44,7 +44,7 @@ _EVALUATION = {"split": "val", "gamma": (GAMMA,), "sliding": False}
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of one benchmark: what differs from the commands' own defaults, and what defines the protocol."""
+    """The settings of one benchmark: those that define its protocol or differ from the commands' defaults."""
 
     name: str
     dataset: str
@@ -53,13 +53,13 @@ class Preset:
     student: str = "segformer-b4"
 
     def precompute(self, changed: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of `precompute`, some of them changed. Another CLIP comes with its own weights and size."""
-        own = ("clip", "clip_weights", "image_size")
-        teacher = {k: v for k, v in TEACHER.items() if k not in own} if "clip" in changed else TEACHER
+        """Options of `precompute`, overridden by `changed`. Another CLIP uses its own default weights and size."""
+        of_clip = ("clip", "clip_weights", "image_size")
+        teacher = {k: v for k, v in TEACHER.items() if k not in of_clip} if "clip" in changed else TEACHER
         return {"dataset": self.dataset, "split": "train", "prompts": self.prompts, **teacher, **changed}
 
     def train(self, student: str | None = None) -> dict[str, Any]:
-        """Options of `train` for one of `STUDENTS`, the preset's own by default."""
+        """Options of `train` for one of `STUDENTS`, the preset's by default."""
         return {**_TRAINING, "iterations": self.iterations, **STUDENTS[student or self.student]}
 
     @property
@@ -80,14 +80,14 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def train_options(preset: str | None, student: str | None) -> dict[str, Any]:
-    """The options of `train` that a preset's name and a student's stand for."""
+    """Options of `train` for the names of a preset and a student."""
     if preset:
         return PRESETS[preset].train(student)
     return dict(STUDENTS[student]) if student else {}
 
 
 def cache_of(preset: str) -> Path:
-    """Where `precompute --preset` puts its cache."""
+    """The cache that `precompute --preset` writes."""
     return cache_folder() / f"{PRESETS[preset].dataset}.zarr"
 
 

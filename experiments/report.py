@@ -1,4 +1,4 @@
-"""The content of a run's report: its history, its metrics at every gamma, figures, and what is missing."""
+"""The content of a run's report: history, metrics at every gamma, figures, and a list of what is missing."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from experiments.config import ReportConfig
 from experiments.figures import attention_figure, predictions_figure
 from experiments.history import History, read_run
 from experiments.show import training_cache, training_dataset
-from experiments.stages import Clock, measured
+from experiments.stages import StageTimer, evaluate_stage
 from experiments.transfer import vocabulary_for_dataset
 from trainer.checkpoint import Checkpoint, checkpoints, load
 from trainer.evaluate import GRID, Evaluation
@@ -27,7 +27,7 @@ from trainer.predictor import Predictor
 from viewer.figure import Figure
 
 MetricValues = Mapping[str, float | None]
-"""pAcc, mIoU_S, mIoU_U and hIoU by these names; None where no class of a kind occurs."""
+"""pAcc, mIoU_S, mIoU_U and hIoU by name; None if no such class occurs."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Measured:
     """The metrics of a run.
 
     Args:
-        source: the images they were measured on, or the file they were read from.
+        source: the images that were evaluated, or the file that was read.
         gamma: the gamma of `per_class`.
         sweep: the metrics at each gamma, ascending.
         per_class: IoU per class; None for a class that does not occur.
-        unseen: names of the classes without labels in training.
-        by_training_vocabulary: on another dataset than that of the training, the metrics with S as the classes that
-            had labels in training.
+        unseen: names of the unseen classes.
+        by_training_vocabulary: the metrics with S as the classes that had labels in training, if the dataset has
+            other classes than the training.
 
     """
 
@@ -55,7 +55,7 @@ class Measured:
 
 @dataclass
 class RunReport:
-    """What the page shows; `missing` has a line for each part that it lacks, with the reason."""
+    """What the page shows. `missing` has one line per missing part, with the reason."""
 
     history: History
     step: int | None = None
@@ -68,7 +68,7 @@ class RunReport:
 
     @contextmanager
     def trying(self, part: str, requested: object = None) -> Iterator[None]:
-        """Record a part that fails as missing; if an option `requested` it, the error is raised instead."""
+        """Record a part that fails as missing; raise the error instead if an option `requested` the part."""
         try:
             yield
         except (InterruptError, UsageError):
@@ -79,12 +79,10 @@ class RunReport:
             self.missing.append(f"{part}: {error.args[0]}")
 
 
-def gather(config: ReportConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> RunReport:
+def build_report(config: ReportConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> RunReport:
     """Read a run's folder, evaluate its newest checkpoint if the images are available, and draw figures.
 
-    Raises:
-        UsageError, UserError: not a run, or something that an option requests is not available.
-
+    Raises UsageError or UserError if it is not a run, or something that an option requests is not available.
     """
     report = RunReport(read_run(config.run))
     history = report.history
@@ -93,54 +91,54 @@ def gather(config: ReportConfig, progress_bar: ProgressBar, on_dataset: OnDatase
     for folder in history.failed:
         report.missing.append(f"the training ended with a loss that was not finite; its last state is in {folder}")
     report.missing += history.damage
-    student = _student(report, config)
-    report.origin = student.card if student else _origin(report)
+    checkpoint = _load_checkpoint(report, config)
+    report.origin = checkpoint.card if checkpoint else _origin_from_cache(report)
     if config.result:
-        report.measured = read_result(config.result, student)
-    report.reproduced = _reproduced(history.folder)
-    if student is None:
+        report.measured = read_result(config.result, checkpoint)
+    report.reproduced = _read_reproduced_row(history.folder)
+    if checkpoint is None:
         return report
-    report.step = student.step
+    report.step = checkpoint.step
     with report.trying("metrics and predictions", config.dataset or config.root):
-        _evaluate(report, student, config, progress_bar, on_dataset)
+        _evaluate(report, checkpoint, config, progress_bar, on_dataset)
     with report.trying("attention", config.cache):
-        own = config.dataset in (None, student.card["dataset"]["name"])
-        cache = training_cache(student, config.cache, config.root if own else None)
+        same_dataset = config.dataset in (None, checkpoint.card["dataset"]["name"])
+        cache = training_cache(checkpoint, config.cache, config.root if same_dataset else None)
         if config.pictures:
             views = [cache[index] for index in cache.first_ok(config.pictures)]
-            report.attention = attention_figure(student, views)
+            report.attention = attention_figure(checkpoint, views)
     return report
 
 
-def read_result(file: Path, student: Checkpoint | None) -> Measured:
-    """Read what `evaluate --json` printed, or what `reproduce` wrote. Raises UserError for anything else."""
+def read_result(file: Path, checkpoint: Checkpoint | None) -> Measured:
+    """Read the output of `evaluate --json` or `reproduce`. Raises UserError for any other file."""
     try:
         with read_errors(file):
             result = json.loads(file.read_text(encoding="utf-8"))
         result = result.get("metrics", result)
         rows = [result, *result.get("sweep", []), *([result["picked"]] if "picked" in result else [])]
-        sweep = {float(one["gamma"]): shares({name: one[name] for name in Metrics.COLUMNS}) for one in rows}
-        per_class, gamma = shares(result["per_class"]), float(result["gamma"])
-        by_training = shares(result["by_training_vocabulary"]) if "by_training_vocabulary" in result else None
+        sweep = {float(row["gamma"]): checked({name: row[name] for name in Metrics.COLUMNS}) for row in rows}
+        per_class, gamma = checked(result["per_class"]), float(result["gamma"])
+        by_training = checked(result["by_training_vocabulary"]) if "by_training_vocabulary" in result else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--result {file}: not what `evaluate --json` prints ({type(error).__name__}: {error})"
         ) from None
-    splits = [(student.split.classes, student.split.unseen)] if student else []
-    splits += [(known.classes, known.unseen) for known in class_lists().values()]
-    unseen = next((hidden for classes, hidden in splits if set(classes) == set(per_class)), ())
+    splits = [checkpoint.split] if checkpoint else []
+    splits += class_lists().values()
+    unseen = next((split.unseen for split in splits if set(split.classes) == set(per_class)), ())
     return Measured(f"read from {file}", gamma, dict(sorted(sweep.items())), per_class, frozenset(unseen), by_training)
 
 
-def shares(values: Mapping[str, float | None]) -> MetricValues:
-    """The same values, checked. Raises ValueError or TypeError if one is not in 0..1."""
+def checked(values: Mapping[str, float | None]) -> MetricValues:
+    """Return the values. Raises ValueError or TypeError if one is not in 0..1."""
     for name, value in values.items():
         if name != "gamma" and value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}, not a share in 0..1")
+            raise ValueError(f"{name} is {value}, not in 0..1")
     return values
 
 
-def _student(report: RunReport, config: ReportConfig) -> Checkpoint | None:
+def _load_checkpoint(report: RunReport, config: ReportConfig) -> Checkpoint | None:
     history = report.history
     if not checkpoints(history.folder):
         first = min(history.config.checkpoint_every, history.config.iterations)
@@ -152,35 +150,38 @@ def _student(report: RunReport, config: ReportConfig) -> Checkpoint | None:
 
 
 def _evaluate(
-    report: RunReport, student: Checkpoint, config: ReportConfig, progress_bar: ProgressBar, on_dataset: OnDataset
+    report: RunReport, checkpoint: Checkpoint, config: ReportConfig, progress_bar: ProgressBar, on_dataset: OnDataset
 ) -> None:
-    images = training_dataset(student, config.dataset, config.root, config.split, config.limit)
+    images = training_dataset(checkpoint, config.dataset, config.root, config.split, config.limit)
     on_dataset(images)
-    vocabulary = vocabulary_for_dataset(student, images, config.unseen, cache_folder())
-    predictor, failed = Predictor(student, vocabulary=vocabulary), set()
+    vocabulary = vocabulary_for_dataset(checkpoint, images, config.unseen, cache_folder())
+    predictor, failed = Predictor(checkpoint, vocabulary=vocabulary), set()
     if report.measured is None:
         gammas = sorted({*GRID.tolist(), config.gamma})
-        found = measured(predictor, images, gammas, progress_bar, Clock())
-        what = f"the first {len(images)}" if config.limit else f"all {len(images)}"
-        report.measured = _measured(found, config.gamma, f"{what} images of {images.name}, split {images.split}")
-        report.missing += [f"metrics of {name}: {reason}" for name, reason in found.failures.items()]
-        failed = found.failures.keys()
+        evaluation = evaluate_stage(predictor, images, gammas, progress_bar, StageTimer())
+        count = f"the first {len(images)}" if config.limit else f"all {len(images)}"
+        source = f"{count} images of {images.name}, split {images.split}"
+        report.measured = _measured(evaluation, config.gamma, source)
+        report.missing += [f"metrics of {name}: {reason}" for name, reason in evaluation.failures.items()]
+        failed = evaluation.failures.keys()
     if config.pictures:
         indices = [index for index, name in enumerate(images.ids) if name not in failed][: config.pictures]
         report.predictions = predictions_figure(predictor, images, indices, config.gamma)
 
 
-def _measured(found: Evaluation, gamma: float, source: str) -> Measured:
-    split = found.vocabulary.split
-    per_class = found.at(gamma).as_json(gamma, split.classes)["per_class"]
-    metrics = {at: found.at(at).as_json(at) for at in found.counts}
-    sweep = {at: {name: one[name] for name in Metrics.COLUMNS} for at, one in metrics.items()}
-    by_training = found.by_training_labels(gamma).as_json(gamma) if found.vocabulary.transferred else None
-    return Measured(source, gamma, sweep, per_class, frozenset(split.unseen), by_training)
+def _measured(evaluation: Evaluation, gamma: float, source: str) -> Measured:
+    vocabulary = evaluation.vocabulary
+    per_class = evaluation.at(gamma).as_json(gamma, vocabulary.split.classes)["per_class"]
+    sweep = {}
+    for added in evaluation.counts:
+        metrics = evaluation.at(added).as_json(added)
+        sweep[added] = {name: metrics[name] for name in Metrics.COLUMNS}
+    by_training = evaluation.by_training_labels(gamma).as_json(gamma) if vocabulary.transferred else None
+    return Measured(source, gamma, sweep, per_class, frozenset(vocabulary.split.unseen), by_training)
 
 
-def _origin(report: RunReport) -> Mapping[str, Any]:
-    """The teacher's settings as a checkpoint has them, from the cache."""
+def _origin_from_cache(report: RunReport) -> Mapping[str, Any]:
+    """The teacher's settings in the format of a checkpoint's card."""
     config = report.history.config
     with report.trying("the teacher's settings"):
         cache = Cache(Path(config.cache or ""))
@@ -196,13 +197,13 @@ def _origin(report: RunReport) -> Mapping[str, Any]:
     return {}
 
 
-def _reproduced(folder: Path) -> Mapping[str, Any] | None:
-    """What `reproduce` measured in this folder, with the paper's row; None if it was not run."""
+def _read_reproduced_row(folder: Path) -> Mapping[str, Any] | None:
+    """The row that `reproduce` wrote into this folder, with the paper's; None if there is no such file."""
     for file in sorted(folder.glob("*.json")):
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
-            metrics = shares({name: result["metrics"][name] for name in (*Metrics.COLUMNS, "gamma")})
-            paper, departures = shares(result["paper"]), [str(one) for one in result["departures"]]
+            metrics = checked({name: result["metrics"][name] for name in (*Metrics.COLUMNS, "gamma")})
+            paper, departures = checked(result["paper"]), [str(line) for line in result["departures"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         return {"dataset": file.stem, "metrics": metrics, "paper": paper, "departures": departures}

@@ -1,4 +1,4 @@
-"""The report's page: its tables, charts and texts, filled into the viewer's template."""
+"""The HTML page of a report: its tables, charts and texts, filled into the viewer's template."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -44,7 +44,7 @@ def page(report: RunReport) -> str:
         method=method(report),
         settings=asdict(report.history.config),
         help_of=partial(help_of, TrainConfig),
-        made=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+        created=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
     )
 
 
@@ -52,23 +52,23 @@ def class_tables(measured: Measured) -> list[tuple[str, bool, list[tuple[str, fl
     """Tables of at most `TABLE_ROWS` classes: caption, whether they are unseen, IoU by name in descending order."""
     occurring = [(name, share) for name, share in measured.per_class.items() if share is not None]
     ranked = sorted(occurring, key=lambda item: -item[1])
-    kinds = {"Seen classes": False, "Unseen classes": True} if measured.unseen else {"Classes": False}
+    groups = {"Seen classes": False, "Unseen classes": True} if measured.unseen else {"Classes": False}
     tables = []
-    for kind, unseen in kinds.items():
+    for title, unseen in groups.items():
         items = [item for item in ranked if (item[0] in measured.unseen) == unseen]
         for start in range(0, len(items), TABLE_ROWS):
-            caption = f"{kind} ({len(items)})" if not start else f"{kind}, from rank {start + 1}"
+            caption = f"{title} ({len(items)})" if not start else f"{title}, from rank {start + 1}"
             tables.append((caption, unseen, items[start : start + TABLE_ROWS]))
     return tables
 
 
 def metrics_table(report: RunReport) -> list[tuple[str, MetricValues]]:
-    """The rows of the table of metrics with their names."""
+    """Name and metrics of each row."""
     rows: list[tuple[str, MetricValues]] = []
     if report.measured:
-        wanted = dict.fromkeys((report.measured.gamma, 0.0, GAMMA))
+        gammas = dict.fromkeys((report.measured.gamma, 0.0, GAMMA))
         sweep = report.measured.sweep
-        rows += [(f"gamma {gamma:g}", sweep[gamma]) for gamma in wanted if gamma in sweep]
+        rows += [(f"gamma {gamma:g}", sweep[gamma]) for gamma in gammas if gamma in sweep]
         if metrics := report.measured.by_training_vocabulary:
             rows.append((f"gamma {report.measured.gamma:g}, S: classes with labels in training", metrics))
     if reproduced := report.reproduced:
@@ -84,39 +84,40 @@ def gamma_chart(measured: Measured) -> Markup | None:
     if len(measured.sweep) < 3:
         return None
     names = ("hIoU", "mIoU_S", "mIoU_U")
-    lines = [
-        Series(Metrics.COLUMNS[name], [*measured.sweep], [_per_cent(one[name]) for one in measured.sweep.values()])
+    series = [
+        Series(
+            Metrics.COLUMNS[name], [*measured.sweep], [_percent(metrics[name]) for metrics in measured.sweep.values()]
+        )
         for name in names
     ]
-    marks = {GAMMA: "the paper's"}
-    return line_chart("Metrics by gamma", "gamma", "per cent", lines, marks, (0.0, 100.0))
+    return line_chart("Metrics by gamma", "gamma", "percent", series, {GAMMA: "the paper's"}, (0.0, 100.0))
 
 
 def charts(report: RunReport) -> list[tuple[str, str, Markup]]:
     """Title, weight and chart of each curve of the log."""
-    found, unused = [], _unused(report)
+    rows, unused = [], _unused(report)
     for name, (title, unit) in TERMS.items():
         lines = [line for line in report.history.lines if name in line]
         series = Series(name, [line["step"] for line in lines], [line[name] for line in lines])
-        # a learning rate that decays to 0 would be mostly tail on a logarithmic axis
+        # on a logarithmic axis, the end of a learning rate that decays to 0 would dominate
         y_range = (0.0, max(series.y)) if name == "lr" and any(series.y) else None
         chart = None if name in unused else line_chart(title, "update", unit, [series], y_range=y_range)
         if chart is not None:
             weight = getattr(report.history.config, f"weight_{name}", None)
-            found.append((title, "" if weight is None else f"weight {weight:g} in the total", chart))
-    return found
+            rows.append((title, "" if weight is None else f"weight {weight:g} in the total", chart))
+    return rows
 
 
 def method(report: RunReport) -> Mapping[str, str]:
-    """The settings of teacher and student in words, as far as they are known."""
+    """A summary in words of the known settings of teacher and student."""
     config, origin = report.history.config, report.origin
     text: dict[str, str] = {}
     if origin:
         clip, masks, unseen = origin["clip"], origin["masks"], origin["unseen"]
         data, prompts = origin["dataset"], origin["prompts"]
-        known = len(origin["classes"]) - len(unseen)
+        seen = len(origin["classes"]) - len(unseen)
         text["Data"] = f"{data['name']}, split {data['split']}, {data['images']} images"
-        text["Classes"] = f"{known} with labels in training, {len(unseen)} without: {', '.join(unseen) or 'none'}"
+        text["Classes"] = f"{seen} with labels in training, {len(unseen)} without: {', '.join(unseen) or 'none'}"
         text["Teacher"] = f"{clip['model']} at {clip['image_size']} px in {clip['precision']}"
         text["Prompts"] = f"{prompts['name']}, {len(prompts['templates'])} templates"
         text["Masks"] = (
@@ -124,8 +125,8 @@ def method(report: RunReport) -> Mapping[str, str]:
             f"above similarity {masks['threshold']:g}"
         )
     text["Student"] = f"{config.arch} with {config.encoder}, encoder weights {config.encoder_weights}"
-    parts = {"cross-entropy": config.ce, "focal and dice": config.nel, "generate": config.generate}
-    text["Losses"] = ", ".join(name for name, on in parts.items() if on) or "no pixel loss"
+    terms = {"cross-entropy": config.ce, "focal and dice": config.nel, "generate": config.generate}
+    text["Losses"] = ", ".join(name for name, enabled in terms.items() if enabled) or "no pixel loss"
     text["Losses"] += f"; global learning by {config.glm}" if config.glm != "off" else "; no global learning"
     text["Adapter"], text["Logits"] = config.vla, f"{config.logits}, pseudo labels within one {config.pseudo_scope}"
     text["Training"] = (
@@ -142,5 +143,5 @@ def _unused(report: RunReport) -> list[str]:
     return [name for name in TERMS if lines and name != "lr" and not any(line.get(name) for line in lines)]
 
 
-def _per_cent(share: float | None) -> float:
+def _percent(share: float | None) -> float:
     return float("nan") if share is None else 100 * share

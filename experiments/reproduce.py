@@ -1,4 +1,4 @@
-"""One row of the paper's Table 1 or Table 2: precompute, train, evaluate with a preset, and the paper's row beside."""
+"""Reproduces one row of the paper's Table 1 or 2: precompute, train and evaluate with a preset."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from data_cache.layout import Layout
 from data_cache.paths import cache_folder
 from data_cache.system.atomic import atomic_write
 from experiments.reproduce_config import ReproduceConfig, resolved
-from experiments.stages import Clock, cached, measured, trained
+from experiments.stages import StageTimer, evaluate_stage, precompute_stage, train_stage
 from experiments.transfer import vocabulary_for_dataset
 from pipeline.encode_job import load_clip
 from pipeline.teacher.weights import RANDOM
@@ -29,23 +29,22 @@ from trainer.students.network import StudentNetwork, check_size
 
 @dataclass(frozen=True)
 class ReproducedRow:
-    """What came out, and the paper's figures."""
+    """Our row and the paper's."""
 
     config: ReproduceConfig
-    found: Evaluation
+    evaluation: Evaluation
     seconds: Mapping[str, float]
 
     @property
     def gamma(self) -> float:
         """The paper's gamma."""
-        return next(iter(self.found.counts))
+        return next(iter(self.evaluation.counts))
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
-        columns = list(Metrics.COLUMNS)
         return {
-            "metrics": self.found.as_json(),
-            "paper": dict(zip(columns, (value / 100 for value in self.config.row), strict=False)),
+            "metrics": self.evaluation.as_json(),
+            "paper": dict(zip(Metrics.COLUMNS, (value / 100 for value in self.config.row), strict=False)),
             "departures": self.departures,
             "seconds": dict(self.seconds),
             "run": str(self.config.run),
@@ -53,11 +52,10 @@ class ReproducedRow:
 
     @property
     def lines(self) -> list[str]:
-        """The paper's row and ours, in per cent."""
-        rows = {"paper": self.config.row, "ours": [100 * v for v in self.found.at(self.gamma).summary.values()]}
-        if self.found.vocabulary.transferred:
-            shares = self.found.by_training_labels(self.gamma).summary.values()
-            rows["by training vocabulary"] = [100 * value for value in shares]
+        """The paper's row and ours, in percent."""
+        rows = {"paper": self.config.row, "ours": _percent(self.evaluation.at(self.gamma))}
+        if self.evaluation.vocabulary.transferred:
+            rows["by training vocabulary"] = _percent(self.evaluation.by_training_labels(self.gamma))
         title = f"{self.config.benchmark} {self.config.student_name}"
         title += f" tested on {self.config.test_on}" if self.config.test_on else ""
         lines = [f"{title:32}" + "".join(f"{name:>9}" for name in Metrics.COLUMNS.values())]
@@ -66,67 +64,72 @@ class ReproducedRow:
 
     @property
     def departures(self) -> list[str]:
-        """What differs from the paper's protocol, for whoever compares the rows."""
-        failed = len(self.found.failures)
+        """Differences from the paper's protocol, one per item."""
+        failed = len(self.evaluation.failures)
         return self.config.departures + ([f"{failed} test images could not be evaluated"] if failed else [])
 
 
 def reproduce(config: ReproduceConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> ReproducedRow:
-    """Precompute, train and evaluate; rerun to resume. Writes `run`/<dataset>.json at the end.
+    """Precompute, train and evaluate, and write the row to `run`/<dataset>.json. Rerun to resume.
 
-    Raises what precompute, train and evaluate raise.
+    Raises as precompute, train and evaluate do.
     """
-    clock, evaluation = Clock(), config.preset.evaluate
-    images = _opened(config, on_dataset)
+    timer, options = StageTimer(), config.preset.evaluate
+    images = _open_test_images(config, on_dataset)
     train = config.train
-    # everything that can be wrong with the student is found before CLIP runs
+    # create the student once so that invalid settings are reported before CLIP runs
     check_size(StudentNetwork(train.arch, train.encoder, train.encoder_weights, channels=1), train, train.size)
-    cached(config.precompute, progress_bar, clock, config.max_failures)
-    student = trained(train, config.run, progress_bar, clock, train.device)
-    vocabulary = vocabulary_for_dataset(student, images, None, cache_folder())
-    predictor = Predictor(student, evaluation["sliding"], vocabulary)
-    found = measured(predictor, images, evaluation["gamma"], progress_bar, clock)
-    row = ReproducedRow(config, found, clock.seconds)
+    precompute_stage(config.precompute, progress_bar, timer, config.max_failures)
+    checkpoint = train_stage(train, config.run, progress_bar, timer, train.device)
+    vocabulary = vocabulary_for_dataset(checkpoint, images, None, cache_folder())
+    predictor = Predictor(checkpoint, options["sliding"], vocabulary)
+    evaluation = evaluate_stage(predictor, images, options["gamma"], progress_bar, timer)
+    row = ReproducedRow(config, evaluation, timer.seconds)
     with atomic_write(config.run / f"{images.name}.json") as draft:
         draft.write_text(json.dumps(row.as_json(), indent=2) + "\n")
     return row
 
 
 def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> dict[str, Any]:
-    """The plan of it: images, views, bytes, updates, and about how much GPU memory. Nothing is written or fetched.
+    """Plan a row: images, views, bytes, updates and an estimate of GPU memory. Nothing is written or downloaded.
 
-    Memory is estimated for activations of two bytes and of four; bf16-mixed is in between. Never compared with a GPU.
+    GPU memory is estimated for activations of two and of four bytes (bf16-mixed is in between); the estimate has not
+    been compared with a measurement.
     """
     stage1, train = config.precompute, config.train
-    tested = _opened(config, on_dataset)
+    test_images = _open_test_images(config, on_dataset)
     images = open_dataset(stage1.dataset, stage1.root, stage1.split, stage1.limit)
     clip = load_clip(replace(stage1.clip_source, weights=RANDOM), "fp32", "cpu")
     layout = Layout(len(images), stage1.views, clip.channels, clip.grid, stage1.shard, stage1.dense)
-    segmenter = StudentNetwork(train.arch, train.encoder, "none", clip.channels)
+    network = StudentNetwork(train.arch, train.encoder, "none", clip.channels)
     size = train.size or clip.image_size
-    check_size(segmenter, train, size)
-    vocabulary = class_lists()[stage1.dataset]
-    seen = len(vocabulary.classes) - len(vocabulary.unseen)
-    parameters = sum(parameter.numel() for parameter in segmenter.parameters())
+    check_size(network, train, size)
+    class_list = class_lists()[stage1.dataset]
+    seen = len(class_list.classes) - len(class_list.unseen)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     return {
         "precompute": resolved(stage1),
         "train": {name: value for name, value in asdict(train).items() if value is not None},
-        "evaluate": config.preset.evaluate | {"dataset": tested.name, "gamma": GAMMA},
+        "evaluate": config.preset.evaluate | {"dataset": test_images.name, "gamma": GAMMA},
         "images": len(images),
-        "tested": len(tested),
+        "tested": len(test_images),
         "views": layout.views,
         "cache_bytes": sum(bytes_per_image(layout, "uint8").values()) * len(images),
         "cache_exists": stage1.cache.is_dir(),
         "iterations": train.iterations,
         "parameters": parameters,
-        "gpu_bytes_about": [estimated_memory(train, segmenter, size, seen, mixed) for mixed in (True, False)],
+        "gpu_bytes_about": [estimated_memory(train, network, size, seen, mixed) for mixed in (True, False)],
         "paper": config.row,
         "departures": config.departures,
     }
 
 
-def _opened(config: ReproduceConfig, on_dataset: OnDataset) -> Dataset:
-    """The images to evaluate on: missing ones should be missed at once."""
+def _percent(metrics: Metrics) -> list[float]:
+    return [100 * value for value in metrics.summary.values()]
+
+
+def _open_test_images(config: ReproduceConfig, on_dataset: OnDataset) -> Dataset:
+    """Open the training images, so that missing ones are reported at once, and return the test images."""
     stage1, split = config.precompute, config.preset.evaluate["split"]
     on_dataset(open_dataset(stage1.dataset, stage1.root, stage1.split))
     if config.test_on is None:

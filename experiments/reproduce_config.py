@@ -1,4 +1,4 @@
-"""The settings of `reproduce`: a row of the paper's tables as the settings of precompute, train and evaluate."""
+"""Settings of `reproduce`: turns a row of the paper's tables into settings of precompute, train and evaluate."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -6,38 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.errors import UsageError
-from data_cache.options import argument, check_options, option, same_option
+from data_cache.options import argument, option, same_option
 from data_cache.paths import cache_folder
+from experiments.config import CheckedConfig
 from experiments.presets import PRESETS, STUDENTS, Preset, paper
 from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig
 
-PLACES = {"cache", "root", "device", "workers", "log_every", "checkpoint_every", "seed", "limit", "shard", "kmeans"}
-"""Settings that do not make a run another one than the paper's."""
+NEUTRAL = {"cache", "root", "device", "workers", "log_every", "checkpoint_every", "seed", "limit", "shard", "kmeans"}
+"""Settings that may differ from the paper's without being a departure."""
 
 
 @dataclass(frozen=True)
-class ReproduceConfig:
-    """Settings of `reproduce`; `changed` are options of `precompute` and `train` that replace the preset's."""
+class ReproduceConfig(CheckedConfig):
+    """Settings of `reproduce`. `changed` has the options of `precompute` and `train` that override the preset."""
 
-    benchmark: str = argument("The benchmark, that is the preset.", PRESETS)
-    student: str | None = option(
-        None, "Architecture and encoder of the paper; the preset's by default.", choices=STUDENTS
-    )
+    benchmark: str = argument("The benchmark (name of a preset).", PRESETS)
+    student: str | None = option(None, "One of the paper's students; the preset's by default.", choices=STUDENTS)
     root: Path | None = same_option(PrecomputeConfig, "root")
     out: Path | None = option(None, "Folder of the run and its result; runs/<preset>_<student> by default.")
-    test_on: str | None = option(None, "Evaluate on voc or context instead: a row of Table 2.")
+    test_on: str | None = option(None, "Evaluate on voc or context instead (a row of Table 2).")
     test_root: Path | None = option(None, "Root of the dataset of --test-on.")
     limit: int | None = same_option(PrecomputeConfig, "limit")
-    max_failures: float = option(0.01, "Share of failed images that still counts as success.")
+    max_failures: float = option(0.01, "Accepted share of failed images.")
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         if self.test_on is not None and (self.benchmark != "coco" or self.test_on not in paper()["table 2"]):
             raise UsageError(
-                f"--test-on {self.test_on} of {self.benchmark}: Table 2 has students trained on coco and tested on "
-                f"{' and '.join(paper()['table 2'])}; others by `evaluate RUN --dataset NAME`"
+                f"--test-on {self.test_on} for {self.benchmark}: Table 2 has only students trained on coco and tested "
+                f"on {' and '.join(paper()['table 2'])}; for others run `evaluate RUN --dataset NAME`"
             )
         if self.test_on is None and self.test_root is not None:
             raise UsageError(f"--test-root {self.test_root}: pass --test-on, the dataset it belongs to")
@@ -54,23 +53,23 @@ class ReproduceConfig:
 
     @property
     def precompute(self) -> PrecomputeConfig:
-        """Stage 1. A limited cache does not take the place of the whole one; one with dense tokens is welcome."""
+        """Settings of stage 1. A limited cache has its own name, and an existing cache may contain dense tokens."""
         changed = self._changed(PrecomputeConfig)
         if self.limit is not None:
             changed = {"cache": cache_folder() / f"{self.preset.dataset}_{self.limit}.zarr"} | changed
         config = PrecomputeConfig(**self.preset.precompute(changed) | {"root": self.root, "limit": self.limit})
         if "dense" not in changed and config.cache.is_dir():
-            from data_cache.reader import Cache  # Zarr takes a second to import
+            from data_cache.reader import Cache  # imported here because Zarr takes a second
 
             return replace(config, dense=Cache(config.cache).layout.dense)
         return config
 
     @property
     def train(self) -> TrainConfig:
-        """Stage 2."""
-        given = self.preset.train(self.student) | self._changed(TrainConfig)
-        places = {"cache": str(self.precompute.cache), "root": str(self.root.absolute()) if self.root else None}
-        return TrainConfig(**(given | places))
+        """Settings of stage 2."""
+        options = self.preset.train(self.student) | self._changed(TrainConfig)
+        paths = {"cache": str(self.precompute.cache), "root": str(self.root.absolute()) if self.root else None}
+        return TrainConfig(**(options | paths))
 
     @property
     def run(self) -> Path:
@@ -80,29 +79,29 @@ class ReproduceConfig:
 
     @property
     def row(self) -> list[float]:
-        """The paper's figures in per cent."""
+        """The paper's figures in percent."""
         table = paper()["table 2"][self.test_on] if self.test_on else paper()["table 1"][self.benchmark]
         return table.get(self.student_name, [])
 
     @property
     def departures(self) -> list[str]:
-        """What differs from the preset, for whoever compares the rows."""
-        plain = replace(self, changed={}, limit=None)
-        pairs = [(resolved(self.precompute), resolved(plain.precompute)), (asdict(self.train), asdict(plain.train))]
+        """Differences from the preset, one per item."""
+        preset = replace(self, changed={}, limit=None)
+        pairs = [(resolved(self.precompute), resolved(preset.precompute)), (asdict(self.train), asdict(preset.train))]
         differences = [
             f"{name}={ours.get(name)} instead of {theirs.get(name)}"
             for ours, theirs in pairs
-            for name in sorted((ours.keys() | theirs.keys()) - PLACES - {"dense"})
+            for name in sorted((ours.keys() | theirs.keys()) - NEUTRAL - {"dense"})
             if ours.get(name) != theirs.get(name)
         ]
         return differences + ([] if self.limit is None else [f"only the first {self.limit} images"])
 
-    def _changed(self, kind: type) -> dict[str, Any]:
-        known = {entry.name for entry in fields(kind)}
-        return {name: value for name, value in self.changed.items() if name in known}
+    def _changed(self, config: type) -> dict[str, Any]:
+        names = {entry.name for entry in fields(config)}
+        return {name: value for name, value in self.changed.items() if name in names}
 
 
 def resolved(config: PrecomputeConfig) -> dict[str, Any]:
-    """The settings of stage 1 as JSON, with the defaults of weights and prompts in place."""
+    """The settings of stage 1 as JSON, with default weights and prompts filled in."""
     values = asdict(config) | {"clip_weights": config.clip_source.weights, "prompts": config.prompt_set.name}
     return {name: str(v) if isinstance(v, Path) else v for name, v in values.items() if v is not None}

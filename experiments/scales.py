@@ -1,4 +1,4 @@
-"""The masks of each scale before fusion, clustered from cached tokens: a cache stores fused masks only."""
+"""The masks of each scale before fusion, recomputed from cached tokens, since a cache stores only fused masks."""
 
 from collections.abc import Sequence
 
@@ -18,26 +18,28 @@ from viewer.view_figure import NOT_IGNORED, ScaleMap, view_figure
 def clusters_of(view: CachedView) -> Clusters:
     """Cluster a view's cached tokens with the windows and updates of its mask set (eq. 4-5).
 
-    No label map is needed: the tokens that have a fused label are those that were ignored. From float16 tokens the
-    clusters are those of stage 1, from int8 ones nearly so. Raises UserError if the view has no dense tokens.
+    No label map is needed, because the ignored tokens are those that have a fused label. Clusters of float16 tokens
+    equal those of stage 1; clusters of int8 tokens nearly do. Raises UserError if the view has no dense tokens.
     """
-    about = view.mask_set.settings
-    ignored = view.masks != view.reserved
-    return cluster(view.dense, ignored, assign_faiss, tuple(about["windows"]), about["updates"])
+    recipe, ignored = view.mask_set.settings, view.masks != view.reserved
+    return cluster(view.dense, ignored, assign_faiss, tuple(recipe["windows"]), recipe["updates"])
 
 
 def scale_maps(view: CachedView, clusters: Clusters | None = None) -> list[ScaleMap]:
-    """The masks of each window size, from `clusters` if they are known. Raises UserError as `clusters_of` does."""
+    """The masks of each window size, from `clusters` if given. Raises UserError as `clusters_of` does."""
     clusters = clusters or clusters_of(view)
-    masks = [clusters.masks[clusters.scale == scale] for scale in range(len(view.mask_set.settings["windows"]))]
-    return [ScaleMap(w, len(m), label_map(m)) for w, m in zip(view.mask_set.settings["windows"], masks, strict=True)]
+    maps = []
+    for scale, window in enumerate(view.mask_set.settings["windows"]):
+        masks = clusters.masks[clusters.scale == scale]
+        maps.append(ScaleMap(window, len(masks), label_map(masks)))
+    return maps
 
 
 def label_map(masks: Bool[np.ndarray, "mask y x"]) -> Int[np.ndarray, "y x"]:
-    """Disjoint masks as one map of their numbers; -1 where there is no mask."""
+    """Disjoint masks as one map of their indices; NOT_IGNORED where there is no mask."""
     label = np.full(masks.shape[1:], NOT_IGNORED)
-    for number, mask in enumerate(masks):
-        label[mask] = number
+    for index, mask in enumerate(masks):
+        label[mask] = index
     return label
 
 
@@ -50,14 +52,14 @@ def scales_figure(view: CachedView) -> Figure:
 
 
 def masks_figure(views: Sequence[CachedView], side: int = SIDE) -> Figure:
-    """The paper's Figure 6 of some views of a mask set; without dense tokens it lacks the single centres, and says so.
+    """The paper's Figure 6 for views of one mask set. Without dense tokens it omits single centres, with a warning.
 
-    Raises UserError for an image that failed or changed, or damaged tokens.
+    Raises UserError if an image failed or has changed, or tokens are damaged.
     """
     mask_set = views[0].mask_set
     if mask_set.cache.layout.dense == "none":
-        lacking = "no masks of single centres: this cache holds no dense tokens (`precompute --dense float16`)"
-        return paper_figures.masks_figure(views, [[] for _ in views], (lacking,), side)
+        warning = "no masks of single centres: this cache holds no dense tokens (`precompute --dense float16`)"
+        return paper_figures.masks_figure(views, [[] for _ in views], (warning,), side)
     scales, agreement = [], []
     for view in views:
         clusters, ignored = clusters_of(view), view.masks != view.reserved
@@ -67,9 +69,6 @@ def masks_figure(views: Sequence[CachedView], side: int = SIDE) -> Figure:
     if min(agreement) == 1:
         return paper_figures.masks_figure(views, scales, side=side)
     int8 = mask_set.cache.layout.dense == "int8"
-    cause = "; tokens are stored in 8 bits, and the masks were made from float16" if int8 else ""
-    warning = (
-        "fused again, these centres do not give the stored masks (lowest adjusted Rand index "
-        f"{min(agreement):.2f}{cause})"
-    )
+    cause = "; tokens are stored in 8 bits, but the masks were computed from float16" if int8 else ""
+    warning = f"these centres do not fuse to the stored masks (lowest adjusted Rand index {min(agreement):.2f}{cause})"
     return paper_figures.masks_figure(views, scales, (warning,), side)

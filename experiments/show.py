@@ -26,7 +26,7 @@ from viewer.reader import CacheReader, ImageRecord, open_finished_cache
 MASKS = "masks"
 IMAGES = 4
 _ALWAYS = {"figure", "image", "images", "root", "side"}
-TAKES: Mapping[str, set[str]] = {
+OPTIONS: Mapping[str, set[str]] = {
     MASKS: {*_ALWAYS, "masks", "view"},
     ATTENTION: {*_ALWAYS, "cache", "view", "device"},
     PREDICTIONS: {*_ALWAYS, "dataset", "split", "unseen", "gamma", "device"},
@@ -35,11 +35,11 @@ TAKES: Mapping[str, set[str]] = {
 
 
 def kind_of(config: ShowConfig) -> str:
-    """Which figure: masks of a cache; of a run the one that `config` names, or its predictions.
+    """The kind of figure: masks for a cache; for a run the requested one, predictions by default.
 
     Raises:
-        UsageError: a figure that the target does not have, or an option that the figure has no use for.
-        UserError: the target is neither a cache nor a run.
+        UsageError: the target has no such figure, or an option does not apply to it.
+        UserError: the target does not exist.
 
     """
     if not config.target.exists():
@@ -48,15 +48,15 @@ def kind_of(config: ShowConfig) -> str:
     kind = MASKS if is_cache else (config.figure or PREDICTIONS)
     if kind == MASKS and config.figure:
         raise UsageError(f"--{config.figure}: {config.target} is a cache; pass the folder of a run")
-    plain = ShowConfig(config.target)
-    for entry in fields(config)[1:]:
-        if getattr(config, entry.name) != getattr(plain, entry.name) and entry.name not in TAKES[kind]:
+    defaults = ShowConfig(config.target)
+    for entry in fields(config):
+        if getattr(config, entry.name) != getattr(defaults, entry.name) and entry.name not in OPTIONS[kind]:
             raise UsageError(f"--{entry.name}: does not apply to {kind}; leave it out")
     return kind
 
 
 def default_file(config: ShowConfig) -> Path:
-    """Where the picture goes without `--out`: into the run's folder; for a cache, into the working directory."""
+    """The output file without `--out`: in the run's folder, or for a cache in the working directory."""
     kind = kind_of(config)
     if kind == MASKS:
         return Path(f"{config.target.resolve().name.removesuffix('.zarr')}_masks.png")
@@ -64,15 +64,16 @@ def default_file(config: ShowConfig) -> Path:
 
 
 def indices_of(config: ShowConfig, ids: list[str], first: Callable[[int], list[int]]) -> list[int]:
-    """The images to show, as indices into `ids`; `first` gives the indices of the first so many."""
-    named = [*config.image]
-    if config.images is not None and not config.images.isdecimal():
-        named.append(config.images)
-    if named and config.images is not None and config.images.isdecimal():
-        raise UsageError(f"--images {config.images} and --image: pass a number of images, or the images")
-    if named:
-        return choose_images(ids, named)
-    count = IMAGES if config.images is None else int(config.images)
+    """Indices into `ids` of the images to show; `first(n)` returns the indices of the first n images."""
+    names, count = [*config.image], IMAGES
+    if config.images is not None and config.images.isdecimal():
+        if names:
+            raise UsageError(f"--images {config.images} and --image: pass a number of images, or the images")
+        count = int(config.images)
+    elif config.images is not None:
+        names.append(config.images)
+    if names:
+        return choose_images(ids, names)
     if count < 1:
         raise UsageError(f"--images {count}: must be at least 1")
     if indices := first(count):
@@ -81,55 +82,55 @@ def indices_of(config: ShowConfig, ids: list[str], first: Callable[[int], list[i
 
 
 def views_of(config: ShowConfig, cache: CacheReader) -> list[ImageRecord]:
-    """The views to show of a cache."""
+    """The views of a cache to show."""
     return [cache[index].view(config.view) for index in indices_of(config, cache.ids, cache.first_ok)]
 
 
 def figure_of(config: ShowConfig, on_dataset: OnDataset = ignore) -> Figure:
-    """Draw the figure; `on_dataset` gets a dataset once it is open. Raises UsageError or UserError, in one line."""
+    """Draw the figure. Raises UsageError or UserError, in one line."""
     kind = kind_of(config)
     if kind == MASKS:
         return masks_figure(
             views_of(config, open_finished_cache(config.target, config.root, config.masks)), config.side
         )
     folder = config.target if config.target.is_dir() else config.target.parent
-    one = folder if (folder / CARD).is_file() else run_in(config.target)
-    student = load(one, resolve_device(config.device))
+    location = folder if (folder / CARD).is_file() else run_in(config.target)
+    checkpoint = load(location, resolve_device(config.device))
     if kind == ATTENTION:
-        cache = training_cache(student, config.cache, config.root)
-        return attention_figure(student, views_of(config, cache), config.side)
-    images = training_dataset(student, config.dataset, config.root, config.split)
+        cache = training_cache(checkpoint, config.cache, config.root)
+        return attention_figure(checkpoint, views_of(config, cache), config.side)
+    images = training_dataset(checkpoint, config.dataset, config.root, config.split)
     on_dataset(images)
-    vocabulary = vocabulary_for_dataset(student, images, config.unseen, cache_folder())
+    vocabulary = vocabulary_for_dataset(checkpoint, images, config.unseen, cache_folder())
     indices = indices_of(config, images.ids, lambda count: list(range(min(count, len(images)))))
-    return predictions_figure(Predictor(student, vocabulary=vocabulary), images, indices, config.gamma, config.side)
+    return predictions_figure(Predictor(checkpoint, vocabulary=vocabulary), images, indices, config.gamma, config.side)
 
 
-def training_cache(student: Checkpoint, cache: Path | None, root: Path | None) -> CacheReader:
-    """The cache a student was trained from, or another one of the same CLIP.
+def training_cache(checkpoint: Checkpoint, cache: Path | None, root: Path | None) -> CacheReader:
+    """The cache that a student was trained from, or another one of the same CLIP.
 
-    Raises UserError if it is missing, unfinished, or made with another CLIP.
+    Raises UserError if it is missing, unfinished, or of another CLIP.
     """
-    path, root = cache or Path(student.config.cache or ""), root or _path(student.config.root)
+    path, root = cache or Path(checkpoint.config.cache or ""), root or _path(checkpoint.config.root)
     if not path.is_dir():
-        raise UserError(f"{path}: no such cache; attention needs the CLS tokens of one, pass --cache PATH")
+        raise UserError(f"{path}: no such cache; attention needs the CLS tokens of a cache, pass --cache PATH")
     own = cache is None
-    reader = open_finished_cache(path, root if own else None, student.config.masks if own else None)
-    if reader.cache.fingerprint["clip"] != student.card["clip"]:
-        raise UserError(f"{path}: made with another CLIP than this student was trained with; pass --cache of that one")
+    reader = open_finished_cache(path, root if own else None, checkpoint.config.masks if own else None)
+    if reader.cache.fingerprint["clip"] != checkpoint.card["clip"]:
+        raise UserError(f"{path}: made with another CLIP than this student's; pass --cache with a matching cache")
     return reader
 
 
 def training_dataset(
-    student: Checkpoint, dataset: str | None, root: Path | None, split: str, limit: int | None = None
+    checkpoint: Checkpoint, dataset: str | None, root: Path | None, split: str, limit: int | None = None
 ) -> Dataset:
-    """A split of a dataset, by default of the one a student was trained on, where it was then.
+    """A split of a dataset, by default of the one that a student was trained on, at its recorded location.
 
     Raises UserError if it is missing.
     """
-    name = student.card["dataset"]["name"]
+    name = checkpoint.card["dataset"]["name"]
     if root is None and dataset in (None, name):
-        root = _path(student.card["recorded"]["root"])
+        root = _path(checkpoint.card["recorded"]["root"])
     return open_dataset(dataset or name, root, split, limit)
 
 

@@ -27,23 +27,23 @@ def silent(verb: str, total: int | None, unit: str) -> AbstractContextManager[Ca
 
 
 def updates(advance: Callable[..., None]) -> OnUpdate:
-    """What moves a progress bar by the logged lines of training."""
+    """The callback that advances a progress bar with each update."""
     return lambda line: advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
 
 
-class Clock:
-    """Seconds each stage took in this call, by name: what was there already took none."""
+class StageTimer:
+    """Seconds per stage in this call. Work that had been done before takes none."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def add(self, stage: str, start: float) -> None:
-        """Count the time since `start` (`time.perf_counter`) for a stage."""
+        """Add the time since `start` (`time.perf_counter`) to a stage."""
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 1)
 
 
 def live_for(config: TrainConfig) -> LiveTeacher:
-    """The live teacher with everything the cache of a run was made with. Raises what `live_teacher` raises."""
+    """The live teacher with the settings of a run's cache. Raises as `live_teacher` does."""
     if config.cache is None:
         raise UsageError("--cache: a value is missing")
     cache = Cache(Path(config.cache))
@@ -51,35 +51,39 @@ def live_for(config: TrainConfig) -> LiveTeacher:
     return live_teacher(cache, cache.mask_name(config.masks), root, resolve_device(config.device))
 
 
-def cached(settings: PrecomputeConfig, progress_bar: ProgressBar, clock: Clock, max_failures: float = 0) -> Path:
-    """A finished cache with these settings. Raises what `plan` raises, and UserError for too many failed images."""
+def precompute_stage(
+    settings: PrecomputeConfig, progress_bar: ProgressBar, timer: StageTimer, max_failures: float = 0
+) -> Path:
+    """Make or finish a cache and return its path. Raises as `plan` does, and UserError for too many failed images."""
     start = time.perf_counter()
     work = plan(settings)
     with progress_bar("encoding", work.images, "images") as advance:
         execute(work, advance).check(max_failures)
-    clock.add("precompute", start)
+    timer.add("precompute", start)
     return settings.cache
 
 
-def trained(config: TrainConfig, run: Path, progress_bar: ProgressBar, clock: Clock, device: str = "cpu") -> Checkpoint:
-    """A student trained with these settings, on a device for use. Raises what `train` raises."""
+def train_stage(
+    config: TrainConfig, run: Path, progress_bar: ProgressBar, timer: StageTimer, device: str = "cpu"
+) -> Checkpoint:
+    """Train a student, or resume, and load it on `device`. Raises as `train` does."""
     start = time.perf_counter()
     with progress_bar("training", config.iterations, "updates") as advance:
         try:
             loop.train(config, run, resume=bool(checkpoint.checkpoints(run)), on_update=updates(advance))
         except InterruptError:
             raise InterruptError("interrupted; the last update is saved; rerun the same command to resume") from None
-    student = checkpoint.load(run, resolve_device(device))
-    clock.add("train", start)
-    return student
+    loaded = checkpoint.load(run, resolve_device(device))
+    timer.add("train", start)
+    return loaded
 
 
-def measured(
-    segments: Segmenter, images: Dataset, gammas: Sequence[float], progress_bar: ProgressBar, clock: Clock
+def evaluate_stage(
+    segmenter: Segmenter, images: Dataset, gammas: Sequence[float], progress_bar: ProgressBar, timer: StageTimer
 ) -> Evaluation:
-    """What a student, or whatever else names a class for every pixel, gets right at some gammas."""
+    """Evaluate a student, or any other segmenter, at some gammas."""
     start = time.perf_counter()
     with progress_bar("evaluating", len(images), "images") as advance:
-        result = evaluate(segments, images, gammas, advance)
-    clock.add("evaluate", start)
-    return result
+        evaluation = evaluate(segmenter, images, gammas, advance)
+    timer.add("evaluate", start)
+    return evaluation

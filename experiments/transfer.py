@@ -1,4 +1,4 @@
-"""Another vocabulary for a trained student: new names, new text features from the CLIP it was trained with."""
+"""A new vocabulary for a trained student, with text features from the CLIP it was trained with."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from trainer.segmenter import Vocabulary
 
 
 def vocabulary_for_dataset(
-    student: Checkpoint,
+    checkpoint: Checkpoint,
     dataset: Dataset,
     unseen: str | None,
     folder: Path,
@@ -25,57 +25,56 @@ def vocabulary_for_dataset(
     clip: str | None = None,
     weights: str | None = None,
 ) -> Vocabulary:
-    """The vocabulary of a dataset: the student's own if its classes are the same, else from its CLIP's text tower.
+    """The vocabulary of a dataset: the checkpoint's if the classes are the same, else encoded by CLIP's text tower.
 
-    Seen and unseen follow the dataset's own split (the reading of the paper's Table 2); labelled are the classes
-    whose name, or a synonym, had labels in training.
+    Seen and unseen follow the dataset's split (our reading of the paper's Table 2). Labelled are the classes of which
+    the name or a synonym had labels in training.
 
     Args:
-        student: what was trained.
-        dataset: what it is to segment.
-        unseen: names as for `precompute --unseen`; None is the published split.
-        folder: where caches lie; text features are kept there.
-        prompts: a set of `pipeline.teacher.prompts`; None is that of the dataset's protocol, as for `precompute`.
-        clip: the CLIP of the training, if it is not where it was.
-        weights: its weights, likewise.
+        checkpoint: the trained student.
+        dataset: the dataset to segment.
+        unseen: class names as for `precompute --unseen`; None is the published split.
+        folder: folder in which text features are cached.
+        prompts: a prompt set of `pipeline.teacher.prompts`; None is that of the dataset, as for `precompute`.
+        clip: the CLIP of the training, if it has moved.
+        weights: weights of `clip`.
 
     Raises:
-        UserError: the CLIP cannot be loaded, or is not the one of the training.
-        UsageError: no such unseen class, a dataset without a published split, or `unseen` for the student's own.
+        UserError: the CLIP cannot be loaded, or is not that of the training.
+        UsageError: an unknown unseen class, a dataset without a published split, or `unseen` or `prompts` for the
+            classes of the training.
 
     """
-    if dataset.classes == student.split.classes:
+    if dataset.classes == checkpoint.split.classes:
         if prompts is not None:
-            raise UsageError("--prompts: these are the classes of the training, whose text features stay; leave it out")
+            raise UsageError("--prompts: the text features of the training's own classes are fixed; leave it out")
         if unseen is not None:
-            raise UsageError("--unseen: these are the classes of the training, whose split stays; leave it out")
-        return student.vocabulary
+            raise UsageError("--unseen: the split of the training's own classes is fixed; leave it out")
+        return checkpoint.vocabulary
     split = make_split(dataset.name, dataset.classes, unseen)
     prompt_set = Prompts(prompts) if prompts else Prompts.default_for(dataset.name)
     features = encode_class_names(
-        student, prompt_set, prompt_set.class_names(dataset.name, dataset.classes), folder, clip, weights
+        checkpoint, prompt_set, prompt_set.class_names(dataset.name, dataset.classes), folder, clip, weights
     )
-    return Vocabulary(split, features, labelled_in_training(dataset.classes, student.split.seen))
+    return Vocabulary(split, features, labelled_in_training(dataset.classes, checkpoint.split.seen))
 
 
 def encode_class_names(
-    student: Checkpoint,
+    checkpoint: Checkpoint,
     prompts: Prompts,
     words: tuple[str, ...],
     folder: Path,
     clip: str | None = None,
     weights: str | None = None,
 ) -> Float[Tensor, "word channel"]:
-    """Text features by the CLIP of the training: those kept in `folder`, else the text tower's.
+    """Text features of the training's CLIP, from the cache in `folder` or else from the text tower.
 
-    Raises:
-        UserError: the CLIP cannot be loaded, or is not the one of the training.
-
+    Raises UserError if the CLIP cannot be loaded, or is not that of the training.
     """
-    teacher = student.card["clip"]
+    fingerprint = checkpoint.card["clip"]
 
     def load() -> FrozenCLIP:
-        origin = student.card.get("recorded", {}).get("clip")
-        return load_matching_clip(teacher, origin, clip, weights, torch.device("cpu"))
+        origin = checkpoint.card.get("recorded", {}).get("clip")
+        return load_matching_clip(fingerprint, origin, clip, weights, torch.device("cpu"))
 
-    return torch.from_numpy(text_features(teacher, prompts, words, student.text.shape[1], load, folder))
+    return torch.from_numpy(text_features(fingerprint, prompts, words, checkpoint.text.shape[1], load, folder))

@@ -1,4 +1,4 @@
-"""Verifies a cache: every file is read again, and random views are encoded again by the live teacher."""
+"""Verifies a cache: reads every file again and lets the live teacher encode random views again."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,12 +19,13 @@ from pipeline.live import LiveTeacher, live_teacher
 from pipeline.masks.fusion import adjusted_rand_index
 from pipeline.repair import RepairReport, repair
 
-AT_ONCE = 8
+BATCH = 8
+"""Views per call of the live teacher."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the live teacher's answers agree with the cache's, over some views."""
+    """Agreement of the live teacher's features with the cache's over some views."""
 
     views: int
     cls_cosine_mean: float
@@ -32,14 +33,14 @@ class Agreement:
     dense_cosine_mean: float | None
     dense_cosine_min: float | None
     ignored_equal: float
-    """Share of the tokens that are ignored in both, or in neither."""
+    """Share of tokens that are ignored in both or in neither."""
     masks_rand_index: float
     """Mean adjusted Rand index of the masks on tokens ignored in both: 1 for equal masks, 0 for unrelated ones."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was found; an empty `bad` is good news."""
+class VerifyReport:
+    """The number of files, one line per finding, and the results of the live comparison and the repair, if any."""
 
     files: int
     bad: list[str]
@@ -53,7 +54,7 @@ class Verdict:
 
     @property
     def lines(self) -> list[str]:
-        """One for the files, one for each that is bad, and one for the live teacher."""
+        """One line for the files, one per finding, and one for the live teacher."""
         lines = [str(self.repaired)] if self.repaired else []
         lines += [f"{self.files} files read, {len(self.bad)} bad", *self.bad]
         if self.live:
@@ -62,14 +63,12 @@ class Verdict:
         return lines
 
 
-def verify(config: VerifyConfig, progress_bar: ProgressBar = silent) -> Verdict:
+def verify(config: VerifyConfig, progress_bar: ProgressBar = silent) -> VerifyReport:
     """Compare every file of a cache with its journal record, and random views with the live teacher.
 
-    With `config.repair`, damaged shards are made again, and then every file is read once more.
+    With `config.repair`, damaged shards are recomputed, and then every file is read once more.
 
-    Raises:
-        UserError: the path is not a cache, or the CLIP or the images are not those of the cache.
-
+    Raises UserError if the path is not a cache, or the CLIP or the images are not those of the cache.
     """
     cache = Cache(config.cache)
     files, bad = _read(cache, progress_bar)
@@ -80,11 +79,11 @@ def verify(config: VerifyConfig, progress_bar: ProgressBar = silent) -> Verdict:
         cache = Cache(config.cache)
         files, bad = _read(cache, progress_bar)
     if not config.live or bad:
-        return Verdict(files, bad, None, repaired)
-    name = cache.mask_name(config.masks)
-    live = live_teacher(cache, name, config.root, resolve_device(config.device), *teacher)
+        return VerifyReport(files, bad, None, repaired)
+    masks = cache.mask_name(config.masks)
+    live = live_teacher(cache, masks, config.root, resolve_device(config.device), *teacher)
     with progress_bar("encoding", config.live, "views") as advance:
-        return Verdict(files, bad, _agreement(cache, name, live, config.live, config.seed, advance), repaired)
+        return VerifyReport(files, bad, _agreement(cache, masks, live, config.live, config.seed, advance), repaired)
 
 
 def _read(cache: Cache, progress_bar: ProgressBar) -> tuple[int, list[str]]:
@@ -92,36 +91,36 @@ def _read(cache: Cache, progress_bar: ProgressBar) -> tuple[int, list[str]]:
         return verify_files(cache, advance)
 
 
-def _agreement(cache: Cache, masks: str, teacher: LiveTeacher, live: int, seed: int, progress: Progress) -> Agreement:
-    loaded = cache.load(masks)
-    good = np.flatnonzero([status == OK for _, status in cache.statuses()])
-    if not len(good):
-        raise UserError(f"{cache.path}: every image failed; there is nothing to ask about")
-    views = loaded.cls.shape[1]
-    places = np.random.default_rng(seed).permutation(len(good) * views)[:live]
-    image, view = good[places // views], places % views
-    cls, dense, ignored, masks_alike = [], [], [], []
-    for start in range(0, len(places), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
-        answer, stored = teacher.features(image[some], view[some]), loaded.label[image[some], view[some]]
-        cls.append(_cosine(answer.cls, loaded.cls[image[some], view[some]]))
-        for ours, theirs in zip(answer.label, stored, strict=True):
-            hidden = [labels != reserved_label(labels.dtype.name) for labels in (ours, theirs)]
-            ignored.append((hidden[0] == hidden[1]).mean())
-            masks_alike.append(adjusted_rand_index(ours[hidden[0] & hidden[1]], theirs[hidden[0] & hidden[1]]))
+def _agreement(cache: Cache, masks: str, teacher: LiveTeacher, count: int, seed: int, progress: Progress) -> Agreement:
+    stored = cache.load(masks)
+    ok = np.flatnonzero([status == OK for _, status in cache.statuses()])
+    if not len(ok):
+        raise UserError(f"{cache.path}: every image failed; there is no view to compare")
+    views = stored.cls.shape[1]
+    chosen = np.random.default_rng(seed).permutation(len(ok) * views)[:count]
+    image, view = ok[chosen // views], chosen % views
+    cls, dense, ignored_equal, rand_index = [], [], [], []
+    for start in range(0, len(chosen), BATCH):
+        images, numbers = image[start : start + BATCH], view[start : start + BATCH]
+        live = teacher.features(images, numbers)
+        cls.append(_cosine(live.cls, stored.cls[images, numbers]))
+        for ours, theirs in zip(live.label, stored.label[images, numbers], strict=True):
+            ignored = [label != reserved_label(label.dtype.name) for label in (ours, theirs)]
+            ignored_equal.append((ignored[0] == ignored[1]).mean())
+            rand_index.append(adjusted_rand_index(ours[ignored[0] & ignored[1]], theirs[ignored[0] & ignored[1]]))
         if cache.layout.dense != "none":
-            tokens = np.stack([cache.dense(int(i))[v] for i, v in zip(image[some], view[some], strict=True)])
-            dense.append(_cosine(answer.dense, tokens).ravel())
-        progress(len(answer.cls))
-    both, of_tokens = np.concatenate(cls), np.concatenate(dense) if dense else None
+            tokens = np.stack([cache.dense(int(i))[v] for i, v in zip(images, numbers, strict=True)])
+            dense.append(_cosine(live.dense, tokens).ravel())
+        progress(len(live.cls))
+    cls_cosine, dense_cosine = np.concatenate(cls), np.concatenate(dense) if dense else None
     return Agreement(
-        len(places),
-        float(both.mean()),
-        float(both.min()),
-        None if of_tokens is None else float(of_tokens.mean()),
-        None if of_tokens is None else float(of_tokens.min()),
-        float(np.mean(ignored)),
-        float(np.mean(masks_alike)),
+        len(chosen),
+        float(cls_cosine.mean()),
+        float(cls_cosine.min()),
+        None if dense_cosine is None else float(dense_cosine.mean()),
+        None if dense_cosine is None else float(dense_cosine.min()),
+        float(np.mean(ignored_equal)),
+        float(np.mean(rand_index)),
     )
 
 

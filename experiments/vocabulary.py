@@ -1,4 +1,4 @@
-"""A person's own class names for a trained student, with the text features it needs for them."""
+"""Arbitrary class names for a trained student, with their text features."""
 
 from pathlib import Path
 
@@ -16,20 +16,20 @@ from trainer.checkpoint import Checkpoint
 from trainer.segmenter import Vocabulary
 
 MAX_NAMES = 65535
-"""What an index map of 16 bits can tell apart, and one value for none of them."""
+"""The indices of a 16-bit index map, less one reserved value."""
 
 
-def names_of(classes: str) -> tuple[str, ...]:
-    """Class names from `--classes`: a list with commas, or a file with one name per line.
+def parse_names(classes: str) -> tuple[str, ...]:
+    """Class names from `--classes`: a comma-separated list, or a file with one name per line.
 
-    Names that differ in capitals alone are one name to CLIP.
+    Names that differ only in case are equal, since CLIP lowercases text.
 
     Raises:
-        UsageError: no names, a blank one, one twice, numbers before them, or too many.
+        UsageError: there are no names, or blank, duplicate, numbered or too many names.
         UserError: the file cannot be read.
 
     """
-    # a list is never taken for a file: asking the system for so long a name is an error
+    # a list is never looked up as a file, because the system raises an error for very long file names
     if "," not in classes and (file := Path(classes)).is_file():
         lines, unit, where = read_names(file), "line", f"--classes {file}"
     else:
@@ -46,57 +46,59 @@ def names_of(classes: str) -> tuple[str, ...]:
 
 
 def _check_distinct(classes: tuple[str, ...], text: Float[torch.Tensor, "class channel"]) -> None:
-    for one, other, *_ in indistinguishable_classes(classes, text.numpy()):
+    for first, second, *_ in indistinguishable_classes(classes, text.numpy()):
         raise UsageError(
-            f"--classes: the CLIP of this training cannot tell '{one[:40]}' and '{other[:40]}' apart (longer than it "
-            "reads, or words it never learnt); name one otherwise, or leave it out"
+            f"--classes: the CLIP of this training cannot distinguish '{first[:40]}' and '{second[:40]}' (too long, or "
+            "unknown words); rename one or leave it out"
         )
 
 
 def vocabulary_for_names(
-    student: Checkpoint,
+    checkpoint: Checkpoint,
     names: tuple[str, ...] | None,
     folder: Path,
     prompts: str | None = None,
     clip: str | None = None,
     weights: str | None = None,
 ) -> Vocabulary:
-    """Those names with their text features; unseen are those that had no labels in the training.
+    """A vocabulary of some class names; unseen are those that had no labels in training.
 
-    The features of names the student knows are its own; all others are encoded by its CLIP's text tower with the
-    prompts of the training, so that they can be compared.
+    Names of the training keep their text features. All others are encoded by the training's CLIP, by default with the
+    prompts of the training, so that their features are comparable.
 
     Args:
-        student: what was trained.
-        names: what it is to choose from; None is what it was trained with.
-        folder: where caches lie; text features are kept there.
-        prompts: a set of `pipeline.teacher.prompts` for all names; None is that of the training.
-        clip: the CLIP of the training, if it is not where it was.
-        weights: its weights, likewise.
+        checkpoint: the trained student.
+        names: the class names; None is those of the training.
+        folder: folder in which text features are cached.
+        prompts: a prompt set of `pipeline.teacher.prompts` for all names; None is that of the training.
+        clip: the CLIP of the training, if it has moved.
+        weights: weights of `clip`.
 
     Raises:
-        UserError: the CLIP cannot be loaded, or is not the one of the training.
+        UserError: the CLIP cannot be loaded, or is not that of the training.
+        UsageError: CLIP cannot distinguish two of the names.
 
     """
-    own = student.card["prompts"]["name"]
-    prompt_set = Prompts(prompts or own)
-    classes = student.split.classes if names is None else names
-    place = {name.lower(): index for index, name in enumerate(student.split.classes)} if prompt_set.name == own else {}
-    found = [place.get(name.lower()) for name in classes]
-    strange = tuple(name for name, index in zip(classes, found, strict=True) if index is None)
-    text = torch.empty(len(classes), student.text.shape[1])
-    known = np.array([index is not None for index in found])
-    text[known] = student.text.cpu()[[index for index in found if index is not None]]
-    if strange:
-        # cleaned names, as "wall-brick", are those of the dataset the student was trained on
-        words = prompt_set.class_names(student.card["dataset"]["name"], strange)
+    own_prompts = checkpoint.card["prompts"]["name"]
+    prompt_set = Prompts(prompts or own_prompts)
+    classes = checkpoint.split.classes if names is None else names
+    reusable = checkpoint.split.classes if prompt_set.name == own_prompts else ()
+    index_of = {name.lower(): index for index, name in enumerate(reusable)}
+    indices = [index_of.get(name.lower()) for name in classes]
+    new = tuple(name for name, index in zip(classes, indices, strict=True) if index is None)
+    text = torch.empty(len(classes), checkpoint.text.shape[1])
+    known = np.array([index is not None for index in indices])
+    text[known] = checkpoint.text.cpu()[[index for index in indices if index is not None]]
+    if new:
+        # names are cleaned as in the training's dataset ("wall-brick")
+        words = prompt_set.class_names(checkpoint.card["dataset"]["name"], new)
         try:
-            text[~known] = encode_class_names(student, prompt_set, words, folder, clip, weights)
+            text[~known] = encode_class_names(checkpoint, prompt_set, words, folder, clip, weights)
         except UserError as error:
-            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-            raise error.prefixed(f"'{strange[0]}'{more} must be encoded by the text tower: ") from None
-    if names is not None:  # those of the training are as they are, and were warned of before it
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            raise error.prefixed(f"'{new[0]}'{more} must be encoded by the text tower: ") from None
+    if names is not None:  # classes of the training were checked before it, with a warning
         _check_distinct(classes, text)
-    labelled = student.vocabulary.labelled if names is None else labelled_in_training(classes, student.split.seen)
+    labelled = checkpoint.vocabulary.labelled if names is None else labelled_in_training(classes, checkpoint.split.seen)
     unlabelled = tuple(name for name, has_labels in zip(classes, labelled, strict=True) if not has_labels)
     return Vocabulary(Split(classes, unlabelled), text, labelled)

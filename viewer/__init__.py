@@ -1,1 +1,1 @@
-"""Everything that draws. Imports data_cache; what needs a teacher or a student is handed to it."""
+"""Everything that draws. Imports only data_cache; predictions and attention are passed in as arrays."""

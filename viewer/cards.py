@@ -1,4 +1,4 @@
-"""HTML tables for notebooks: without scripts, and without colours, so that they are legible in any theme."""
+"""HTML tables for notebooks, without scripts or colors, so that they are legible in any theme."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -9,7 +9,7 @@ SHOWN_FAILURES = 5
 
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> str:
-    """Rows of cells; the first cell of each row, and all of `head`, are headings. Cells are text, not HTML."""
+    """A table of text cells. The first cell of each row and all cells of `head` are headings."""
     top = "".join(f'<th style="{_LEFT}">{escape(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th style="{_LEFT}">{escape(str(first))}</th>'
@@ -21,12 +21,12 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> str:
 
 
 def card(heading: str, *parts: str) -> str:
-    """A heading, which is text, above parts, which are HTML."""
+    """A heading (text) above some parts (HTML)."""
     return f"<div><strong>{escape(heading)}</strong>{''.join(parts)}</div>"
 
 
 def size(count: float) -> str:
-    """A number of bytes in the unit that suits it."""
+    """A number of bytes in a suitable unit."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -34,15 +34,16 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def progress(about: Mapping[str, Any]) -> str:
+def progress(content: Mapping[str, Any]) -> str:
     """How many images are done, failed and not done yet, from `Cache.describe`."""
-    rest = about["images"] - about["done"] - about["failed"]
-    parts = {"failed": about["failed"], "not done yet": rest}
-    return ", ".join([f"{about['done']} of {about['images']} done", *(f"{n} {word}" for word, n in parts.items() if n)])
+    pending = content["images"] - content["done"] - content["failed"]
+    counts = {"failed": content["failed"], "not done yet": pending}
+    done = f"{content['done']} of {content['images']} done"
+    return ", ".join([done, *(f"{count} {state}" for state, count in counts.items() if count)])
 
 
 def failures(reasons: Mapping[str, str]) -> str:
-    """The first failed images with their reasons, and how many more failed; an empty text if none did."""
+    """The first failed images with their reasons, and how many more failed; empty if none did."""
     if not reasons:
         return ""
     rows = list(reasons.items())

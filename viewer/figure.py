@@ -1,4 +1,4 @@
-"""Figures: rows of titled panels with captions, notes and a legend; HTML in a notebook, or one image to save."""
+"""Figures: rows of titled panels with captions, notes and a legend, as HTML for notebooks or as one image."""
 
 import base64
 import io
@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from viewer.palette import colour_of
+from viewer.palette import color_of
 from viewer.render import add_legend, fit_size, render_grid, stack
 
 SIDE, COLUMNS = 144, 6
-"""Longer side of a notebook's panels in pixels; so many of them fit into its width."""
+"""Longer side in pixels of a panel in a notebook, and the number of panels that fit into its width."""
 
 _BOX = "display:inline-block;vertical-align:top;margin:4px 8px 4px 0"
 _SWATCH = "display:inline-block;width:0.9em;height:0.9em;border:1px solid rgba(128,128,128,0.6);margin-right:0.3em"
@@ -24,27 +24,31 @@ _SWATCH = "display:inline-block;width:0.9em;height:0.9em;border:1px solid rgba(1
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with its title. A `photograph` becomes a JPEG on a page; anything else is stored without loss."""
+    """An image with a title.
+
+    A `continuous` panel (not a label map) is resampled bicubically and embedded as JPEG; others are resampled by
+    nearest neighbor and embedded losslessly.
+    """
 
     title: str
     pixels: UInt8[np.ndarray, "height width 3"]
-    photograph: bool = False
+    continuous: bool = False
 
     def resized(self, side: int) -> Image.Image:
-        """The picture with a longer side of `side` pixels; labels are copied, never blended."""
+        """The image with a longer side of `side` pixels."""
         height, width = fit_size(*self.pixels.shape[:2], side)
-        method = Image.Resampling.BICUBIC if self.photograph else Image.Resampling.NEAREST
+        method = Image.Resampling.BICUBIC if self.continuous else Image.Resampling.NEAREST
         return Image.fromarray(self.pixels).resize((width, height), method)
 
     def data_uri(self, side: int, quality: int = 85) -> str:
-        """A URI that holds the picture itself: nothing is fetched."""
-        kind, options = ("jpeg", {"quality": quality}) if self.photograph else ("png", {"optimize": True})
+        """A data URI that contains the image."""
+        kind, options = ("jpeg", {"quality": quality}) if self.continuous else ("png", {"optimize": True})
         stream = io.BytesIO()
         self.resized(side).save(stream, kind, **options)
         return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
     def html(self, side: int) -> str:
-        """The title above the picture."""
+        """The title above the image."""
         height, width = fit_size(*self.pixels.shape[:2], side)
         title, sizes = escape(self.title), f'width="{width}" height="{height}"'
         img = f'<img src="{self.data_uri(side)}" {sizes} alt="{title}"/>'
@@ -69,13 +73,13 @@ class Figure:
     """Rows of panels.
 
     Args:
-        rows: panels with captions.
-        heading: above all rows, in a notebook only.
+        rows: rows of panels with captions.
+        heading: shown above all rows, in a notebook only.
         legend: names of the labels that occur in any panel.
-        unseen: those of them without labels in training.
-        hatched: what hatched area means.
-        notes: how to read the figure, or what it lacks.
-        warnings: what is missing or not as it should be; commands print these too.
+        unseen: the labels of `legend` that had no labels in training.
+        hatched: the meaning of hatched area.
+        notes: how to read the figure, or what is missing.
+        warnings: what is missing or wrong; commands print these, too.
         side: longer side of a panel in pixels.
 
     """
@@ -91,7 +95,7 @@ class Figure:
 
     @classmethod
     def of(cls, panels: Sequence[Panel], columns: int = COLUMNS, **options: Any) -> "Figure":
-        """Panels in rows of `columns`; `options` are those of a figure."""
+        """A figure with panels in rows of `columns`; `options` are its other fields."""
         return cls([FigureRow(panels[i : i + columns]) for i in range(0, len(panels), columns)], **options)
 
     @property
@@ -100,12 +104,12 @@ class Figure:
         return [panel for row in self.rows for panel in row.panels]
 
     def to_image(self) -> Image.Image:
-        """Draw all panels, and the legend below them, on white. Titles are drawn above the first row they belong to."""
+        """Draw all panels and the legend on white. Consecutive rows with equal titles share one line of titles."""
         parts = []
         for titles, group in groupby(self.rows, lambda row: row.titles):
             rows = list(group)
-            pictures = [[panel.resized(self.side) for panel in row.panels] for row in rows]
-            parts.append(render_grid(pictures, titles, [row.caption for row in rows]))
+            images = [[panel.resized(self.side) for panel in row.panels] for row in rows]
+            parts.append(render_grid(images, titles, [row.caption for row in rows]))
         notes = (*self.notes, *self.warnings)
         drawn = stack(parts)
         if self.legend or self.hatched or notes:
@@ -126,6 +130,6 @@ class Figure:
 
 
 def _swatch(label: int, name: str, unseen: bool) -> str:
-    red, green, blue = colour_of(label)
+    red, green, blue = color_of(label)
     square = f'<span style="{_SWATCH};background-color:rgb({red},{green},{blue})"></span>'
     return f'<span style="display:inline-block;margin-right:1em">{square}{escape(name)}{" (unseen)" * unseen}</span>'

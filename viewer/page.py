@@ -1,4 +1,4 @@
-"""The report's HTML page: it needs no network and no script, as pictures and charts are part of it."""
+"""The report's HTML page. It embeds all images and charts, and needs neither network nor scripts."""
 
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,18 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from viewer.figure import Panel
-from viewer.palette import colour_of
+from viewer.palette import color_of
 
 JPEG_QUALITY = 88
 
 
 def render_page(**values: Any) -> str:
-    """Fill in the template `report_page.html`. Raises jinja2.UndefinedError if a value that it uses is missing."""
+    """Fill in the template `report_page.html`. Raises jinja2.UndefinedError if a value is missing."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": percent,
         "uri": data_uri,
-        "hex": hexadecimal,
+        "hex": hex_color,
         "setting": setting,
         "breakable": breakable,
     }
@@ -28,25 +28,25 @@ def render_page(**values: Any) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in per cent, a dash where there is none."""
+    """A share in percent, or a dash if there is none."""
     return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
 
 
 def data_uri(panel: Panel) -> str:
-    """A picture as a URI that holds it, as large as it is."""
+    """A panel as a data URI, at its original size."""
     return panel.data_uri(max(panel.pixels.shape[:2]), JPEG_QUALITY)
 
 
-def hexadecimal(label: int) -> str:
-    """The colour of a label, as CSS has it."""
-    return "#" + bytes(colour_of(label)).hex()
+def hex_color(label: int) -> str:
+    """The color of a label in CSS notation."""
+    return "#" + bytes(color_of(label)).hex()
 
 
 def setting(value: Any) -> str:
-    """The value of a setting as the command line has it."""
+    """The value of a setting in the notation of the command line."""
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
 def breakable(name: str) -> Markup:
-    """The name of a setting, which may go on in another line behind each underscore."""
+    """The name of a setting, with an optional line break after each underscore."""
     return Markup("_<wbr>").join(name.split("_"))

@@ -1,4 +1,4 @@
-"""Colours of label maps, also for colour-blind readers: a label has the same colour in every picture."""
+"""Colors of label maps, distinguishable by color-blind readers. A label has the same color in every figure."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
@@ -10,8 +10,8 @@ ORANGE = np.array([255, 140, 0])
 OUTLINE = np.array([24, 24, 24], np.uint8)
 PERIOD, WIDTH = 8, 2
 
-# Each colour is the one of a grid that is farthest in OKLab from those before it, in whichever of normal vision and
-# simulated protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009) confuses them most.
+# Each color is the one of a grid with the largest OKLab distance to its predecessors, in the worst case of normal
+# vision and simulated protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009).
 _PALETTE = np.frombuffer(
     bytes.fromhex(
         "006db6ffdb496d0000ff000049dbff002492ff92929292ff92496db624ffb60000492449b6b6002492b60024dbb66d6d"
@@ -23,49 +23,49 @@ _PALETTE = np.frombuffer(
 ).reshape(-1, 3)
 
 
-def colour_of(label: int) -> UInt8[np.ndarray, "3"]:
-    """The colour of a label; from label 64 on the 64 colours repeat, paler each time."""
+def color_of(label: int) -> UInt8[np.ndarray, "3"]:
+    """The color of a label. From label 64 on, the 64 colors repeat, paler each time."""
     repeat, index = divmod(label, len(_PALETTE))
     pale = 1 - 0.57**repeat
     return ((1 - pale) * _PALETTE[index] + pale * 255).round().astype(np.uint8)
 
 
 def label_to_rgb(label: Integer[np.ndarray, "height width"], unlabelled: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Colour a label map pixel by pixel; the label `unlabelled` is light grey."""
+    """Color a label map pixel by pixel; the label `unlabelled` is light gray."""
     values = np.unique(label)
-    palette = np.stack([BLANK if value == unlabelled else colour_of(int(value)) for value in values])
+    palette = np.stack([BLANK if value == unlabelled else color_of(int(value)) for value in values])
     return palette[np.searchsorted(values, label)]
 
 
 def paint_labels(
     label: Integer[np.ndarray, "y x"], unlabelled: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Colour a label map at `size` (height, width), without blending; the label `unlabelled` is hatched."""
+    """Color a label map at `size` (height, width), without blending; the label `unlabelled` is hatched."""
     label = resize_labels(label, size)
     return hatch(label_to_rgb(label, unlabelled), label == unlabelled)
 
 
 def resize_labels(label: Integer[np.ndarray, "y x"], size: tuple[int, int]) -> Integer[np.ndarray, "height width"]:
-    """A label map at `size` (height, width): every pixel copies its nearest one."""
+    """Resize a label map to `size` (height, width) by nearest neighbor."""
     return np.asarray(Image.fromarray(label.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _mask_label(label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int) -> Integer[np.ndarray, "y x"]:
-    """Pseudo labels numbered on from the last class, so that none has the colour of a class; -1 without one."""
+    """Pseudo labels numbered after the last class, so that none has the color of a class; -1 if unlabelled."""
     return np.where(label == unlabelled, -1, label.astype(np.int32) + classes % len(_PALETTE))
 
 
 def paint_masks(
     label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Colour pseudo labels as `paint_labels` does, in the colours that follow those of the classes."""
+    """Color pseudo labels as `paint_labels` does, in the colors that follow those of the classes."""
     return paint_labels(_mask_label(label, unlabelled, classes), -1, size)
 
 
 def outline_masks(
     image: UInt8[np.ndarray, "height width 3"], label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Pseudo labels with outlines over an image in grey, which is paler where there is no pseudo label."""
+    """Outlined pseudo labels over the image in gray, which is paler where there is no pseudo label."""
     label = resize_labels(_mask_label(label, unlabelled, classes), image.shape[:2])
     pale = overlay(image, np.full_like(image, 255), 0.6)
     drawn = np.where((label == -1)[..., None], pale, overlay(image, label_to_rgb(label, -1), 0.8))
@@ -77,17 +77,17 @@ def outline_masks(
 
 
 def hatched_panel(side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """A hatched picture, in place of one that is missing."""
+    """A hatched square in place of a missing image."""
     return hatch(np.full((side, side, 3), BLANK), np.ones((side, side), bool))
 
 
 def draw_box(
-    picture: UInt8[np.ndarray, "height width 3"], box: tuple[int, int, int, int]
+    image: UInt8[np.ndarray, "height width 3"], box: tuple[int, int, int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the border of a box (top, left, bottom, right; bottom and right exclusive), white with a black border."""
-    canvas = Image.fromarray(picture)
+    """Draw the outline of a box (top, left, bottom, right; bottom and right exclusive) in white with black edges."""
+    canvas = Image.fromarray(image)
     top, left, bottom, right = box
-    bottom, right = max(bottom, top + 5), max(right, left + 5)  # a sliver still has an inside
+    bottom, right = max(bottom, top + 5), max(right, left + 5)  # space for the outline of a thin box
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=3)
     draw.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline="white", width=1)
@@ -95,11 +95,11 @@ def draw_box(
 
 
 def hatch(
-    picture: UInt8[np.ndarray, "height width 3"], where: Bool[np.ndarray, "height width"]
+    image: UInt8[np.ndarray, "height width 3"], where: Bool[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw grey diagonal lines over the part of a picture that has no label."""
+    """Draw gray diagonal lines over part of an image."""
     y, x = np.indices(where.shape)
-    return np.where((where & ((x + y) % PERIOD < WIDTH))[..., None], HATCH, picture)
+    return np.where((where & ((x + y) % PERIOD < WIDTH))[..., None], HATCH, image)
 
 
 def overlay(
@@ -107,15 +107,15 @@ def overlay(
     painted: UInt8[np.ndarray, "height width 3"],
     strength: float = 0.55,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A painted label map over an image in grey, so that the labels' colours are the only ones."""
-    grey = image.mean(axis=2, keepdims=True)
-    return ((1 - strength) * grey + strength * painted).round().astype(np.uint8)
+    """A painted label map over the image in gray, so that all colors are those of labels."""
+    gray = image.mean(axis=2, keepdims=True)
+    return ((1 - strength) * gray + strength * painted).round().astype(np.uint8)
 
 
 def overlay_masks(
     image: UInt8[np.ndarray, "height width 3"], label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """An image in grey, tinted where it has pseudo labels and dark elsewhere."""
+    """The image in gray, tinted where it has pseudo labels and dark elsewhere."""
     size = image.shape[:2]
     tinted = overlay(image, paint_masks(label, unlabelled, classes, size))
     dark = overlay(image, np.zeros_like(image))
@@ -125,9 +125,9 @@ def overlay_masks(
 def overlay_heat(
     image: UInt8[np.ndarray, "height width 3"], weights: Float[np.ndarray, "y x"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A dark image in grey, the more orange the larger the weight."""
+    """The image in dark gray, blended to orange in proportion to the weight."""
     height, width = image.shape[:2]
     scaled = Image.fromarray((weights / weights.max()).astype(np.float32)).resize((width, height))
     strength = np.asarray(scaled).clip(0, 1)[..., None]
-    grey = 0.45 * image.mean(axis=2, keepdims=True)
-    return ((1 - strength) * grey + strength * ORANGE).astype(np.uint8)
+    gray = 0.45 * image.mean(axis=2, keepdims=True)
+    return ((1 - strength) * gray + strength * ORANGE).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The paper's figures 5 to 7 and the demo's sheet, drawn from views, predictions and attention that are handed in."""
+"""The paper's Figures 5 to 7 and the demo's sheet, drawn from given views, predictions and attention."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ LabelMap = Integer[np.ndarray, "height width"]
 
 
 class Prediction(NamedTuple):
-    """An image by its id, its label map, and the label map that was predicted."""
+    """An image with its id, label map and predicted label map."""
 
     id: str
     image: UInt8[np.ndarray, "height width 3"]
@@ -39,7 +39,7 @@ def attention_figure(
     warnings: Sequence[str] = (),
     side: int = SIDE,
 ) -> Figure:
-    """Image, seen labels and GLM attention (eq. 1; Figure 5). Raises UserError for an image that failed or changed."""
+    """Image, seen labels and GLM attention (eq. 1; Figure 5). Raises UserError if an image failed or has changed."""
     rows, seen = [], []
     for view, weights in zip(views, attention, strict=True):
         image, label = _image(view, side), split.hide_unseen(view.label)
@@ -56,8 +56,8 @@ def masks_figure(
 ) -> Figure:
     """Image, seen labels, the masks of single centres per window size, and the fused masks (Figure 6).
 
-    `scales` holds those single centres for each view; it is empty for views without dense tokens. Raises UserError for
-    an image that failed or changed.
+    `scales` has the masks of single centres for each view (empty without dense tokens). Raises UserError if an image
+    failed or has changed.
     """
     rows, seen = [], []
     for view, centres in zip(views, scales, strict=True):
@@ -68,7 +68,7 @@ def masks_figure(
         panels.append(_masks("fused masks", view, image, view.masks, view.reserved))
         counts = " + ".join(str(scale.centres) for scale in centres) + " centres, " if centres else ""
         rows.append(FigureRow(panels, f"{view.id}: {counts}{view.count} fused mask{'' if view.count == 1 else 's'}"))
-    notes = ("colours of centres and masks are arbitrary; tokens that are not ignored have none",)
+    notes = ("colors of centres and masks are arbitrary; tokens that are not ignored have none",)
     names, unseen = classes_in(seen, views[0].mask_set.split)
     return Figure(rows, "", names, unseen, IGNORED, notes, warnings, side)
 
@@ -79,7 +79,7 @@ def predictions_figure(predictions: Iterable[Prediction], split: Split, gamma: f
     for name, image, label, predicted in predictions:
         size = fit_size(*label.shape, side)
         panels = [
-            Panel("image", resize_image(image, size), photograph=True),
+            Panel("image", resize_image(image, size), continuous=True),
             _labels("ground truth", label, side),
             _labels("prediction", predicted, side),
         ]
@@ -93,7 +93,7 @@ def predictions_figure(predictions: Iterable[Prediction], split: Split, gamma: f
 def demo_figure(
     views: Sequence[CachedView], attention: Sequence[Attention], predicted: Sequence[LabelMap], split: Split
 ) -> Figure:
-    """All there is of some views: image, seen labels, fused masks, GLM attention, prediction and ground truth."""
+    """All figures of some views: image, seen labels, fused masks, GLM attention, prediction and ground truth."""
     rows = []
     for view, weights, prediction in zip(views, attention, predicted, strict=True):
         image = _image(view, DEMO_SIDE)
@@ -111,14 +111,14 @@ def demo_figure(
 
 
 def classes_in(maps: Iterable[LabelMap], split: Split) -> tuple[dict[int, str], frozenset[int]]:
-    """The classes that occur in some label maps, by label, and those of them without labels in training."""
+    """The classes that occur in some label maps by label, and the labels of unseen classes among them."""
     labels = sorted({int(value) for label in maps for value in np.unique(label)} - {VOID})
     return {label: split.classes[label] for label in labels}, frozenset(labels) & frozenset(split.unseen_index.tolist())
 
 
 def _image(view: CachedView, side: int) -> Panel:
     image = view.crop
-    return Panel("image", resize_image(image, fit_size(*image.shape[:2], side)), photograph=True)
+    return Panel("image", resize_image(image, fit_size(*image.shape[:2], side)), continuous=True)
 
 
 def _labels(title: str, label: LabelMap, side: int) -> Panel:
@@ -127,8 +127,8 @@ def _labels(title: str, label: LabelMap, side: int) -> Panel:
 
 def _masks(title: str, view: CachedView, image: Panel, label: LabelMap, unlabelled: int) -> Panel:
     drawn = outline_masks(image.pixels, label, unlabelled, len(view.mask_set.classes))
-    return Panel(title, drawn, photograph=True)
+    return Panel(title, drawn, continuous=True)
 
 
 def _attention(image: Panel, weights: Attention) -> Panel:
-    return Panel("GLM attention", overlay_heat(image.pixels, weights), photograph=True)
+    return Panel("GLM attention", overlay_heat(image.pixels, weights), continuous=True)

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, in the colours of the page that holds them."""
+"""Line charts as inline SVG, in the colors of the surrounding page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 24, 36
 POINTS = 200
-"""A longer series is drawn as the means of this many groups, with a band from minimum to maximum."""
+"""A longer series is drawn as means of this many groups, with a band from minimum to maximum."""
 STEEP = 20.0
-"""From this ratio of maximum to minimum on, an axis is logarithmic."""
+"""Above this ratio of maximum to minimum, the y axis is logarithmic."""
 LETTER = 6.6
-"""Approximate width of a letter of the chart's text."""
+"""Approximate width of a letter in the chart's text."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart; points that are not finite are left out."""
+    """A line of a chart; non-finite points are skipped."""
 
     name: str
     x: Sequence[float]
@@ -40,16 +40,16 @@ class Axis:
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
-        low, high, at = (math.log(v) if self.logarithmic else v for v in (self.low, self.high, value))
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
+        low, high, value = (math.log(v) if self.logarithmic else v for v in (self.low, self.high, value))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
         """Round numbers between `low` and `high`."""
         if self.logarithmic:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if len(powers) <= 4 else (1,)
-            found = [step * 10.0**power for power in powers for step in steps]
-            return [value for value in found if self.low <= value <= self.high]
+            values = [step * 10.0**power for power in powers for step in steps]
+            return [value for value in values if self.low <= value <= self.high]
         rough = (self.high - self.low) / 4
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
@@ -71,25 +71,25 @@ def line_chart(
         title: read by screen readers.
         x_label: label of the x axis.
         y_label: label of the y axis, with its unit.
-        series: up to three lines; dashes distinguish them as well as colours.
+        series: up to three lines; dashes distinguish them as well as colors.
         marks: labelled positions on the x axis.
-        y_range: range of the y axis; by default that of the values, logarithmic if they span much.
+        y_range: range of the y axis; by default that of the values, on a logarithmic axis if their ratio exceeds STEEP.
 
     """
-    drawn = [one for one in map(_finite, series) if len(one.x)]
+    drawn = [line for line in map(_finite, series) if len(line.x)]
     if not drawn:
         return None
     x, y = _axes(drawn, y_range)
     if y.logarithmic:
         y_label += ", logarithmic"
     parts = [_frame(x, y, x_label, y_label)]
-    for place, word in (marks or {}).items():
-        if x.low <= place <= x.high:
-            parts.append(_line(x(place), TOP, x(place), HEIGHT - BOTTOM, "mark") + _text(x(place) + 3, TOP + 11, word))
-    for number, one in enumerate(drawn):
-        parts.append(_band(one, x, y, number) + _path(*_means(one), x, y, number))
+    for value, text in (marks or {}).items():
+        if x.low <= value <= x.high:
+            parts.append(_line(x(value), TOP, x(value), HEIGHT - BOTTOM, "mark") + _text(x(value) + 3, TOP + 11, text))
+    for number, line in enumerate(drawn):
+        parts.append(_band(line, x, y, number) + _path(*_means(line), x, y, number))
     if len(drawn) > 1:
-        parts.append(_key([one.name for one in drawn]))
+        parts.append(_legend([line.name for line in drawn]))
     label = escape(f"{title}: {y_label} against {x_label}")
     height = HEIGHT + (22 if len(drawn) > 1 else 0)
     return Markup(
@@ -97,26 +97,26 @@ def line_chart(
     )
 
 
-def _finite(one: Series) -> Series:
-    pairs = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
-    return Series(one.name, [x for x, _ in pairs], [y for _, y in pairs])
+def _finite(series: Series) -> Series:
+    pairs = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    return Series(series.name, [x for x, _ in pairs], [y for _, y in pairs])
 
 
 def _axes(series: Sequence[Series], y_range: tuple[float, float] | None) -> tuple[Axis, Axis]:
-    xs, ys = (np.concatenate([getattr(one, axis) for one in series]) for axis in "xy")
-    x = Axis(*_widened(xs.min(), xs.max()), LEFT, WIDTH - RIGHT)
-    low, high = y_range or _widened(ys.min(), ys.max())
+    xs, ys = (np.concatenate([getattr(line, axis) for line in series]) for axis in "xy")
+    x = Axis(*_non_empty(xs.min(), xs.max()), LEFT, WIDTH - RIGHT)
+    low, high = y_range or _non_empty(ys.min(), ys.max())
     low = 0.0 if 0 <= low < high / 2 else low
     steep = y_range is None and ys.min() > 0 and ys.max() / ys.min() > STEEP
     y = Axis(ys.min() if steep else low, ys.max() if steep else high, HEIGHT - BOTTOM, TOP, steep)
     return x, y
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
+def _non_empty(low: float, high: float) -> tuple[float, float]:
     if low < high:
         return float(low), float(high)
-    room = abs(float(low)) / 10 or 1.0
-    return low - room, high + room
+    margin = abs(float(low)) / 10 or 1.0
+    return low - margin, high + margin
 
 
 def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> str:
@@ -127,7 +127,7 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> str:
         parts.append(_text(LEFT - 4, y(value) + 4, number(value), "end"))
     for value in x.ticks():
         label = number(value)
-        # a number at the right end must not leave the chart
+        # keeps the last number inside the chart
         middle = min(x(value), WIDTH - LETTER * len(label) / 2)
         parts.append(
             _line(x(value), bottom, x(value), bottom + 4, "axis") + _text(middle, bottom + 16, label, "middle")
@@ -135,32 +135,33 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> str:
     return "".join(parts) + _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_label, "middle")
 
 
-def _means(one: Series) -> tuple[Float[np.ndarray, "point"], Float[np.ndarray, "point"]]:
-    groups = [np.array_split(np.asarray(values, float), min(POINTS, len(one.x))) for values in (one.x, one.y)]
+def _means(series: Series) -> tuple[Float[np.ndarray, "point"], Float[np.ndarray, "point"]]:
+    count = min(POINTS, len(series.x))
+    groups = [np.array_split(np.asarray(values, float), count) for values in (series.x, series.y)]
     x, y = ([group.mean() for group in axis] for axis in groups)
     return np.array(x), np.array(y)
 
 
-def _band(one: Series, x: Axis, y: Axis, number: int) -> str:
-    if len(one.x) <= POINTS:
+def _band(series: Series, x: Axis, y: Axis, number: int) -> str:
+    if len(series.x) <= POINTS:
         return ""
-    groups = np.array_split(np.asarray(one.y, float), POINTS)
-    across = _means(one)[0]
-    upper = [(a, group.max()) for a, group in zip(across, groups, strict=True)]
-    lower = [(a, group.min()) for a, group in zip(across, groups, strict=True)]
+    groups = np.array_split(np.asarray(series.y, float), POINTS)
+    centers = _means(series)[0]
+    upper = [(a, group.max()) for a, group in zip(centers, groups, strict=True)]
+    lower = [(a, group.min()) for a, group in zip(centers, groups, strict=True)]
     points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in upper + lower[::-1])
     return f'<polygon class="band s{number}" points="{points}"/>'
 
 
-def _path(across: Float[np.ndarray, "point"], up: Float[np.ndarray, "point"], x: Axis, y: Axis, number: int) -> str:
-    points = [f"{x(a):.1f},{y(b):.1f}" for a, b in zip(across, up, strict=True)]
+def _path(xs: Float[np.ndarray, "point"], ys: Float[np.ndarray, "point"], x: Axis, y: Axis, number: int) -> str:
+    points = [f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True)]
     if len(points) == 1:
         a, b = points[0].split(",")
         return f'<circle class="dot s{number}" cx="{a}" cy="{b}" r="3"/>'
     return f'<polyline class="line s{number}" points="{" ".join(points)}"/>'
 
 
-def _key(names: Sequence[str]) -> str:
+def _legend(names: Sequence[str]) -> str:
     parts, left = [], LEFT
     for number, name in enumerate(names):
         parts.append(f'<polyline class="line s{number}" points="{left},{HEIGHT + 12} {left + 26},{HEIGHT + 12}"/>')
@@ -178,7 +179,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
 
 
 def number(value: float) -> str:
-    """A number in short form for an axis: 6e-05, 0.25, 20k, 1.5M."""
+    """A number in short notation for an axis: 6e-05, 0.25, 20k, 1.5M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size * (10 if unit == "k" else 1):
             return f"{value / size:.3g}{unit}"

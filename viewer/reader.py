@@ -1,4 +1,4 @@
-"""Open a cache in a notebook or a script: its images by index or name, each of them displayed as a figure."""
+"""Opens a cache in a notebook or a script; its images are indexed by number or name and displayed as figures."""
 
 import operator
 from collections.abc import Iterable, Iterator
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 def open_cache(
     path: str | Path | None = None, root: str | Path | None = None, masks: str | None = None
 ) -> "CacheReader":
-    """Open a cache to look at its images. An unfinished cache, and one whose images have moved, can be opened too.
+    """Open a cache to inspect it. The cache may be unfinished, and its images may be missing.
 
     Args:
         path: the cache; None is the only one in the folder of caches.
-        root: where the images are now; None is where they were when the cache was made.
-        masks: name of the mask set; None is stage 1's own.
+        root: root of the images; None is their location when the cache was made.
+        masks: name of the mask set; None is that of stage 1.
 
     Raises:
         UsageError: no mask set has this name, or there is not exactly one cache to choose.
-        UserError: not a cache, or a damaged one; or `root` does not hold its images.
+        UserError: the path is not a cache, the cache is damaged, or `root` does not contain its images.
 
     """
     cache = Cache(only_cache() if path is None else Path(path).expanduser())
     source = SourceDataset(cache, None if root is None else Path(root).expanduser())
     if root is not None:
-        source.open()  # a wrong folder is reported now, not at the first image
+        source.open()  # reports a wrong folder at once
     return CacheReader(cache, cache.mask_name(masks), source)
 
 
 def open_finished_cache(path: Path, root: Path | None, masks: str | None = None) -> "CacheReader":
-    """Open a cache that must be finished, and whose images must be there. Raises as `open_cache` does."""
+    """Open a cache that must be finished and whose images must be available. Raises as `open_cache` does."""
     cache = Cache(path)
     reader = CacheReader(cache, cache.mask_name(masks), SourceDataset(cache, root))
     cache.check_done(reader.masks)
@@ -56,10 +56,10 @@ def open_finished_cache(path: Path, root: Path | None, masks: str | None = None)
 
 
 class ImageRecord(CachedView):
-    """A view that is displayed as a figure. `cache[12]` is view 0, `cache[12].view(2)` another."""
+    """A view that is displayed as a figure. `cache[12]` is view 0 of an image, `cache[12].view(2)` its view 2."""
 
     def to_image(self) -> Image:
-        """All panels and the legend as one image, to be saved."""
+        """All panels and the legend as one image."""
         return view_figure(self).to_image()
 
     def __repr__(self) -> str:
@@ -94,14 +94,14 @@ class CacheReader(MaskSet):
 
     def grid(self, images: Iterable[int | str] | None = None, view: int = 0, columns: int = COLUMNS) -> Figure:
         """Fused masks over some images, or over the first sixteen."""
-        wanted = range(16) if images is None else images
-        # a range may be longer than the cache
-        wanted = [which for which in wanted if not isinstance(wanted, range) or which < len(self)]
-        if not wanted:
-            raise UsageError("grid: no images; pass indices or ids of some")
-        records = [self[which].view(view) for which in wanted]
-        missing = {record.missing for record in records if record.ok} - {""}
-        notes = [f"no photograph: {why}" for why in sorted(missing)]
+        requested = range(16) if images is None else images
+        # a range may exceed the cache
+        indices = [which for which in requested if not isinstance(requested, range) or which < len(self)]
+        if not indices:
+            raise UsageError("grid: no images; pass at least one index or id")
+        records = [self[which].view(view) for which in indices]
+        reasons = {record.missing for record in records if record.ok} - {""}
+        notes = [f"no image: {reason}" for reason in sorted(reasons)]
         return Figure.of([thumbnail(record) for record in records], notes=notes, columns=columns)
 
     def stats(self) -> Stats:

@@ -1,4 +1,4 @@
-"""Panels with titles and captions drawn as one image, with a legend below: no text is cut off, however long."""
+"""Draws panels with titles, captions and a legend as one image. Long texts are wrapped, never cut off."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from viewer.palette import BLANK, colour_of, hatch, overlay, paint_labels
+from viewer.palette import BLANK, color_of, hatch, overlay, paint_labels
 
 GAP, HEADER, LINE_HEIGHT = 8, 22, 17
 NARROWEST = 96
-"""Minimum width of a column in pixels, so that there is space for its title."""
+"""Minimum width of a column in pixels, which leaves space for its title."""
 LEGEND = 320
 """Minimum width of a legend in pixels."""
 FONT_SIZE = 13
-"""Default height in pixels of the letters of a legend."""
+"""Default font size of a legend in pixels."""
 LETTERS_ACROSS = 60
-"""Width of a picture in letters of its legend, if the letters grow with the picture."""
+"""Width of an image divided by the font size of its legend, if the font grows with the image."""
 SEEN, UNSEEN = "seen classes", "unseen classes (framed): no labels in training"
 
 
 @dataclass(frozen=True)
 class _TextStyle:
-    """Sizes in pixels that go with letters of `font_size` pixels."""
+    """Lengths in pixels that scale with the font size."""
 
     font_size: int = FONT_SIZE
 
@@ -33,35 +33,35 @@ class _TextStyle:
 
     @property
     def gap(self) -> int:
-        return self._of(GAP)
+        return self._scale(GAP)
 
     @property
     def line_height(self) -> int:
-        return self._of(LINE_HEIGHT)
+        return self._scale(LINE_HEIGHT)
 
     @property
     def box(self) -> int:
         return self.font_size + 1
 
-    def _of(self, length: int) -> int:
+    def _scale(self, length: int) -> int:
         return round(length * self.font_size / FONT_SIZE)
 
 
 def fit_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """The size (height, width) of a picture whose longer side becomes `side` pixels; the aspect ratio is kept."""
+    """The size (height, width) of an image scaled to a longer side of `side` pixels."""
     scale = side / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resize_image(image: UInt8[np.ndarray, "y x 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-    """A photograph at `size` (height, width), antialiased; label maps are painted at their final size instead."""
+    """Resize an image to `size` (height, width) with antialiasing. Label maps are painted at their final size."""
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def render_grid(
     rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], captions: Sequence[str] = ()
 ) -> Image.Image:
-    """Draw rows of panels below the titles of their columns, each row below its caption if there are any."""
+    """Draw rows of panels below the titles of their columns, each row below its caption if it has one."""
     columns = list(zip(*rows, strict=True)) or [()] * len(titles)
     widths = [max(NARROWEST, *(panel.width for panel in column), 0) for column in columns]
     left = [GAP + sum(widths[:column]) + GAP * column for column in range(len(titles) + 1)]
@@ -77,14 +77,14 @@ def render_grid(
     for column, lines in enumerate(headers):
         _write(draw, (left[column], 4), lines, font)
     for row, panels in enumerate(rows):
-        _write(draw, (GAP, top[row]), texts[row], small, "dimgrey")
+        _write(draw, (GAP, top[row]), texts[row], small, "dimgray")
         for column, panel in enumerate(panels):
             canvas.paste(panel, (left[column], top[row] + LINE_HEIGHT * len(texts[row])))
     return canvas
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one below the other, on white."""
+    """Stack images vertically on white."""
     canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
     top = 0
     for picture in pictures:
@@ -101,10 +101,9 @@ def add_legend(
     notes: Sequence[str] = (),
     font_size: int = FONT_SIZE,
 ) -> Image.Image:
-    """Add the colours of some labels with their names below a picture, in letters of `font_size` pixels.
+    """Add a legend below an image: a color and name per label, the meaning of hatched area if any, and notes.
 
-    Labels in `unseen` are listed apart, in frames; `hatched` says what hatched area means, if there is any; notes come
-    last. Lines that are too long are wrapped.
+    Labels in `unseen` are framed and listed separately. Long lines are wrapped.
     """
     style = _TextStyle(font_size)
     width = max(LEGEND, picture.width)
@@ -127,7 +126,7 @@ def render_overlay(
     names: Mapping[int, str],
     unseen: Collection[int] = (),
 ) -> Image.Image:
-    """An image in grey with its label map over it, and a legend in letters that grow with the image."""
+    """A label map over the image in gray, with a legend in a font that grows with the image."""
     painted = overlay(image, paint_labels(label, -1, label.shape))
     font_size = max(FONT_SIZE, image.shape[1] // LETTERS_ACROSS)
     return add_legend(Image.fromarray(painted), names, unseen, font_size=font_size)
@@ -136,16 +135,16 @@ def render_overlay(
 def _entries(
     names: Mapping[int | None, str], width: int, style: _TextStyle, heading: str, framed: bool = False
 ) -> Image.Image:
-    """Swatches with names in as many columns as fit, below a heading; of no height without names."""
+    """Swatches with names in as many columns as fit, below a heading; an image of height 0 without names."""
     if not names:
         return Image.new("RGB", (width, 0), "white")
     font, box, gap = style.font, style.box, style.gap
-    inset, room = round(1.4 * box), width - 2 * gap
-    column = min(room, inset + max(round(font.getlength(name)) for name in names.values()) + 2 * gap)
+    inset, available = round(1.4 * box), width - 2 * gap
+    column = min(available, inset + max(round(font.getlength(name)) for name in names.values()) + 2 * gap)
     texts = [_wrap(name, column - inset - gap, font) for name in names.values()]
-    across = max(1, room // column)
-    lines = [texts[start : start + across] for start in range(0, len(texts), across)]
-    heights = [style.line_height * max(map(len, row)) + 4 for row in lines]
+    across = max(1, available // column)
+    rows = [texts[start : start + across] for start in range(0, len(texts), across)]
+    heights = [style.line_height * max(map(len, row)) + 4 for row in rows]
     title = _text(heading, width, style) if heading else Image.new("RGB", (width, 0), "white")
     canvas = Image.new("RGB", (width, title.height + sum(heights)), "white")
     canvas.paste(title)
@@ -160,16 +159,16 @@ def _entries(
 
 
 def swatch(label: int | None, side: int = FONT_SIZE + 1) -> UInt8[np.ndarray, "side side 3"]:
-    """A small square in the colour of a label; hatched for None."""
+    """A small square in the color of a label; hatched for None."""
     square = np.empty((side, side, 3), np.uint8)
-    square[:] = BLANK if label is None else colour_of(label)
+    square[:] = BLANK if label is None else color_of(label)
     return hatch(square, np.full((side, side), label is None))
 
 
 def _text(text: str, width: int, style: _TextStyle) -> Image.Image:
     lines = _wrap(text, width - 2 * style.gap, style.font)
     canvas = Image.new("RGB", (width, style.line_height * len(lines) + 4), "white")
-    _write(ImageDraw.Draw(canvas), (style.gap, 0), lines, style.font, "dimgrey", style.line_height)
+    _write(ImageDraw.Draw(canvas), (style.gap, 0), lines, style.font, "dimgray", style.line_height)
     return canvas
 
 
@@ -186,7 +185,7 @@ def _write(
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """A text in lines of at most `width` pixels; a word longer than a line is broken."""
+    """Wrap a text into lines of at most `width` pixels; a word longer than a line is broken."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()

@@ -14,10 +14,10 @@ COLUMNS = {"min": 0, "5 %": 5, "median": 50, "95 %": 95, "max": 100}
 
 @dataclass(frozen=True)
 class Stats:
-    """Numbers of every view of every image that is done and did not fail.
+    """Statistics of all views of all images that are done and did not fail.
 
     Args:
-        title: names the cache and the mask set.
+        title: name of the cache and the mask set.
         tokens: tokens per view.
         count: pseudo labels per view.
         ignored: ignored tokens per view.
@@ -33,17 +33,17 @@ class Stats:
 
     @property
     def values(self) -> dict[str, Real[np.ndarray, "value"]]:
-        """The values of each statistic by its name; tokens per pseudo label only of views that have one."""
-        some = self.count > 0
+        """The values of each statistic by name. Tokens per pseudo label exclude views without pseudo labels."""
+        labelled = self.count > 0
         return {
             "pseudo labels per view": self.count,
             "ignored tokens, %": 100 * self.ignored / self.tokens,
-            "tokens per pseudo label": self.ignored[some] / self.count[some],
+            "tokens per pseudo label": self.ignored[labelled] / self.count[labelled],
             "norm of CLS": self.norm,
         }
 
     def rows(self) -> list[list[str]]:
-        """A row per statistic: its name, its mean, and the columns of `COLUMNS`."""
+        """One row per statistic: name, mean, and the columns of `COLUMNS`."""
         return [[name, *_summary(values)] for name, values in self.values.items()]
 
     def __repr__(self) -> str:
@@ -71,8 +71,8 @@ def stats(cache: Cache, masks: str) -> Stats:
         parts["ignored"].append((loaded.label[loaded.ok] != reserved).sum(axis=(2, 3)).ravel())
         parts["norm"].append(np.linalg.norm(loaded.cls[loaded.ok].astype(np.float32), axis=2).ravel())
     empty = {"count": np.zeros(0, int), "ignored": np.zeros(0, int), "norm": np.zeros(0)}
-    whole = {name: np.concatenate([empty[name], *found]) for name, found in parts.items()}
-    return Stats(f"{cache.path.name}, masks {masks}", layout.grid[0] * layout.grid[1], **whole)
+    values = {name: np.concatenate([empty[name], *arrays]) for name, arrays in parts.items()}
+    return Stats(f"{cache.path.name}, masks {masks}", layout.grid[0] * layout.grid[1], **values)
 
 
 def _summary(values: Real[np.ndarray, "value"]) -> list[str]:

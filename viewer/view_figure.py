@@ -1,4 +1,4 @@
-"""A cached view as a figure: image, seen labels, masks. What is missing is hatched, or named in a note."""
+"""A cached view as a figure: image, seen labels and masks. Missing parts are hatched or mentioned in a note."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ NOT_IGNORED = -1
 
 
 class ScaleMap(NamedTuple):
-    """The masks of one window size before fusion, `centres` of them; `label` is NOT_IGNORED where there is none."""
+    """The masks of one window size before fusion, one per centre; `label` is NOT_IGNORED outside of all masks."""
 
     window: int
     centres: int
@@ -28,11 +28,11 @@ class ScaleMap(NamedTuple):
 
 def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequence[str] = ()) -> Figure:
     """Image, seen labels, the masks of each scale if given, and the fused masks, as far as they exist."""
-    panels, lacks, names = _image(view), [], {}
+    panels, missing, names = _image(view), [], {}
     if view.missing:
-        lacks.append(f"no photograph: {view.missing}")
+        missing.append(f"no image: {view.missing}")
     elif view.ok and not view.has_label:
-        lacks.append("no label map: all of the image is ignored area")
+        missing.append("no label map: all of the image is ignored area")
     try:
         fused = Panel(f"fused masks: {view.count}", _masks(view, view.masks, view.reserved))
         if (seen := view.seen_label) is not None:
@@ -42,12 +42,12 @@ def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequen
             panels.append(Panel(f"{window} x {window} windows: {centres}", _masks(view, label, NOT_IGNORED)))
         panels.append(fused)
     except UserError as error:
-        lacks.append(str(error))
-    return Figure.of(panels, heading=heading(view), notes=[*dict.fromkeys([*lacks, *notes])], legend=names)
+        missing.append(str(error))
+    return Figure.of(panels, heading=heading(view), notes=[*dict.fromkeys([*missing, *notes])], legend=names)
 
 
 def thumbnail(view: CachedView) -> Panel:
-    """The fused masks over the image, or as much of this as exists."""
+    """The fused masks over the image, or the parts of this that exist."""
     try:
         painted = _masks(view, view.masks, view.reserved)
     except UserError:
@@ -56,7 +56,7 @@ def thumbnail(view: CachedView) -> Panel:
         return Panel(str(view.index), painted)
     image = crop_image(view.sample.image, view.geometry, SIDE)
     tinted = overlay_masks(image, view.masks, view.reserved, len(view.mask_set.classes))
-    return Panel(str(view.index), tinted, photograph=True)
+    return Panel(str(view.index), tinted, continuous=True)
 
 
 def heading(view: CachedView) -> str:
@@ -74,18 +74,18 @@ def heading(view: CachedView) -> str:
 
 def _image(view: CachedView) -> list[Panel]:
     if view.missing:
-        return [Panel("photograph", hatched_panel(SIDE))]
+        return [Panel("image", hatched_panel(SIDE))]
     image = view.sample.image
     height, width = image.shape[:2]
-    everything = crop_image(image, whole(height, width), SIDE)
+    whole_image = crop_image(image, whole(height, width), SIDE)
     if not view.number or not view.ok:
-        return [Panel("photograph", everything, photograph=True)]
+        return [Panel("image", whole_image, continuous=True)]
     top, left, bottom, right = view.geometry.box
-    down, across = SIDE / height, SIDE / width
-    box = (round(top * down), round(left * across), round(bottom * down), round(right * across))
+    scale_y, scale_x = SIDE / height, SIDE / width
+    box = (round(top * scale_y), round(left * scale_x), round(bottom * scale_y), round(right * scale_x))
     return [
-        Panel("photograph", draw_box(everything, box), photograph=True),
-        Panel(f"view {view.number}", crop_image(image, view.geometry, SIDE), photograph=True),
+        Panel("image", draw_box(whole_image, box), continuous=True),
+        Panel(f"view {view.number}", crop_image(image, view.geometry, SIDE), continuous=True),
     ]
 
 

@@ -11,7 +11,7 @@ from data_cache.messages import did_you_mean
 from data_cache.options import check_option, choices_of
 from experiments.image_choice import choose_images
 from experiments.presets import PRESETS, STUDENTS
-from experiments.vocabulary import names_of
+from experiments.vocabulary import parse_names
 from pipeline.config import PrecomputeConfig
 from pipeline.teacher.prompts import prompt_sets
 
@@ -122,14 +122,14 @@ def test_numbered_class_lists_are_refused(tmp_path, text):
     file = tmp_path / "classes.txt"
     file.write_text(text)
     refused(lambda: read_classes(file), file, "contains a number", "as in 'sky'")
-    refused(lambda: names_of(str(file)), file, "contains a number", "as in 'sky'", kind=UsageError)
+    refused(lambda: parse_names(str(file)), file, "contains a number", "as in 'sky'", kind=UsageError)
 
 
 @pytest.mark.parametrize("text", UNNUMBERED)
 def test_names_starting_with_a_number_are_accepted(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     names = tuple(text.split("\n"))
-    assert read_classes(tmp_path / "classes.txt") == names == names_of(str(tmp_path / "classes.txt"))
+    assert read_classes(tmp_path / "classes.txt") == names == parse_names(str(tmp_path / "classes.txt"))
 
 
 def test_image_names_may_contain_commas():

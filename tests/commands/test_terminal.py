@@ -119,4 +119,4 @@ def test_closed_pipe_is_not_an_error(cache):
 def test_full_disk_is_reported(cache):
     done = run_cli("info", cache, shell="> /dev/full")
     assert done.returncode == 1
-    assert done.stderr == "error: stdout: the disk is full; make room, and run the command again\n"
+    assert done.stderr == "error: stdout: the disk is full; make room and rerun the command\n"

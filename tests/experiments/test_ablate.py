@@ -99,12 +99,14 @@ def test_failed_images_and_unpickable_gammas_do_not_stop_a_row(clipteacher, opti
 
 def test_rerun_trains_only_missing_seeds(clipteacher, options, monkeypatch):
     first = clipteacher.good("ablate", *options, "--rows", "full", "--json").json
-    trained, seen = ablations.trained, []
-    monkeypatch.setattr(ablations, "trained", lambda config, *rest: seen.append(config.seed) or trained(config, *rest))
+    train, seeds = ablations.train_stage, []
+    monkeypatch.setattr(
+        ablations, "train_stage", lambda config, *rest: seeds.append(config.seed) or train(config, *rest)
+    )
     assert clipteacher.good("ablate", *options, "--rows", "full", "--json").json["rows"] == first["rows"]
-    assert seen == []
+    assert seeds == []
     more = clipteacher.good("ablate", *options[:-1], 3, "--rows", "full", "--json").json
-    assert seen == [2]
+    assert seeds == [2]
     assert more["rows"]["full"][:2] == first["rows"]["full"]
 
 

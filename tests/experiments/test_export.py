@@ -220,7 +220,7 @@ def test_export_falls_back_to_a_fixed_size(run, tmp_path, clipteacher, monkeypat
     assert_matches_student(tmp_path / "s.onnx", run, ((64, 64),), counts=(2,))
 
 
-@pytest.mark.parametrize("package", graphs.NEEDED)
+@pytest.mark.parametrize("package", graphs.PACKAGES)
 def test_missing_packages_are_reported_with_the_install_command(run, tmp_path, clipteacher, monkeypatch, package):
     monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == package else name)
     result = clipteacher("export", run, "--onnx", tmp_path / "s.onnx")

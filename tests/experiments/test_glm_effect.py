@@ -26,7 +26,7 @@ from trainer.predictor import Predictor
 
 pytestmark = pytest.mark.slow
 
-COLOURS = {
+COLORS = {
     "snow": (230, 230, 240),
     "sea": (40, 80, 200),
     "wood": (120, 85, 40),
@@ -40,7 +40,7 @@ COLOURS = {
     "pink": (240, 140, 190),
     "stone": (130, 130, 130),
 }
-CLASSES = tuple(COLOURS)
+CLASSES = tuple(COLORS)
 UNSEEN = ",".join(CLASSES[5:])
 SIDE, GRID, CHANNELS, IMAGES = 64, 8, 32, 300
 
@@ -51,7 +51,7 @@ def draw_stripes(root):
     for name in [f"train/{n:03}" for n in range(IMAGES)] + [f"val/{n:03}" for n in range(30)]:
         label = np.repeat(rng.choice(len(CLASSES), 3, replace=False), [24, 16, 24]).astype(np.uint8)
         label = np.tile(label, (SIDE, 1))
-        image = np.array(list(COLOURS.values()))[label] + rng.normal(0, 25, (SIDE, SIDE, 3)) + rng.normal(0, 10, 3)
+        image = np.array(list(COLORS.values()))[label] + rng.normal(0, 25, (SIDE, SIDE, 3)) + rng.normal(0, 10, 3)
         pictures[name] = (image.clip(0, 255).astype(np.uint8), label)
     return draw_folder(root, CLASSES, pictures)
 

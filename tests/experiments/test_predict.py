@@ -17,7 +17,7 @@ from experiments import transfer
 from pipeline.teacher import clip as clips
 from trainer.checkpoint import load
 from trainer.predictor import Predictor
-from viewer.palette import colour_of
+from viewer.palette import color_of
 
 NAMES = ("frisbee", "grass", "quilt", "sky", "melon")
 
@@ -137,12 +137,12 @@ def test_overlay_has_a_legend_of_the_classes_present(run, photo, clipteacher):
     clipteacher.good("predict", run, photo, "--classes", ",".join(NAMES), "--out", "out")
     found = index_map(Path("out"), "photo.png")
     drawn = np.asarray(Image.open("out/photo.png.overlay.png")).astype(int)
-    colours = np.stack([colour_of(index) for index in range(len(NAMES))])[found]
-    grey = scene(90, 120).mean(axis=2, keepdims=True)
-    assert abs(drawn[:90, :120] - (0.45 * grey + 0.55 * colours)).max() <= 1
-    legend = {tuple(colour) for colour in drawn[90:].reshape(-1, 3)}
+    colors = np.stack([color_of(index) for index in range(len(NAMES))])[found]
+    gray = scene(90, 120).mean(axis=2, keepdims=True)
+    assert abs(drawn[:90, :120] - (0.45 * gray + 0.55 * colors)).max() <= 1
+    legend = {tuple(color) for color in drawn[90:].reshape(-1, 3)}
     for index in range(len(NAMES)):
-        assert (tuple(colour_of(index).astype(int)) in legend) == (index in found)
+        assert (tuple(color_of(index).astype(int)) in legend) == (index in found)
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 2), (40, 30), (400, 900)])
@@ -192,7 +192,7 @@ def test_unreadable_images_are_skipped_and_the_exit_status_is_1(run, tmp_path, c
     Image.fromarray(scene(2, 200)).save(folder / "strip.png")
     result = clipteacher("predict", run, folder, "--out", "out", "--json")
     assert result.status == 1
-    assert "3 of 5 photographs failed" in result.error
+    assert "3 of 5 images failed" in result.error
     assert list(result.json["areas"]) == ["a.jpg", "z.jpg"]
     assert list(result.json["failures"]) == ["cut.jpg", "empty.png", "strip.png"]
     for name in result.json["failures"]:
@@ -210,7 +210,7 @@ def test_undecodable_file_names_are_reported_and_skipped(run, tmp_path, clipteac
     except OSError:
         pytest.skip("this file system refuses such a name")
     result = clipteacher("predict", run, folder, "--out", "out")
-    assert "1 of 2 photographs failed" in result.error
+    assert "1 of 2 images failed" in result.error
     assert "udcff.jpg" in result.err
 
 
@@ -236,8 +236,8 @@ def test_exif_orientation_is_applied(run, tmp_path, clipteacher):
 def test_images_of_every_mode_are_segmented(run, tmp_path, clipteacher, mode):
     picture = Image.fromarray(scene(40, 50))
     file = tmp_path / ("p.tif" if mode == "CMYK" else "p.png")
-    grey = np.asarray(picture.convert("L"))
-    (Image.fromarray(grey.astype(np.uint16) * 256) if mode == "I;16" else picture.convert(mode)).save(file)
+    gray = np.asarray(picture.convert("L"))
+    (Image.fromarray(gray.astype(np.uint16) * 256) if mode == "I;16" else picture.convert(mode)).save(file)
     clipteacher.good("predict", run, file, "--out", "out")
     assert index_map(Path("out"), file.name).shape == (40, 50)
 
@@ -307,7 +307,7 @@ def test_invalid_class_files_are_refused(run, photo, clipteacher, content, word)
 def test_missing_images_are_refused(run, tmp_path, clipteacher):
     assert "no such file or folder" in clipteacher("predict", run, tmp_path / "nothing.jpg").error
     (tmp_path / "empty").mkdir()
-    assert "no photographs" in clipteacher("predict", run, tmp_path / "empty").error
+    assert "no images" in clipteacher("predict", run, tmp_path / "empty").error
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_output_inside_the_input_folder_is_refused(run, tmp_path, clipteacher, o
     Image.fromarray(scene(40, 50)).save(tmp_path / "album/p.png")
     result = clipteacher("predict", run, "album", "--out", out)
     assert result.status == 2
-    assert "among the photographs" in result.error
+    assert "among the images" in result.error
     assert [file.name for file in (tmp_path / "album").rglob("*")] == ["p.png"]
 
 
@@ -378,7 +378,7 @@ def test_indistinguishable_names_are_refused(run, photo, clipteacher):
     long = "x " * 200
     result = clipteacher("predict", run, photo, "--classes", f"{long}a,sky,{long}b", "--out", "out")
     assert result.status == 2
-    assert "cannot tell" in result.error
+    assert "cannot distinguish" in result.error
 
 
 def test_state_saved_after_a_non_finite_loss_is_refused(run, photo, tmp_path, clipteacher):

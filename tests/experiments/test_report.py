@@ -28,7 +28,7 @@ from trainer.evaluate import evaluate
 from trainer.predictor import Predictor
 from viewer.figure import Panel
 from viewer.page import data_uri
-from viewer.palette import colour_of
+from viewer.palette import color_of
 
 EVIL = "<script>alert(1)</script>"
 LONG = "antidisestablishmentarianism" * 4
@@ -160,18 +160,18 @@ def test_pictures_match_the_students_predictions(report, made):
     source = by_alt["prediction of images/val/000.png"]
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
     side = np.arange(drawn.shape[0]) * 128 // drawn.shape[0]
-    expected = np.stack([colour_of(i) for i in range(len(CLASSES))])[found[side][:, side]]
+    expected = np.stack([color_of(i) for i in range(len(CLASSES))])[found[side][:, side]]
     assert (drawn == expected).all(axis=2).mean() > 0.95
 
 
 def test_label_maps_are_png_and_images_are_jpeg():
     rng = np.random.default_rng(0)
-    labels = np.stack([colour_of(i) for i in range(171)])[rng.integers(0, 171, (60, 90))]
+    labels = np.stack([color_of(i) for i in range(171)])[rng.integers(0, 171, (60, 90))]
     kind, content = data_uri(Panel("labels", labels)).split(";base64,")
     assert kind == "data:image/png"
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))), labels)
-    photograph = Panel("image", rng.integers(0, 256, (60, 90, 3), np.uint8), photograph=True)
-    assert data_uri(photograph).startswith("data:image/jpeg")
+    image = Panel("image", rng.integers(0, 256, (60, 90, 3), np.uint8), continuous=True)
+    assert data_uri(image).startswith("data:image/jpeg")
 
 
 def test_zero_pictures_omits_all_figures(report, made):
@@ -202,7 +202,7 @@ def test_learning_rate_axis_starts_at_zero(report, made, tmp_path):
     points, texts = read_back(chart)
     np.testing.assert_allclose([value for _, value in points[0]][::199], [0.01 * (1 - 1.5 / 401), 0.00004], atol=1e-4)
     assert not any("logarithmic" in text for text in texts)
-    assert "Lines are means over neighbouring lines of the log" in page.words
+    assert "Lines are means over neighboring lines of the log" in page.words
 
 
 # -- missing parts -------------------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ def test_run_is_found_from_its_folder_checkpoint_or_demo(made, tmp_path):
     assert run_in(demo) == demo / "clipteacher_0"
     shutil.copytree(made.run, demo / "clipteacher_1")
     refused(lambda: run_in(demo), "several runs", demo / "clipteacher_1")
-    refused(lambda: run_in(tmp_path), "no run", tmp_path)
+    refused(lambda: run_in(tmp_path), "not a run", tmp_path)
     refused(lambda: run_in(tmp_path / "nothing"), "no such run")
 
 

@@ -49,7 +49,7 @@ def test_flipped_bits_and_missing_files_are_listed(clipteacher, cache, part):
     assert f"{files[0]}: damaged" in result.out
     if len(files) > 1:
         assert f"{files[-1]}: missing" in result.out
-    assert "--repair makes damaged shards again" in result.error
+    assert "--repair recomputes damaged shards" in result.error
 
 
 def test_caches_with_int8_or_no_dense_tokens_are_verified(clipteacher, drawn, tmp_path):

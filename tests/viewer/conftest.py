@@ -22,7 +22,7 @@ def made(tmp_path_factory) -> CachedDataset:
         image, label = (pixels[: 96 + 4 * number] for pixels in draw_shape_image(generator))
         stem = name(number).removeprefix("images/").removesuffix(".png")
         pictures[stem] = (image, None if number == UNLABELLED else label)
-    root = draw_folder(folder / "photographs", CLASSES, pictures)
+    root = draw_folder(folder / "dataset", CLASSES, pictures)
     failed = root / name(FAILED)
     failed.write_bytes(failed.read_bytes()[:300])
     cache = cache_hostile(root, folder / CACHE)

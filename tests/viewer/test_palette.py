@@ -6,7 +6,7 @@ import pytest
 from viewer.palette import (
     BLANK,
     HATCH,
-    colour_of,
+    color_of,
     draw_box,
     hatched_panel,
     label_to_rgb,
@@ -38,14 +38,14 @@ def cie_lab(rgb: np.ndarray, vision: str) -> np.ndarray:
 
 @pytest.mark.parametrize("vision", VISIONS)
 def test_first_17_colors_are_distinct_in_all_color_vision(vision):
-    lab = cie_lab(np.stack([*(colour_of(label) for label in range(17)), BLANK]).astype(float), vision)
+    lab = cie_lab(np.stack([*(color_of(label) for label in range(17)), BLANK]).astype(float), vision)
     distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(18, 1)]
     assert distances.min() > 9  # four times the just noticeable difference (2.3)
 
 
 def test_200_labels_have_distinct_colors():
-    colours = {tuple(colour_of(label)) for label in range(200)} | {tuple(BLANK)}
-    assert len(colours) == 201
+    colors = {tuple(color_of(label)) for label in range(200)} | {tuple(BLANK)}
+    assert len(colors) == 201
 
 
 def test_label_color_does_not_depend_on_other_labels():
@@ -57,7 +57,7 @@ def test_label_color_does_not_depend_on_other_labels():
 def test_only_unlabelled_area_is_hatched():
     painted = paint_labels(np.array([[1, 255]]), 255, (32, 64))
     assert painted.shape == (32, 64, 3)
-    assert {tuple(c) for c in painted[:, :32].reshape(-1, 3)} == {tuple(colour_of(1))}
+    assert {tuple(c) for c in painted[:, :32].reshape(-1, 3)} == {tuple(color_of(1))}
     assert {tuple(c) for c in painted[:, 32:].reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
 
 
@@ -80,13 +80,13 @@ def test_heat_peaks_at_the_largest_weight():
 def test_pseudo_label_colors_follow_the_class_colors(classes):
     label = np.array([[0, 1, 65535]], np.uint16)
     painted = paint_masks(label, 65535, classes, (4, 12))
-    assert [tuple(painted[0, x]) for x in (0, 4)] == [tuple(colour_of((classes + i) % 64)) for i in (0, 1)]
+    assert [tuple(painted[0, x]) for x in (0, 4)] == [tuple(color_of((classes + i) % 64)) for i in (0, 1)]
     assert {tuple(c) for c in painted[:, 8:].reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
 
 
 def test_largest_stored_label_is_painted():
     painted = paint_masks(np.array([[254, 255]], np.uint8), 255, 17, (2, 4))
-    np.testing.assert_array_equal(painted[0, 0], colour_of(17 + 254))
+    np.testing.assert_array_equal(painted[0, 0], color_of(17 + 254))
 
 
 def test_mask_overlay_leaves_unlabelled_area_gray():

@@ -148,7 +148,7 @@ def test_unfinished_mask_set_says_how_to_resume(world):
     assert "fine (shown) (1 shards not done)" in visible_text(rendered(cache))
     tree = rendered(cache[0])
     assert "`cluster` with --name fine" in visible_text(tree)
-    assert not hatched(images_by_title(tree)["photograph"])
+    assert not hatched(images_by_title(tree)["image"])
     assert cache[2].masks.shape == (8, 8)
 
 
@@ -180,7 +180,7 @@ def test_figure_without_dense_tokens_omits_scales(made, tmp_path):
     tree = rendered(scales_figure(cache[0]))
     assert visible_text(tree).count("holds no dense tokens") == 1
     assert [re.sub(r": \d+$", "", title) for title in images_by_title(tree)] == [
-        "photograph",
+        "image",
         "seen labels",
         "fused masks",
     ]

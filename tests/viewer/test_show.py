@@ -25,7 +25,7 @@ from trainer.checkpoint import load
 from trainer.predictor import Predictor
 from viewer import render as drawing
 from viewer.figure import Figure, Panel
-from viewer.palette import BLANK, HATCH, ORANGE, OUTLINE, colour_of, overlay_heat
+from viewer.palette import BLANK, HATCH, ORANGE, OUTLINE, color_of, overlay_heat
 from viewer.reader import open_finished_cache
 from viewer.render import FONT_SIZE, GAP, LEGEND, add_legend, fit_size, resize_image
 
@@ -114,7 +114,7 @@ def test_ignored_area_is_hatched_and_unseen_labels_are_hidden(cache):
         hatched = (panel == BLANK).all(axis=2) | (panel == HATCH).all(axis=2)
         # nearest-neighbor resizing may differ at pixel borders
         assert (hatched == ignored).mean() > 0.97
-        assert tuple(colour_of(DISC)) not in painted(panel)
+        assert tuple(color_of(DISC)) not in painted(panel)
         assert set(figure.legend) == set(np.unique(label)) - {255, DISC}
         assert not figure.unseen
 
@@ -233,7 +233,7 @@ def test_predictions_and_ground_truth_share_colors(student, made):
         np.testing.assert_array_equal(image, images.image(index))
         for panel, expected in ((truth, label), (prediction, found)):
             for value in set(np.unique(expected)) - {255}:
-                assert (panel[expected == value] == colour_of(value)).all()
+                assert (panel[expected == value] == color_of(value)).all()
                 shown.add(int(value))
     assert set(figure.legend) == shown
     assert figure.unseen == {DISC} & shown
@@ -251,7 +251,7 @@ def test_gamma_changes_predictions(clipteacher, made, tmp_path):
     for gamma in (-1000, 1000):
         clipteacher.good("show", made.run, "--gamma", gamma, "--image", 0, "--out", tmp_path / "x.png")
         pictures.append(np.asarray(Image.open(tmp_path / "x.png")))
-    disc = [(picture == colour_of(DISC)).all(axis=2).sum() for picture in pictures]
+    disc = [(picture == color_of(DISC)).all(axis=2).sum() for picture in pictures]
     assert disc[1] > disc[0] + 192 * 192 / 2
 
 
@@ -272,7 +272,7 @@ def test_gamma_changes_predictions(clipteacher, made, tmp_path):
         (("cache", "--side", 4), "at least 32"),
         (("cache", "--out", "x.jpg"), "must end in .png"),
         (("run", "--masks", "default"), "--masks: does not apply to predictions"),
-        (("run", "--attention", "--predictions"), "one figure at a time"),
+        (("run", "--attention", "--predictions"), "pass only one of them"),
         (("run", "--attention", "--gamma", 2), "--gamma: does not apply to attention"),
         (("run", "--gamma", "inf"), "--gamma inf"),
         (("run", "--dataset", "cocoa"), "--dataset cocoa: choose"),
@@ -286,7 +286,7 @@ def test_invalid_options_are_usage_errors(clipteacher, made, arguments, words):
 
 def test_targets_that_are_neither_cache_nor_run_are_refused(clipteacher, made, tmp_path):
     assert "no such cache or run" in clipteacher("show", tmp_path / "nothing").error
-    assert "no run" in clipteacher("show", tmp_path).error
+    assert "not a run" in clipteacher("show", tmp_path).error
     assert "no such folder" in clipteacher("show", made.run, "--root", tmp_path / "nothing").error
 
 
@@ -318,7 +318,7 @@ def test_images_are_chosen_by_index_id_or_end_of_id():
 
 def test_images_are_antialiased_and_keep_their_aspect_ratio():
     grid = (np.indices((80, 160)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    drawn = np.asarray(Figure.of([Panel("image", np.stack([grid] * 3, axis=2), photograph=True)], side=40).to_image())
+    drawn = np.asarray(Figure.of([Panel("image", np.stack([grid] * 3, axis=2), continuous=True)], side=40).to_image())
     panel = drawn[-20 - GAP : -GAP, GAP : GAP + 40]
     assert abs(panel[2:-2, 2:-2].astype(int) - 128).max() < 40
     assert (drawn[-20 - GAP :, GAP + 40 :] == 255).all()
@@ -368,8 +368,8 @@ def test_only_unseen_classes_are_framed_in_the_legend():
     framed = np.asarray(add_legend(Image.new("RGB", (400, 1), "white"), {0: "sky", 3: "disc"}, {3}))
     for picture, whole in ((plain, True), (framed, False)):
         side = drawing.FONT_SIZE + 1
-        assert (picture == colour_of(0)).all(axis=2).sum() == side**2
-        assert ((picture == colour_of(3)).all(axis=2).sum() == side**2) == whole
+        assert (picture == color_of(0)).all(axis=2).sum() == side**2
+        assert ((picture == color_of(3)).all(axis=2).sum() == side**2) == whole
     assert framed.shape[0] > plain.shape[0]
 
 

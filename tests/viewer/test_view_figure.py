@@ -43,10 +43,10 @@ def test_figure_shows_image_labels_scales_and_masks(made):
     tree = rendered(scales_figure(record))
     found = images_by_title(tree)
     titles = [re.sub(r": \d+$", "", title) for title in found]
-    assert titles == ["photograph", "seen labels", "3 x 3 windows", "7 x 7 windows", "fused masks"]
+    assert titles == ["image", "seen labels", "3 x 3 windows", "7 x 7 windows", "fused masks"]
     assert all(picture.shape == (SIDE, SIDE, 3) for picture in found.values())
-    photograph = Image.open(made.root / name(0)).resize((SIDE, SIDE))
-    assert nearly_equal(found["photograph"], np.asarray(photograph))
+    image = Image.open(made.root / name(0)).resize((SIDE, SIDE))
+    assert nearly_equal(found["image"], np.asarray(image))
     token = SIDE // 8
     fused = found[f"fused masks: {record.count}"]
     centers = fused[token // 2 :: token, token // 2 :: token]
@@ -63,10 +63,10 @@ def test_figure_shows_image_labels_scales_and_masks(made):
 def test_crop_figure_shows_the_box_and_the_crop(made):
     record = open_cache(made.cache)[0].view(CROP)
     found = images_by_title(rendered(record))
-    assert list(found)[:2] == ["photograph", f"view {CROP}"]
+    assert list(found)[:2] == ["image", f"view {CROP}"]
     expected = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE)))
     assert nearly_equal(found[f"view {CROP}"], expected)
-    assert not nearly_equal(found["photograph"], expected)
+    assert not nearly_equal(found["image"], expected)
     assert "px at" in visible_text(rendered(record))
 
 
@@ -74,12 +74,12 @@ def test_missing_images_become_hatched_panels_with_a_note(elsewhere):
     cache = open_cache(elsewhere.cache)
     tree = rendered(scales_figure(cache[0]))
     found = images_by_title(tree)
-    assert hatched(found["photograph"])
+    assert hatched(found["image"])
     assert "gone" in visible_text(tree)
     assert "root=DIR" in visible_text(tree)
     assert cache[0].image is cache[0].clip_input is cache[0].seen_label is None
     assert [re.sub(r"\W*\d+$", "", title) for title in found][1:] == ["3 x 3 windows", "7 x 7 windows", "fused masks"]
-    assert visible_text(rendered(cache.grid(range(3)))).count("no photograph") == 1
+    assert visible_text(rendered(cache.grid(range(3)))).count("no image") == 1
     assert "gone" in visible_text(rendered(cache))
     assert cache[0].to_image().width > 0
 
@@ -87,7 +87,7 @@ def test_missing_images_become_hatched_panels_with_a_note(elsewhere):
 def test_moved_images_are_found_by_root(elsewhere):
     cache = open_cache(elsewhere.cache, root=elsewhere.root)
     assert cache[0].image.shape == (96, 128, 3)
-    assert "no photograph" not in visible_text(rendered(cache[0]))
+    assert "no image" not in visible_text(rendered(cache[0]))
     (elsewhere.root / name(0)).unlink()
     refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root), "not the images", kind=UserError)
     refused(lambda: open_cache(elsewhere.cache, root=elsewhere.root / "none"), "none", kind=UserError)
@@ -111,7 +111,7 @@ def test_failed_images_show_the_reason_and_have_no_arrays(made):
     tree = rendered(scales_figure(record))
     assert visible_text(tree).count("failed when it was cached") == 1
     assert "cannot read the image" in visible_text(tree)
-    assert list(images_by_title(tree)) == ["photograph"]
+    assert list(images_by_title(tree)) == ["image"]
     assert not record.ok
     for key in ("masks", "cls", "dense", "count", "geometry"):
         refused(lambda key=key: getattr(record, key), f"image {FAILED}", kind=UserError)
