@@ -114,7 +114,7 @@ class CachedView:
     @property
     def label(self) -> UInt8[np.ndarray, "height width"]:
         """Class ids of `crop`, unseen classes included; all 255 without a label map. Raises as `sample` does."""
-        image, label, _ = self.sample
+        image, label = self.sample.image, self.sample.label
         return self.geometry.crop(np.full(image.shape[:2], VOID, np.uint8) if label is None else label)
 
     @property
