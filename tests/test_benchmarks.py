@@ -1,4 +1,4 @@
-"""benchmarks/: every script runs, on next to nothing, and prints its ratio last."""
+"""benchmarks/: every script runs with minimal settings and prints its ratio last."""
 
 import json
 import re
@@ -46,9 +46,9 @@ def test_every_script_is_listed():
 def test_json_output_has_a_ratio(name):
     if name == "precompute_vs_plain_loop":
         pytest.importorskip("sklearn")
-    told = json.loads(run(name, "--json").splitlines()[-1])
-    assert "ratio" in told
-    assert told["ratio"] is None if name == "gpu" and not told.get("measured", True) else told["ratio"] > 0
+    result = json.loads(run(name, "--json").splitlines()[-1])
+    assert "ratio" in result
+    assert result["ratio"] is None if name == "gpu" and not result.get("measured", True) else result["ratio"] > 0
 
 
 @pytest.mark.parametrize("name", ["kmeans_backends", "large_cache", "many_images", "prompts_vs_encode_text"])

@@ -1,4 +1,4 @@
-"""docs/clusters.md: each command is one that exists, with options that exist, and the local recipe works."""
+"""docs/clusters.md: its commands and options exist, and the local recipe works."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ DASK = {"scheduler": dask_scheduler.main, "worker": dask_worker.main, "ssh": das
 
 
 def commands():
-    """(program, arguments) of each line that is one of ours or Dask's; what ssh runs elsewhere counts as well."""
+    """(program, arguments) of each line that runs clipteacher or Dask, also through ssh."""
     for line in "\n".join(BLOCKS).splitlines():
         inner = re.match(r'ssh \w+ "(.*)" &$', line)
         words = shlex.split((inner[1] if inner else line).removesuffix("&"), comments=True)

@@ -1,4 +1,4 @@
-"""The documentation: every file, symbol, test, anchor and picture that a page or a docstring names exists."""
+"""The documentation: every file, symbol, test, anchor and image that a page or a docstring names exists."""
 
 import ast
 import re
@@ -54,7 +54,7 @@ def symbols(file: Path) -> set[str]:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """The anchors that a renderer of Markdown gives to the headings of a page."""
+    """The anchors that Markdown renderers generate for the headings of a page."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The rules of the house: which room may import which, how long a file or function may be, what is packaged."""
+"""The rules of the code base: which room may import which, how long files and functions may be, what is packaged."""
 
 import ast
 import re
@@ -33,7 +33,7 @@ def imported(file: Path) -> set[str]:
 
 
 def module_file(name: str) -> Path | None:
-    """The file of a module of ours, if it is one."""
+    """The file of a module of this repository; None for other modules."""
     stem = REPOSITORY.joinpath(*name.split("."))
     return next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
 
@@ -52,7 +52,7 @@ def test_imported_names_exist(file):
 
 
 def defined(node: ast.AST) -> list[str]:
-    """The names that a statement or an assignment's target defines."""
+    """The names that a statement defines."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -70,7 +70,7 @@ def test_rooms_import_in_one_direction(room):
 
 
 def imported_at_the_top(file: Path) -> set[Path]:
-    """Our modules that one imports outside of functions, those for types only included."""
+    """Modules of this repository that a file imports outside of functions, including imports for type checking."""
     found, waiting = set(), list(ast.parse(file.read_text()).body)
     while waiting:
         node = waiting.pop()
@@ -122,8 +122,8 @@ def test_scripts_and_images_of_the_readme_exist():
     readme = (REPOSITORY / "README.md").read_text()
     for script in re.findall(r"python ([\w/]+\.py)", readme):
         assert (REPOSITORY / script).is_file(), script
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
-        assert (REPOSITORY / picture).is_file(), picture
+    for image in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
+        assert (REPOSITORY / image).is_file(), image
 
 
 def test_console_script_and_rooms_are_packaged():

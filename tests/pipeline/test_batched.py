@@ -1,4 +1,4 @@
-"""K-means and fusion of a whole batch at once: what the clusters of one image at a time are, whatever is beside it."""
+"""Batched k-means and fusion: equal to those of single images, whatever else is in the batch."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ EVERYTHING = Split(("sky",), ("sky",))
 def batch_of(seed, grid, shares):
     rng = np.random.default_rng(seed)
     ignored = np.stack([rng.random(grid) < share for share in shares])
-    return np.stack([random_dense(seed + place, grid) for place in range(len(shares))]), ignored
+    return np.stack([random_dense(seed + index, grid) for index in range(len(shares))]), ignored
 
 
 def clustered(dense, ignored, device="cpu", **options):
@@ -49,16 +49,16 @@ def test_batched_clusters_and_labels_equal_a_float64_reference(device, seed, gri
     dense, ignored = batch_of(seed, grid, shares)
     clusters = clustered(dense, ignored, device, windows=windows)
     labels = fuse_batch(clusters, threshold).cpu().numpy()
-    for place in range(len(shares)):
+    for index in range(len(shares)):
         expected = np.full(grid, -1)
-        if ignored[place].any():
-            centers, masks, scale = oracle.clusters(dense[place], ignored[place], windows)
-            found = clusters.view(place, grid)
+        if ignored[index].any():
+            centers, masks, scale = oracle.clusters(dense[index], ignored[index], windows)
+            found = clusters.view(index, grid)
             np.testing.assert_allclose(found.centers, centers, atol=1e-5)
             np.testing.assert_array_equal(found.masks, masks)
             np.testing.assert_array_equal(found.scale, scale)
-            expected = oracle.fused(centers, masks, scale, dense[place], threshold)
-        np.testing.assert_array_equal(labels[place].reshape(grid), expected)
+            expected = oracle.fused(centers, masks, scale, dense[index], threshold)
+        np.testing.assert_array_equal(labels[index].reshape(grid), expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -70,12 +70,12 @@ def test_labels_do_not_depend_on_the_batch(device):
     np.testing.assert_array_equal(masker(dense, labels)[0], together)
     order = np.random.default_rng(0).permutation(len(dense))
     np.testing.assert_array_equal(masker(dense[order], labels)[0], together[order])
-    for place in (0, len(dense) - 1):
-        np.testing.assert_array_equal(masker(dense[place : place + 1], [None])[0][0], together[place])
+    for index in (0, len(dense) - 1):
+        np.testing.assert_array_equal(masker(dense[index : index + 1], [None])[0][0], together[index])
 
 
 def test_equal_centers_and_zero_tokens_match_the_loops():
-    dense = np.tile(np.array([1, 2, 3], np.float16), (1, 7, 7, 1))  # nine equal centers: the first takes all
+    dense = np.tile(np.array([1, 2, 3], np.float16), (1, 7, 7, 1))  # nine equal centers: the first takes all tokens
     dense[0, 3, 4] = 0
     ignored = np.ones((1, 7, 7), bool)
     expected = fuse(cluster(dense[0], ignored[0], assign_faiss), dense[0])
@@ -85,14 +85,14 @@ def test_equal_centers_and_zero_tokens_match_the_loops():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_torch_and_faiss_agree_on_real_images(device, capsys):
-    """Rounding differs, and a token between two centers may go to the other one: hence an index and not equality."""
+    """Rounding may move a token between two centers to the other one: hence an index instead of equality."""
     root = os.environ.get("CLIPTEACHER_TEST_DATA")
     if not root:
         pytest.skip("CLIPTEACHER_TEST_DATA is not set")
     clip = FrozenCLIP(CLIPSource("tiny", image_size=256), "fp32", torch.device("cpu"))
     files = sorted(Path(root, "coco").rglob("*.jpg"))[:32]
-    photographs = [decode_image(file) for file in files]
-    views = [crop_image(image, whole(*image.shape[:2]), clip.image_size) for image in photographs]
+    images = [decode_image(file) for file in files]
+    views = [crop_image(image, whole(*image.shape[:2]), clip.image_size) for image in images]
     dense = np.concatenate([clip.encode(np.stack(views[start : start + 4])).dense for start in range(0, len(views), 4)])
     found = [
         Masker(EVERYTHING, clip.grid, threshold=0.9, kmeans=kmeans, device=device)(dense, [None] * len(dense))[0]

@@ -1,4 +1,4 @@
-"""The frozen teacher says what open_clip itself says."""
+"""The frozen teacher computes what open_clip itself computes."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 import torch
 from refusals import refused
 from tiny_inputs import CONFIG, random_image, tiny_clip
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import BackendCompilerFailed  # private; `pipeline.teacher.clip` catches its base class
 
 from data_cache.errors import UsageError
 from pipeline.teacher.clip import MAX_CONCURRENT_BATCHES, DeviceFeatures, FrozenCLIP, concurrent_batches
@@ -19,7 +19,7 @@ from pipeline.teacher.weights import CLIPSource
 
 IMAGES = np.stack([random_image(seed, 128, 128) for seed in range(3)])
 CLASSES, TEMPLATES = ["sky", "garden gnome"], ["a photo of a {}", "this is the {} in the scene."]
-INTERNAL = (np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711]))
+MEAN_AND_STD = (np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711]))
 """CLIP's mean and standard deviation, as open_clip publishes them (OPENAI_DATASET_MEAN and _STD)."""
 
 
@@ -30,7 +30,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def reference(clip, tmp_path_factory):
-    """open_clip's own model of the same config and weights, as open_clip makes it."""
+    """open_clip's own model with the same config and weights."""
     folder = tmp_path_factory.mktemp("reference")
     content = {"model_cfg": json.loads(Path(CONFIG).read_text())}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
@@ -40,13 +40,13 @@ def reference(clip, tmp_path_factory):
 
 
 def preprocessed(images):
-    mean, std = INTERNAL
+    mean, std = MEAN_AND_STD
     pixels = (images / 255.0 - mean) / std
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float()
 
 
-def equal_to_float16(found, expected):
-    """Equal up to one step of float16, with room for float32's own rounding near zero."""
+def assert_equal_to_float16(found, expected):
+    """Equal up to one step of float16, with a tolerance for float32 rounding near zero."""
     assert found.dtype == np.float16
     expected = expected.detach().numpy().astype(np.float64)
     assert found.shape == expected.shape
@@ -59,7 +59,7 @@ def equal_to_float16(found, expected):
 
 @torch.no_grad()
 def test_cls_is_open_clips_image_embedding_in_float16(clip, reference):
-    equal_to_float16(clip.encode(IMAGES).cls, reference.encode_image(preprocessed(IMAGES)))
+    assert_equal_to_float16(clip.encode(IMAGES).cls, reference.encode_image(preprocessed(IMAGES)))
 
 
 def test_cls_is_not_normalized(clip):
@@ -76,13 +76,13 @@ def test_dense_tokens_are_projected_patch_tokens_of_the_last_block(clip, referen
     patches = blocks[0][:, 1:]
     centerd = patches - patches.mean(-1, keepdim=True)
     scaled = centerd / (centerd.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
-    equal_to_float16(clip.encode(IMAGES).dense, (scaled @ reference.visual.proj).reshape(3, 8, 8, 64))
+    assert_equal_to_float16(clip.encode(IMAGES).dense, (scaled @ reference.visual.proj).reshape(3, 8, 8, 64))
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 5), (5, 2), (7, 7)])
 def test_dense_tokens_are_in_row_major_order(row, column):
     clip = tiny_clip()
-    clip.model.visual.positional_embedding.zero_()  # all grey patches now give one and the same token
+    clip.model.visual.positional_embedding.zero_()  # now all gray patches give the same token
     image = np.full((1, 128, 128, 3), 120, np.uint8)
     image[0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = random_image(1, 16, 16)
     dense = clip.encode(image).dense[0].astype(float)
@@ -165,7 +165,7 @@ def test_text_feature_is_the_normalized_mean_of_normalized_prompts(clip, referen
 def test_prompts_are_averaged_by_direction():
     clip = tiny_clip()
     with torch.inference_mode():
-        clip.model.text_projection.data[:, 0] *= 50  # else the features of random weights are all of one length
+        clip.model.text_projection.data[:, 0] *= 50  # features of random weights would all have the same length
         raw = clip.model.encode_text(clip.tokenizer([t.format("sky") for t in Prompts("zegclip15").templates])).double()
     by_direction = torch.nn.functional.normalize(raw, dim=-1).mean(0)
     by_length = raw.mean(0)
@@ -198,7 +198,7 @@ def test_clean_prompts_use_cleaned_class_names():
         Prompts("zegclip16")
 
 
-# -- what the fingerprint says -------------------------------------------------------------------------------------
+# -- fingerprint --------------------------------------------------------------------------------------------------
 
 
 def test_fingerprint_lists_what_changes_the_numbers(clip):
@@ -207,8 +207,8 @@ def test_fingerprint_lists_what_changes_the_numbers(clip):
         "weights_sha256": clip.weights_hash,
         "quick_gelu": False,
         "image_size": 128,
-        "mean": INTERNAL[0].tolist(),
-        "std": INTERNAL[1].tolist(),
+        "mean": MEAN_AND_STD[0].tolist(),
+        "std": MEAN_AND_STD[1].tolist(),
         "precision": "fp32",
         "dense_recipe": "output",
     }
@@ -274,17 +274,17 @@ def test_failed_compilation_names_the_option(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_features_do_not_depend_on_the_number_of_threads(clip, precision):
-    asked = FrozenCLIP(clip.source, precision, torch.device("cpu"))
-    before, answers = torch.get_num_threads(), []
+    other = FrozenCLIP(clip.source, precision, torch.device("cpu"))
+    before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            answers.append(asked.encode(IMAGES))
+            results.append(other.encode(IMAGES))
     finally:
         torch.set_num_threads(before)
-    for other in answers[1:]:
-        np.testing.assert_array_equal(other.cls, answers[0].cls)
-        np.testing.assert_array_equal(other.dense, answers[0].dense)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.cls, results[0].cls)
+        np.testing.assert_array_equal(result.dense, results[0].dense)
 
 
 def test_compute_slot_restores_the_number_of_threads(clip, monkeypatch):

@@ -1,4 +1,4 @@
-"""A shard: every image ends as ok or as a failure with its reason, aligned with the dataset."""
+"""A shard: every image is ok or failed with a reason, in the order of the dataset."""
 
 import hashlib
 import logging
@@ -24,14 +24,14 @@ from pipeline.shard_job import StageTimes
 from pipeline.teacher.clip import BATCH, DeviceFeatures
 
 IMAGES, SHARD = 9, 7
-TRUNCATED, MISFIT, UNLABELLED = 2, 4, 5
+TRUNCATED, MISMATCHED, UNLABELLED = 2, 4, 5
 GOOD = [0, 1, 3, 5, 6]
 SPLIT, GRID = Split(CLASSES, ("tree",)), (8, 8)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return draw_blocks(tmp_path_factory.mktemp("own"), IMAGES, {TRUNCATED}, {MISFIT}, {UNLABELLED})
+    return draw_blocks(tmp_path_factory.mktemp("own"), IMAGES, {TRUNCATED}, {MISMATCHED}, {UNLABELLED})
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def encoder(root):
 
 
 @pytest.fixture(scope="module")
-def told():
+def progress():
     return []
 
 
 @pytest.fixture(scope="module")
-def shard(encoder, told):
-    return encoded(encoder, 0, progress=told.append)
+def shard(encoder, progress):
+    return encoded(encoder, 0, progress=progress.append)
 
 
 def pixels(root, index):
@@ -135,7 +135,9 @@ def test_last_shard_holds_the_remaining_images(encoder, shard):
 # -- bad images ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("index", "words"), [(TRUNCATED, ["02.png"]), (MISFIT, ["04.png", "120 x 90", "120 x 40"])])
+@pytest.mark.parametrize(
+    ("index", "words"), [(TRUNCATED, ["02.png"]), (MISMATCHED, ["04.png", "120 x 90", "120 x 40"])]
+)
 def test_bad_image_fails_with_a_reason_and_blank_arrays(shard, index, words):
     assert all(word in shard.status[index] for word in words)
     assert "\n" not in shard.status[index]
@@ -156,14 +158,14 @@ def test_batch_of_bad_images_does_not_stop_the_shard(tmp_path, encoder):
 def test_features_beyond_float16_fail_only_their_image(encoder, root, shard, monkeypatch, part, value):
     overflowing, forward = pixels(root, 3), encoder.clip.forward
 
-    def burst(images):
+    def overflow(images):
         features = forward(images)
         bad = (images.numpy() == overflowing).all(axis=(1, 2, 3))
-        spoilt = getattr(features, part).clone()
-        spoilt[torch.from_numpy(bad), ..., -1] = value
-        return DeviceFeatures(**{"cls": features.cls, "dense": features.dense, part: spoilt})
+        changed = getattr(features, part).clone()
+        changed[torch.from_numpy(bad), ..., -1] = value
+        return DeviceFeatures(**{"cls": features.cls, "dense": features.dense, part: changed})
 
-    monkeypatch.setattr(encoder.clip, "forward", burst)
+    monkeypatch.setattr(encoder.clip, "forward", overflow)
     other = encoded(encoder, 0)
     assert "finite" in other.status[3]
     assert is_blank(other, 3)
@@ -215,7 +217,7 @@ def test_concurrent_batches_share_the_cpu_threads(encoder, shard, monkeypatch):
         again = encoded(encoder, 0)
         assert torch.get_num_threads() == before
     finally:
-        torch.set_num_threads(before)  # four in threads yet to start
+        torch.set_num_threads(before)  # or later threads would start with four
     assert threads == [2, 2]
     for name in ("cls", "dense", "label", "count", "status"):
         np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
@@ -226,7 +228,7 @@ def test_cancelled_shard_stops_encoding(encoder, monkeypatch):
 
     def watched(images):
         calls.append(len(images))
-        if len(calls) > views:  # the second batch's first: only now is the first one's end told
+        if len(calls) > views:  # first view of the second batch: only now has the first one been reported
             assert gone.wait(60)
             time.sleep(0.3)
         return forward(images)
@@ -243,12 +245,12 @@ def test_cancelled_shard_stops_encoding(encoder, monkeypatch):
     assert views <= len(calls) <= views + 1
 
 
-# -- what else a shard says ----------------------------------------------------------------------------------------
+# -- progress, options, timing -------------------------------------------------------------------------------------
 
 
-def test_progress_counts_good_and_bad_images(shard, told):
-    assert sum(told) == SHARD
-    assert len(told) > 1
+def test_progress_counts_good_and_bad_images(shard, progress):
+    assert sum(progress) == SHARD
+    assert len(progress) > 1
 
 
 def test_dense_none_does_not_change_other_arrays(encoder, shard):
@@ -261,13 +263,13 @@ def test_dense_none_does_not_change_other_arrays(encoder, shard):
 @pytest.mark.parametrize("dense", ["none", "float16"])
 def test_clustering_on_the_device_gives_the_same_shard(encoder, shard, monkeypatch, dense):
     masker = replace(encoder.masker, kmeans="torch")
-    given = replace(encoder, masker=masker, layout=replace(encoder.layout, dense=dense))
-    apart = encoded(given, 0)
+    by_torch = replace(encoder, masker=masker, layout=replace(encoder.layout, dense=dense))
+    separate = encoded(by_torch, 0)
     monkeypatch.setattr(Masker, "asynchronous", True)
-    at_once = encoded(given, 0)
+    on_device = encoded(by_torch, 0)
     for name in ("cls", "label", "count", "status"):
-        np.testing.assert_array_equal(getattr(at_once, name), getattr(apart, name))
-        np.testing.assert_array_equal(getattr(at_once, name), getattr(shard, name))
+        np.testing.assert_array_equal(getattr(on_device, name), getattr(separate, name))
+        np.testing.assert_array_equal(getattr(on_device, name), getattr(shard, name))
 
 
 def test_shard_is_deterministic_and_reports_seconds_per_stage(encoder, shard, caplog):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zarr.storage._local as local  # private: where zarr writes every file
 from refusals import refused
-from test_precompute import same_arrays
+from test_precompute import assert_same_arrays
 from test_reopen import settings_of
 from tiny_inputs import draw_blocks
 
@@ -28,34 +28,34 @@ def root(tmp_path):
 @pytest.fixture
 def disk(tmp_path):
     """A file system of half a MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(place)]
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(path)]
     mounted = subprocess.run(command, capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def kept_and_finished(settings, reference):
+def assert_resumable(settings, reference):
     cache = Cache(settings.cache)
     left = cache.pending_shards(DEFAULT_MASKS)
     assert 0 < len(left) < cache.layout.shards
     assert all("not done" in line or "not recorded" in line for line in verify_files(cache)[1])
     execute(plan(settings))
     execute(plan(reference))
-    same_arrays(settings.cache, reference.cache)
+    assert_same_arrays(settings.cache, reference.cache)
     assert verify_files(Cache(settings.cache))[1] == []
     assert not list(settings.cache.rglob("*.partial"))
 
 
 def test_full_file_system_ends_the_run_in_one_line_and_keeps_finished_shards(root, disk, tmp_path):
-    settings, told = settings_of(root, disk / "c.zarr"), []
+    settings, reports = settings_of(root, disk / "c.zarr"), []
 
     def fill(images):
-        told.append(images)
-        if len(told) == 2:  # the second shard is being encoded, and the first written
+        reports.append(images)
+        if len(reports) == 2:  # the second shard is being encoded, the first one written
             while len(Cache(settings.cache).pending_shards(DEFAULT_MASKS)) == 3:
                 time.sleep(0.01)
             with (disk / "filler").open("wb") as file, suppress(OSError):
@@ -66,7 +66,7 @@ def test_full_file_system_ends_the_run_in_one_line_and_keeps_finished_shards(roo
     work = plan(settings)
     refused(lambda: execute(work, fill), f"{settings.cache}: the disk is full", "rerun the same command")
     (disk / "filler").unlink()
-    kept_and_finished(settings, settings_of(root, tmp_path / "whole.zarr"))
+    assert_resumable(settings, settings_of(root, tmp_path / "whole.zarr"))
 
 
 @pytest.mark.parametrize("write", [20, 25, 30])
@@ -84,7 +84,7 @@ def test_write_error_on_a_full_disk_keeps_finished_shards(root, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(local, "_put", full)
         refused(lambda: execute(plan(settings)), "the disk is full", "rerun the same command")
-    kept_and_finished(settings, settings_of(root, tmp_path / "whole.zarr"))
+    assert_resumable(settings, settings_of(root, tmp_path / "whole.zarr"))
 
 
 def execute_until_created(work, monkeypatch):

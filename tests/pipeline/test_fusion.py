@@ -1,4 +1,4 @@
-"""Fusion: groups of similar centers (Algorithm 1) and one vote a scale."""
+"""Fusion: groups of similar centers (Algorithm 1) and one vote per scale."""
 
 import numpy as np
 import oracle_masks as oracle
@@ -47,7 +47,7 @@ def test_algorithm_1_as_printed_selects_a_center_twice():
 
 
 def test_algorithm_1_as_printed_agrees_for_separated_groups():
-    # The printed one repeats a group for each of its members, less and less of it
+    # as printed, each member repeats the group without the earlier members
     centers = directions(0, 90, 5, 95)
     assert oracle.literal_groups(centers, 0.8) == [[0, 2], [1, 3], [2], [3]]
     assert members(group_centers(centers, 0.8)) == [[0, 2], [1, 3]]
@@ -95,7 +95,7 @@ def test_fused_labels_equal_the_reference(seed, windows, threshold, share):
         found = Clusters(centers.astype(np.float32), masks, scales)
     labels = fuse(found, dense, threshold)
     np.testing.assert_array_equal(labels, expected)
-    # What everyone relies on, whatever the votes were
+    # invariants, whatever the votes were
     np.testing.assert_array_equal(labels >= 0, ignored)
     assert (labels[~ignored] == NOT_IGNORED).all()
     assert np.unique(labels[ignored]).tolist() == list(range(labels.max() + 1))
@@ -131,7 +131,7 @@ def test_tie_is_decided_by_the_most_similar_center_of_each_group():
 
 def test_tie_of_equal_similarities_goes_to_the_lower_group():
     found = clusters(np.eye(2), [0, 0, 0], [1, 1, 1])
-    tokens = np.array([[0, 1], [1, 1], [1, 0]], np.float16)  # the middle one is as near to either
+    tokens = np.array([[0, 1], [1, 1], [1, 0]], np.float16)  # the middle one is equally similar to both
     assert fuse(found, tokens[None]).tolist() == [[0, 1, 1]]
 
 

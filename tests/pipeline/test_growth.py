@@ -1,4 +1,4 @@
-"""Work of a cache grows with its images, never with their square: counted, not timed."""
+"""Work grows linearly with the number of images; operations are counted, not timed."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,46 +19,46 @@ FEW, MANY = 100, 400
 
 
 class Name(str):
-    """A name that counts how often it is looked at."""
+    """An image name that counts how often any name is hashed or compared."""
 
     __slots__ = ()
-    looks = 0
+    comparisons = 0
 
     def __hash__(self):
-        Name.looks += 1
+        Name.comparisons += 1
         return super().__hash__()
 
     def __eq__(self, other):
-        Name.looks += 1
+        Name.comparisons += 1
         return super().__eq__(other)
 
 
-class Listed:
-    """The names of a dataset."""
+class NamesOnly:
+    """A dataset without files."""
 
     def __init__(self, ids):
         self.ids = ids
 
     def subset(self, indices):
-        return Listed([self.ids[i] for i in indices])
+        return NamesOnly([self.ids[i] for i in indices])
 
 
-def looks(action, images):
+def count_comparisons(action, images):
     names = [Name(f"images/{number}.jpg") for number in range(images)]
-    Name.looks = 0
+    Name.comparisons = 0
     action(names)
-    return Name.looks
+    return Name.comparisons
 
 
 def extend(names):
     cache = SimpleNamespace(ids=lambda: names[:-1], path=Path("c.zarr"))
-    dataset, added = match_images(cache, Listed(names), extend=True)
+    dataset, added = match_images(cache, NamesOnly(names), extend=True)
     assert (list(added), dataset.ids) == (names[-1:], names)
 
 
-@pytest.mark.parametrize("action", [extend, lambda names: select_ids(Listed(names), names[::-1])])
+@pytest.mark.parametrize("action", [extend, lambda names: select_ids(NamesOnly(names), names[::-1])])
 def test_name_comparisons_grow_linearly(action):
-    assert looks(action, MANY) < 1.2 * MANY / FEW * looks(action, FEW)
+    assert count_comparisons(action, MANY) < 1.2 * MANY / FEW * count_comparisons(action, FEW)
 
 
 def cache_of(path, images):
@@ -71,15 +71,15 @@ def cache_of(path, images):
 
 
 def test_reading_ids_shard_by_shard_checks_each_file_once(tmp_path, monkeypatch):
-    asked = {}
+    calls = {}
     for images in (FEW, MANY):
         cache, seen = cache_of(tmp_path / f"{images}.zarr", images), []
         with monkeypatch.context() as patch:
             patch.setattr(journal, "stat_or_none", lambda path, seen=seen: seen.append(path) or path.stat())
             names = [name for shard in range(cache.layout.shards) for name in cache.ids(cache.layout.span(shard))]
         assert names == [f"{number}" for number in range(images)]
-        asked[images] = len(seen)
-    assert asked == {images: images // 2 for images in (FEW, MANY)}
+        calls[images] = len(seen)
+    assert calls == {images: images // 2 for images in (FEW, MANY)}
 
 
 def test_missing_id_chunk_is_reported_when_read(tmp_path):

@@ -27,7 +27,7 @@ def case(seed, grid=(10, 8), share=0.6):
     return random_dense(seed, grid), ignored
 
 
-def same(found, expected):
+def assert_same_clusters(found, expected):
     centers, masks, scales = expected
     np.testing.assert_allclose(found.centers, centers, atol=1e-5)
     np.testing.assert_array_equal(found.masks, masks)
@@ -73,7 +73,7 @@ def test_window_mean_excludes_tokens_that_are_not_ignored():
 def test_clusters_equal_a_float64_lloyd_loop(seed, height, width, share):
     dense, ignored = case(seed, (height, width), share)
     if ignored.any():
-        same(cluster(dense, ignored, assign_faiss), oracle.clusters(dense, ignored))
+        assert_same_clusters(cluster(dense, ignored, assign_faiss), oracle.clusters(dense, ignored))
 
 
 def test_kmeans_has_ten_updates_and_a_last_assignment():
@@ -81,7 +81,7 @@ def test_kmeans_has_ten_updates_and_a_last_assignment():
     points = oracle.unit(rng.normal(size=(600, 4))).astype(np.float32)
     start = points[:12]
     after = {updates: oracle.lloyd(points.astype(float), start.astype(float), updates) for updates in (9, 10, 11)}
-    for other in (9, 11):  # the case is only a test if one update more or less shows
+    for other in (9, 11):  # one update more or less must make a difference
         assert np.abs(after[other][0] - after[10][0]).max() > 1e-3
         assert (after[other][1] != after[10][1]).any()
     centers, labels = spherical_kmeans(points, start, assign_faiss)
@@ -128,7 +128,7 @@ def test_planted_clusters_are_recovered():
     np.testing.assert_array_equal(found.masks.argmax(axis=0), planted)
 
 
-# -- who takes part ------------------------------------------------------------------------------------------------
+# -- ignored tokens and scales -------------------------------------------------------------------------------------
 
 
 def test_only_ignored_tokens_are_clustered():
@@ -167,7 +167,8 @@ def test_no_ignored_tokens_give_no_centers():
 def test_single_ignored_token_is_its_own_center_at_each_scale():
     dense, ignored = random_dense(0), np.zeros((8, 8), bool)
     ignored[5, 2] = True
-    same(cluster(dense, ignored, assign_faiss), (oracle.unit(dense[5, 2])[None].repeat(2, 0), [ignored] * 2, [0, 1]))
+    expected = oracle.unit(dense[5, 2])[None].repeat(2, 0), [ignored] * 2, [0, 1]
+    assert_same_clusters(cluster(dense, ignored, assign_faiss), expected)
 
 
 def test_single_window_gives_one_cluster_at_the_mean():
@@ -216,7 +217,7 @@ def test_faiss_uses_inner_products_not_distances():
 @pytest.mark.parametrize("points", [1, 19, 20, 21, 64, 1024])
 @pytest.mark.parametrize("copies", [2, 3, 25])
 def test_faiss_assigns_ties_to_the_lower_index(points, copies):
-    # 20 queries are where FAISS turns from plain loops to BLAS
+    # from 20 queries on, FAISS uses BLAS instead of loops
     rng = np.random.default_rng(points)
     a, b = normalized(rng.normal(size=(points, 32))), normalized(rng.normal(size=(5, 32)))
     expected = (a.astype(float) @ b.astype(float).T).argmax(axis=1)
@@ -225,7 +226,7 @@ def test_faiss_assigns_ties_to_the_lower_index(points, copies):
 
 @pytest.mark.parametrize("works", [True, False])
 def test_faiss_call_restores_thread_counts(works):
-    # Depending on how the two were built they have one OpenMP runtime or two, hence both are set and read
+    # depending on their builds, the two share an OpenMP runtime or not
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     points = np.eye(4, dtype=np.float32)
     try:

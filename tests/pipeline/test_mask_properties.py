@@ -1,4 +1,4 @@
-"""What holds of clusters and fused labels whatever the tokens are."""
+"""Invariants of clusters and fused labels."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ seeds = st.integers(0, 100_000)
 
 
 def draw(seed, count, repeated):
-    """Tokens, some of them repeated, and which `count` of them are ignored."""
+    """Tokens, half of them equal if `repeated`, of which `count` are ignored."""
     rng, dense = np.random.default_rng(seed), random_dense(seed, GRID).copy()
     if repeated:
         dense[rng.random(GRID) < 0.5] = dense[0, 0]
@@ -33,7 +33,7 @@ def test_labels_cover_exactly_the_ignored_tokens_and_are_numbered_without_gaps(s
     np.testing.assert_array_equal(fused != NOT_IGNORED, ignored)
     assert sorted(set(fused[ignored])) == list(range(fused.max(initial=-1) + 1))
     assert len(clusters.centers) <= max_centers(GRID, (3, 7))
-    for scale in (0, 1):  # each ignored token is in exactly one mask of each scale
+    for scale in (0, 1):  # each ignored token is in exactly one mask per scale
         np.testing.assert_array_equal(clusters.masks[clusters.scale == scale].sum(axis=0), ignored)
 
 

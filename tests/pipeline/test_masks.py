@@ -1,4 +1,4 @@
-"""Pseudo masks: which tokens are ignored, and what is stored of them."""
+"""Pseudo masks: which tokens are ignored, and what is stored."""
 
 import numpy as np
 import oracle_masks as oracle
@@ -17,13 +17,13 @@ VOID, SEEN, UNSEEN = 255, 1, 2
 
 
 def masks_of(masker, dense, label):
-    """Labels and their number of one view."""
+    """The labels of one view and their number."""
     stored, count = masker(dense[None], [label])
     return stored[0], int(count[0])
 
 
 def patch(*values):
-    """One 4 x 4 patch that holds these values, then seen ones."""
+    """A 4 x 4 patch of these values, filled up with a seen class."""
     return np.array([*values, *[SEEN] * (16 - len(values))], np.uint8).reshape(4, 4)
 
 
@@ -146,8 +146,8 @@ def test_masks_do_not_depend_on_other_views(kmeans):
     masker, views = Masker(SPLIT, (8, 8), kmeans=kmeans), np.stack([random_dense(seed) for seed in range(6)])
     labels = [None, np.full((32, 32), VOID, np.uint8), np.full((32, 32), SEEN, np.uint8), None, None, None]
     together, counts = masker(views, labels)
-    for place in (4, 0, 1, 2, 3, 5):
-        alone, count = masks_of(Masker(SPLIT, (8, 8), kmeans=kmeans), views[place], labels[place])
-        np.testing.assert_array_equal(together[place], alone)
-        assert counts[place] == count
+    for index in (4, 0, 1, 2, 3, 5):
+        alone, count = masks_of(Masker(SPLIT, (8, 8), kmeans=kmeans), views[index], labels[index])
+        np.testing.assert_array_equal(together[index], alone)
+        assert counts[index] == count
     assert counts.max() > 1

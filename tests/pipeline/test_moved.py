@@ -1,10 +1,10 @@
-"""A cache that is moved or removed while it is written: one line, and nothing at its old place."""
+"""A cache that is moved or removed while it is written: one line, and nothing at its old path."""
 
 import shutil
 
 import pytest
 from refusals import refused
-from test_precompute import same_arrays
+from test_precompute import assert_same_arrays
 from test_reopen import settings_of
 from tiny_inputs import draw_blocks
 
@@ -23,19 +23,19 @@ def settings(tmp_path):
     return settings_of(draw_blocks(tmp_path / "own", 7), tmp_path / "here/c.zarr")
 
 
-def when_told(action):
-    """Do something once, at the first images of the second call."""
+def on_second_report(action):
+    """A progress callback that runs `action` at its second call."""
     calls = []
 
-    def tell(_images):
+    def report(_images):
         calls.append(1)
         if len(calls) == 2:
             action()
 
-    return tell
+    return report
 
 
-def nothing_is_left(settings):
+def assert_nothing_left(settings):
     assert not settings.cache.parent.exists() or list(settings.cache.parent.iterdir()) == []
 
 
@@ -45,12 +45,12 @@ def test_moved_cache_ends_the_run_and_can_be_resumed_at_its_new_path(settings, t
     old, new = (settings.cache.parent, there) if folder else (settings.cache, there / "c.zarr")
     new.parent.mkdir(exist_ok=True)
     work = plan(settings)
-    refused(lambda: execute(work, when_told(lambda: old.rename(new))), settings.cache, "was moved or removed")
-    nothing_is_left(settings)
+    refused(lambda: execute(work, on_second_report(lambda: old.rename(new))), settings.cache, "was moved or removed")
+    assert_nothing_left(settings)
     at_new = settings_of(tmp_path / "own", there / "c.zarr")
     execute(plan(at_new))
     execute(plan(settings))
-    same_arrays(settings.cache, at_new.cache)
+    assert_same_arrays(settings.cache, at_new.cache)
 
 
 def test_removed_cache_ends_the_run_in_one_line(settings, tmp_path):
@@ -59,16 +59,16 @@ def test_removed_cache_ends_the_run_in_one_line(settings, tmp_path):
     def remove():
         shutil.rmtree(settings.cache.rename(tmp_path / "bin"))
 
-    refused(lambda: execute(work, when_told(remove)), "was moved or removed")
-    nothing_is_left(settings)
+    refused(lambda: execute(work, on_second_report(remove)), "was moved or removed")
+    assert_nothing_left(settings)
 
 
 def test_cache_moved_during_clustering_ends_the_run(settings, tmp_path):
     execute(plan(settings))
     moved = tmp_path / "moved.zarr"
-    wanted = ClusterConfig(settings.cache, "fine", threshold=0.9)
-    refused(lambda: recluster(wanted, when_told(lambda: settings.cache.rename(moved))), "was moved or removed")
-    nothing_is_left(settings)
+    config = ClusterConfig(settings.cache, "fine", threshold=0.9)
+    refused(lambda: recluster(config, on_second_report(lambda: settings.cache.rename(moved))), "was moved or removed")
+    assert_nothing_left(settings)
     assert not Cache(moved).pending_shards(DEFAULT_MASKS)
 
 

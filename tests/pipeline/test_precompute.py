@@ -1,4 +1,4 @@
-"""Stage 1 as a whole: planned without a trace, resumed without a difference."""
+"""Stage 1 as a whole: plans write nothing, and a resumed run equals an uninterrupted one."""
 
 import pickle
 from collections import namedtuple
@@ -40,16 +40,16 @@ def settings(root, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def told():
+def progress():
     return []
 
 
 @pytest.fixture(scope="module")
-def done(root, tmp_path_factory, told):
-    """Settings and summary of a run that nothing disturbed."""
+def done(root, tmp_path_factory, progress):
+    """Settings and summary of an uninterrupted run."""
     cache = tmp_path_factory.mktemp("done") / "own.zarr"
     settings = precompute_config(root, cache, shard=SHARD, unseen="tree")
-    return settings, execute(plan(settings), told.append)
+    return settings, execute(plan(settings), progress.append)
 
 
 def tree(folder):
@@ -61,26 +61,26 @@ def arrays(cache):
     return {name: node[:] for name, node in nodes if isinstance(node, zarr.Array)}
 
 
-def same_arrays(one, other):
+def assert_same_arrays(one, other):
     a, b = arrays(one), arrays(other)
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def shards_run(monkeypatch):
-    """Keeps count of the shards that are worked on."""
+def record_shards(monkeypatch):
+    """The numbers of the shards that are run."""
     numbers, run = [], EncodeJob.run
 
-    def counted(job, shard, tell):
+    def counted(job, shard, progress):
         numbers.append(shard)
-        return run(job, shard, tell)
+        return run(job, shard, progress)
 
     monkeypatch.setattr(EncodeJob, "run", counted)
     return numbers
 
 
-# -- a run that nothing disturbs -----------------------------------------------------------------------------------
+# -- uninterrupted runs --------------------------------------------------------------------------------------------
 
 
 def test_plan_writes_nothing(settings, root, tmp_path):
@@ -125,13 +125,13 @@ def test_summary_lists_failed_images_with_reasons(done):
     assert {"decode", "encode", "cluster", "write"} <= summary.stages.keys()
 
 
-def test_progress_adds_up_to_all_images(done, told):
-    assert sum(told) == IMAGES
+def test_progress_adds_up_to_all_images(done, progress):
+    assert sum(progress) == IMAGES
 
 
 def test_second_run_changes_nothing(done, monkeypatch):
     settings, summary = done
-    before, ran = tree(settings.cache), shards_run(monkeypatch)
+    before, ran = tree(settings.cache), record_shards(monkeypatch)
     work = plan(settings)
     assert (work.shards, work.images, sum(work.bytes.values())) == (0, 0, 0)
     again = execute(work)
@@ -139,17 +139,17 @@ def test_second_run_changes_nothing(done, monkeypatch):
     assert (tree(settings.cache), ran) == (before, [])
 
 
-# -- runs that are disturbed ---------------------------------------------------------------------------------------
+# -- interrupted runs ----------------------------------------------------------------------------------------------
 
 
 def test_resumed_run_equals_an_uninterrupted_one(done, settings, monkeypatch):
-    ran, run = shards_run(monkeypatch), EncodeJob.run
+    ran, run = record_shards(monkeypatch), EncodeJob.run
     broken = {2: RuntimeError("power cut"), 3: RuntimeError("power cut")}
 
-    def dying(job, shard, tell):
+    def dying(job, shard, progress):
         if shard in broken:
             raise broken[shard]
-        return run(job, shard, tell)
+        return run(job, shard, progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(EncodeJob, "run", dying)
@@ -161,7 +161,7 @@ def test_resumed_run_equals_an_uninterrupted_one(done, settings, monkeypatch):
     assert (work.shards, work.images) == (2, 4)
     assert execute(work).encoded == 4
     assert sorted(ran) == [2, 3]
-    same_arrays(settings.cache, done[0].cache)
+    assert_same_arrays(settings.cache, done[0].cache)
 
 
 def test_shard_without_a_journal_record_is_recomputed(done, settings, monkeypatch):
@@ -170,8 +170,8 @@ def test_shard_without_a_journal_record_is_recomputed(done, settings, monkeypatc
     def torn(journal, shard, *rest):
         if shard == 1:
             array = journal._root / "cls/c/1/0/0"
-            assert array.is_file()  # its numbers are all there
-            array.write_bytes(array.read_bytes()[:50])  # or half of them
+            assert array.is_file()  # completely written
+            array.write_bytes(array.read_bytes()[:50])  # cut in half
             (array.parent / "new.partial").write_bytes(b"half")
             raise RuntimeError("power cut")
         return commit(journal, shard, *rest)
@@ -180,13 +180,13 @@ def test_shard_without_a_journal_record_is_recomputed(done, settings, monkeypatc
         patch.setattr(Journal, "commit", torn)
         with pytest.raises(RuntimeError, match="power cut"):
             execute(plan(settings))
-    ran = shards_run(monkeypatch)
+    ran = record_shards(monkeypatch)
     pending = Cache(settings.cache).pending_shards(DEFAULT_MASKS)
     assert 1 in pending
     assert 0 not in pending
     execute(plan(settings))
     assert sorted(ran) == pending
-    same_arrays(settings.cache, done[0].cache)
+    assert_same_arrays(settings.cache, done[0].cache)
     assert not list(settings.cache.rglob("*.partial"))
 
 
@@ -253,12 +253,12 @@ def test_invalid_option_is_refused_before_anything_is_written(settings, tmp_path
 def test_pickled_job_contains_no_model(done):
     job = plan(done[0]).job
     model = job.encoder.clip
-    travelled = pickle.loads(pickle.dumps(job))
-    assert (travelled.layout, travelled.masker, travelled.dataset.ids) == (job.layout, job.masker, job.dataset.ids)
-    assert travelled.encoder.clip is model  # built once a process
+    unpickled = pickle.loads(pickle.dumps(job))
+    assert (unpickled.layout, unpickled.masker, unpickled.dataset.ids) == (job.layout, job.masker, job.dataset.ids)
+    assert unpickled.encoder.clip is model  # built once per process
 
 
-# -- disks and pictures --------------------------------------------------------------------------------------------
+# -- disks and images ----------------------------------------------------------------------------------------------
 
 
 def full_disk(monkeypatch, free):

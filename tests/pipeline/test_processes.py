@@ -1,4 +1,4 @@
-"""Worker processes of this machine: what each sees, and what is served."""
+"""Worker processes on this machine: their GPUs, environment and open ports."""
 
 import importlib.machinery
 import os
@@ -25,7 +25,7 @@ def three_gpus(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def seen(client):
+def visible_gpus(client):
     return sorted(client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")).values(), key=str)
 
 
@@ -36,13 +36,13 @@ def test_each_worker_process_sees_one_of_the_visible_gpus(monkeypatch):
     workers = Workers.of(0, None, "auto")
     assert workers.processes == 2
     with local_client(workers.processes, True, workers.gpus) as client:
-        assert seen(client) == ["2", "GPU-8f1c"]
+        assert visible_gpus(client) == ["2", "GPU-8f1c"]
         pids = client.run(os.getpid)
         assert len({*pids.values(), os.getpid()}) == 3
         lost = next(iter(pids))
         psutil.Process(pids[lost]).kill()
         wait_until(lambda: lost not in client.nthreads() and len(client.nthreads()) == 2)
-        assert seen(client) == ["2", "GPU-8f1c"], "a worker that is started again has its GPU again"
+        assert visible_gpus(client) == ["2", "GPU-8f1c"], "a restarted worker has the same GPU"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-8f1c"
 
 
@@ -80,22 +80,22 @@ def test_gpu_worker_that_fails_to_start_raises(monkeypatch):
 
 
 def test_dask_cuda_is_used_if_installed(monkeypatch):
-    asked = {}
+    received = {}
 
     class LocalCUDACluster(LocalCluster):
         def __init__(self, CUDA_VISIBLE_DEVICES, n_workers, **options):
-            asked.update(devices=CUDA_VISIBLE_DEVICES, workers=n_workers, **options)
+            received.update(devices=CUDA_VISIBLE_DEVICES, workers=n_workers, **options)
             super().__init__(n_workers=n_workers, processes=False, **options)
 
     module = types.ModuleType("dask_cuda")
     module.LocalCUDACluster, module.__spec__ = LocalCUDACluster, importlib.machinery.ModuleSpec("dask_cuda", None)
     monkeypatch.setitem(sys.modules, "dask_cuda", module)
-    monkeypatch.setattr(processes.IgnoreInterrupts, "setup", lambda *_, **__: None)  # this is the test's own process
+    monkeypatch.setattr(processes.IgnoreInterrupts, "setup", lambda *_, **__: None)  # the worker is this process
     with local_client(2, True, ("2", "3")) as client:
         assert len(client.nthreads()) == 2
-    assert asked["devices"] == ["2", "3"]
-    assert asked["workers"] == 2
-    assert asked["dashboard_address"] == "127.0.0.1:0"
+    assert received["devices"] == ["2", "3"]
+    assert received["workers"] == 2
+    assert received["dashboard_address"] == "127.0.0.1:0"
 
 
 @pytest.mark.parametrize("wrong", [(-1, None), (2, "tcp://host:8786"), (0, "host"), (0, "")])
@@ -131,7 +131,7 @@ def test_worker_processes_keep_freed_memory(monkeypatch, own, found):
     if own:
         monkeypatch.setenv("MALLOC_ARENA_MAX", own)
     with local_client(1, True) as client:
-        (told,) = client.run(lambda: dict(os.environ)).values()
-    assert told["MALLOC_ARENA_MAX"] == found
-    assert int(told["MALLOC_TRIM_THRESHOLD_"]) == int(told["MALLOC_MMAP_THRESHOLD_"]) == 2**31 - 1
+        (environment,) = client.run(lambda: dict(os.environ)).values()
+    assert environment["MALLOC_ARENA_MAX"] == found
+    assert int(environment["MALLOC_TRIM_THRESHOLD_"]) == int(environment["MALLOC_MMAP_THRESHOLD_"]) == 2**31 - 1
     assert os.environ.get("MALLOC_ARENA_MAX") == own

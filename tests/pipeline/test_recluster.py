@@ -1,4 +1,4 @@
-"""New masks from cached dense tokens: the same ones for the same settings, others beside them, and int8 for half."""
+"""New masks from cached dense tokens, also from int8 tokens."""
 
 import numpy as np
 import pytest
@@ -114,8 +114,8 @@ def test_killed_clustering_keeps_the_cache_and_is_resumed(root, instant):
     command = ("cluster", cache, "--name", "again")
     assert in_a_process(*command, prelude=instant).returncode == -9
     assert Cache(cache).load("default").ok.sum() == IMAGES - 1
-    told = in_a_process(*command)
-    assert told.returncode == 0, told.stderr
+    rerun = in_a_process(*command)
+    assert rerun.returncode == 0, rerun.stderr
     for one, other in zip(labels(cache, "again"), labels(cache, "default"), strict=True):
         np.testing.assert_array_equal(one, other)
     assert verify_files(Cache(cache))[1] == []
@@ -163,15 +163,15 @@ def test_concurrent_calls_cluster_a_mask_set_once(root, monkeypatch):
 
 
 def test_several_gpus_are_all_used(root, monkeypatch):
-    cache, asked = precomputed(root), []
+    cache, used = precomputed(root), []
     monkeypatch.setattr(workers, "visible_gpus", lambda: ("0", "1"))
-    monkeypatch.setattr(module, "run_shards", lambda job, shards, tell, given, note: asked.append(given) or ())
+    monkeypatch.setattr(module, "run_shards", lambda job, shards, progress, workers, log: used.append(workers) or ())
     recluster(ClusterConfig(cache, "new"))
-    assert asked[0].gpus == ("0", "1")
+    assert used[0].gpus == ("0", "1")
 
 
 @pytest.mark.parametrize(
-    ("given", "word"),
+    ("settings", "word"),
     [
         ({"threshold": float("nan")}, "--threshold"),
         ({"threshold": 5.0}, "--threshold"),
@@ -179,9 +179,9 @@ def test_several_gpus_are_all_used(root, monkeypatch):
         ({"windows": (3, 3)}, "--windows"),
     ],
 )
-def test_invalid_settings_are_refused_and_leave_no_mask_set(root, given, word):
+def test_invalid_settings_are_refused_and_leave_no_mask_set(root, settings, word):
     cache = precomputed(root)
-    refused(lambda: recluster(ClusterConfig(cache, "new", **given)), word, kind=UsageError)
+    refused(lambda: recluster(ClusterConfig(cache, "new", **settings)), word, kind=UsageError)
     assert Cache(cache).masks == ["default"]
 
 

@@ -1,4 +1,4 @@
-"""A cache that is there already: extended, retried, replaced, or refused because its images are others now."""
+"""Existing caches: extended, retried, replaced, or refused because their images have changed."""
 
 import shutil
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from folders import precompute_config
 from PIL import Image
 from refusals import refused
-from test_precompute import arrays, same_arrays
+from test_precompute import arrays, assert_same_arrays
 from tiny_inputs import draw_blocks, random_image, random_label_map
 
 from data_cache.errors import UsageError
@@ -54,12 +54,12 @@ def add(root, name, seed):
     Image.fromarray(random_label_map(seed)).save(root / f"labels/{name}.png")
 
 
-def mend(root):
+def repair_image(root):
     Image.fromarray(random_image(2)).save(root / "images/02.png")
 
 
-def alike(cache, other):
-    """All arrays are equal, but for what the batch an image travels in rounds differently."""
+def assert_nearly_equal(cache, other):
+    """All arrays are equal, up to rounding that depends on the batch."""
     one, two = arrays(cache), arrays(other)
     assert one.keys() == two.keys()
     for name in one.keys() - {"journal", "masks/default/journal", "image/journal"}:
@@ -79,7 +79,7 @@ def test_extend_encodes_only_new_images(root, tmp_path, encoded, dense):
     settings = settings_of(root, tmp_path / "c.zarr", dense=dense)
     execute(plan(settings))
     before = arrays(settings.cache)
-    add(root, "00a", 90)  # sorts between those that are there
+    add(root, "00a", 90)  # sorts between existing names
     add(root, "99", 91)
     refused(lambda: plan(settings), "2 new (images/00a.png, images/99.png)", "--extend")
     encoded.clear()
@@ -102,7 +102,7 @@ def test_extended_cache_equals_a_new_one(settings, root, tmp_path):
     execute(plan(replace(settings, extend=True)))
     fresh = replace(settings, cache=tmp_path / "fresh.zarr")
     execute(plan(fresh))
-    alike(settings.cache, fresh.cache)
+    assert_nearly_equal(settings.cache, fresh.cache)
 
 
 def test_extended_cache_can_be_reopened_and_clustered(settings, root):
@@ -124,7 +124,7 @@ def test_cluster_completes_mask_sets_of_an_extended_cache(settings, root):
     add(root, "99", 91)
     execute(plan(replace(settings, extend=True)))
     refused(lambda: Cache(settings.cache).load("fine"), "rerun `cluster` with --name fine")
-    assert recluster(ClusterConfig(settings.cache, "fine", threshold=0.9)) == 2  # those of the shard that has grown
+    assert recluster(ClusterConfig(settings.cache, "fine", threshold=0.9)) == 2  # the images of the extended shard
     after = Cache(settings.cache).load("fine").label
     np.testing.assert_array_equal(after[:7], before)
     assert (after[7] != 255).any()
@@ -144,10 +144,10 @@ def test_killed_extension_is_atomic(settings, root, monkeypatch, instant):
         elif instant == "while it is carried out":
             moved, replace_file = [], Path.replace
 
-            def dying(self, place):
+            def dying(self, target):
                 if transaction.REDO in self.parts:
                     moved.append(1 / (4 - len(moved)))
-                return replace_file(self, place)
+                return replace_file(self, target)
 
             patch.setattr(Path, "replace", dying)
         else:
@@ -188,7 +188,7 @@ def test_larger_limit_extends_scenes(tmp_path):
 def test_retry_failed_encodes_only_failed_images(root, tmp_path, encoded, dense):
     settings = settings_of(root, tmp_path / "c.zarr", dense=dense)
     assert len(execute(plan(settings)).failures) == 1
-    mend(root)
+    repair_image(root)
     encoded.clear()
     assert plan(settings).images == 0
     work = plan(replace(settings, retry_failed=True))
@@ -197,18 +197,18 @@ def test_retry_failed_encodes_only_failed_images(root, tmp_path, encoded, dense)
     assert encoded == ["images/02.png"]
     whole = replace(settings, cache=tmp_path / "whole.zarr")
     execute(plan(whole))
-    alike(settings.cache, whole.cache)
+    assert_nearly_equal(settings.cache, whole.cache)
     assert verify_files(Cache(settings.cache))[1] == []
 
 
 def test_image_that_fails_again_stays_failed(settings, root):
-    (root / "images/02.png").write_bytes(b"no picture")
-    told = execute(plan(replace(settings, retry_failed=True)))
-    assert [name for name, _ in told.failures] == ["images/02.png"]
+    (root / "images/02.png").write_bytes(b"not an image")
+    summary = execute(plan(replace(settings, retry_failed=True)))
+    assert [name for name, _ in summary.failures] == ["images/02.png"]
 
 
 def test_killed_retry_is_completed_without_the_flag(settings, root, monkeypatch):
-    mend(root)
+    repair_image(root)
     with monkeypatch.context() as patch:
         patch.setattr(CacheWriter, "write_masks", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -227,7 +227,7 @@ def test_overwrite_replaces_a_cache_with_other_settings(settings, tmp_path):
     assert execute(plan(replace(other, overwrite=True))).encoded == 7
     fresh = replace(other, cache=tmp_path / "fresh.zarr")
     execute(plan(fresh))
-    same_arrays(settings.cache, fresh.cache)
+    assert_same_arrays(settings.cache, fresh.cache)
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -263,8 +263,8 @@ def test_changed_image_or_label_map_is_refused_by_name(settings, root, kind):
 def test_removed_image_is_refused_by_name(settings, root):
     for kind in ("images", "labels"):
         (root / kind / "05.png").unlink()
-    for asked in (settings, replace(settings, extend=True)):
-        refused(lambda asked=asked: plan(asked), "1 missing (images/05.png)", "restore them")
+    for changed in (settings, replace(settings, extend=True)):
+        refused(lambda changed=changed: plan(changed), "1 missing (images/05.png)", "restore them")
 
 
 def test_overwrite_replaces_the_target_of_a_symlink(settings, root, tmp_path):
@@ -295,8 +295,8 @@ def test_other_crops_are_refused_with_the_difference(root, tmp_path, change, wor
     made = settings_of(root, tmp_path / "views.zarr", views=2)
     execute(plan(made))
     for extend in (False, True):
-        asked = replace(made, **change, extend=extend)
-        refused(lambda asked=asked: plan(asked), word)
+        changed = replace(made, **change, extend=extend)
+        refused(lambda changed=changed: plan(changed), word)
 
 
 def test_newer_library_versions_are_accepted(settings, monkeypatch):

@@ -1,4 +1,4 @@
-"""Kept text features are used if they are what was kept, and made again whatever else lies in their place."""
+"""Stored text features are used if they are valid, and computed again otherwise."""
 
 import hashlib
 import json
@@ -17,60 +17,60 @@ FEATURES = np.eye(3, 4, dtype=np.float32)
 
 
 class Tower:
-    """Counts how often it is asked."""
+    """A text tower that counts its calls."""
 
     def __init__(self):
-        self.asked = 0
+        self.calls = 0
 
     def encode_text(self, words, templates):
-        self.asked += 1
+        self.calls += 1
         return FEATURES.copy()
 
 
 @pytest.fixture
-def kept(tmp_path):
-    """Where features are kept, and what asks for them: how often that needed the text tower."""
+def stored(tmp_path):
+    """The file of features, and a function that requests them and returns how often the text tower was called."""
 
-    def ask():
+    def request():
         tower = Tower()
         found = text_features(TEACHER, Prompts("single"), WORDS, 4, lambda: tower, tmp_path)
         np.testing.assert_array_equal(found, FEATURES)
         assert found.dtype == np.float32
-        return tower.asked
+        return tower.calls
 
-    assert ask() == 1
+    assert request() == 1
     (file,) = (tmp_path / "text").iterdir()
-    return file, ask
+    return file, request
 
 
-def header(file, **changed):
-    """The same numbers and checksum under another header."""
-    whole = file.read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    told = json.loads(whole[8 : 8 + length])
-    told["features"] |= changed
-    text = json.dumps(told).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+def change_header(file, **changed):
+    """Change the header, but neither data nor checksum."""
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + length])
+    entries["features"] |= changed
+    text = json.dumps(entries).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
 
 
-def tensors(file, features):
+def replace_features(file, features):
     file.unlink()
     save_file({"features": features}, file, metadata={"sha256": hashlib.sha256(features.tobytes()).hexdigest()})
 
 
-LIES = {
-    "transposed": lambda file: header(file, shape=[4, 3]),
-    "flat": lambda file: header(file, shape=[12]),
-    "another shape": lambda file: header(file, shape=[3, 5]),
-    "huge": lambda file: header(file, shape=[2**62, 2**62]),
-    "half as many bytes": lambda file: header(file, dtype="F16"),
-    "integers": lambda file: header(file, dtype="I32"),
-    "numpy has none": lambda file: header(file, dtype="BF16", shape=[3, 8]),
-    "no such type": lambda file: header(file, dtype="F33"),
-    "offsets": lambda file: header(file, data_offsets=[4, 52]),
-    "of other classes": lambda file: tensors(file, np.eye(2, 4, dtype=np.float32)),
-    "wide": lambda file: tensors(file, np.eye(3, 4)),
-    "not finite": lambda file: tensors(file, np.full((3, 4), np.nan, np.float32)),
+INVALID = {
+    "transposed": lambda file: change_header(file, shape=[4, 3]),
+    "flat": lambda file: change_header(file, shape=[12]),
+    "another shape": lambda file: change_header(file, shape=[3, 5]),
+    "huge": lambda file: change_header(file, shape=[2**62, 2**62]),
+    "half as many bytes": lambda file: change_header(file, dtype="F16"),
+    "integers": lambda file: change_header(file, dtype="I32"),
+    "numpy has none": lambda file: change_header(file, dtype="BF16", shape=[3, 8]),
+    "no such type": lambda file: change_header(file, dtype="F33"),
+    "offsets": lambda file: change_header(file, data_offsets=[4, 52]),
+    "of other classes": lambda file: replace_features(file, np.eye(2, 4, dtype=np.float32)),
+    "wide": lambda file: replace_features(file, np.eye(3, 4)),
+    "not finite": lambda file: replace_features(file, np.full((3, 4), np.nan, np.float32)),
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-1]),
     "empty": lambda file: file.write_bytes(b""),
     "a bit": lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\x01"),
@@ -78,31 +78,31 @@ LIES = {
 }
 
 
-def test_stored_features_are_used(kept):
-    _, ask = kept
-    assert ask() == 0
+def test_stored_features_are_used(stored):
+    _, request = stored
+    assert request() == 0
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_invalid_text_feature_file_is_rewritten(kept, lie):
-    file, ask = kept
-    LIES[lie](file)
-    assert ask() == 1
-    assert ask() == 0
+@pytest.mark.parametrize("kind", INVALID)
+def test_invalid_text_feature_file_is_rewritten(stored, kind):
+    file, request = stored
+    INVALID[kind](file)
+    assert request() == 1
+    assert request() == 0
 
 
-def test_named_pipe_in_place_of_the_file_is_replaced(kept):
-    file, ask = kept
+def test_named_pipe_in_place_of_the_file_is_replaced(stored):
+    file, request = stored
     file.unlink()
     os.mkfifo(file)
-    assert ask() == 1
-    assert ask() == 0
+    assert request() == 1
+    assert request() == 0
 
 
 @pytest.mark.parametrize("kind", ["folder", "loop"])
-def test_file_that_cannot_be_replaced_is_ignored(kept, kind):
-    file, ask = kept
+def test_file_that_cannot_be_replaced_is_ignored(stored, kind):
+    file, request = stored
     file.unlink()
     file.mkdir() if kind == "folder" else file.symlink_to(file)
-    assert ask() == 1
+    assert request() == 1
     assert [one.name for one in file.parent.iterdir()] == [file.name]

@@ -1,4 +1,4 @@
-"""The tiny CLIP: small, in half precision, offline, and right about scenes it has never seen."""
+"""The tiny CLIP: small, in half precision, offline, and accurate on new scenes."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_tiny_clip_retrieves_scenes_by_class_name(size, least):
     found = retrieval(clip, FRESH)
     assert mean_average_precision(found) > least
     assert min(found.values()) > 0.6
-    # random weights find what chance finds: about the share of scenes that hold a class
+    # random weights are at chance: about the share of scenes that contain a class
     untrained = retrieval(FrozenCLIP(CLIPSource("tiny", "random", size), "fp32", CPU), FRESH)
     assert mean_average_precision(untrained) < 0.4
 
@@ -74,11 +74,11 @@ def test_card_records_seed_steps_and_score():
 def test_average_precision_is_the_mean_precision_at_relevant_items():
     rng = np.random.default_rng(0)
     scores, relevant = rng.normal(size=40), rng.random(40) < 0.3
-    wanted = []
+    precisions = []
     for i in np.flatnonzero(relevant):
         above = scores >= scores[i]
-        wanted.append((above & relevant).sum() / above.sum())
-    assert average_precision(scores, relevant) == pytest.approx(np.mean(wanted))
+        precisions.append((above & relevant).sum() / above.sum())
+    assert average_precision(scores, relevant) == pytest.approx(np.mean(precisions))
     assert average_precision(relevant.astype(float), relevant) == 1
     assert np.isnan(average_precision(scores, np.zeros(40, bool)))
 

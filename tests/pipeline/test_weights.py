@@ -1,4 +1,4 @@
-"""Where a CLIP's weights come from, and what is said, in one line, when they cannot be had."""
+"""Sources of CLIP weights, and the errors if they cannot be loaded."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ IMAGES = random_image(0, 128, 128)[None]
 
 @pytest.fixture(scope="module")
 def state():
-    """Weights that are not those of `random`."""
+    """Weights other than those of `random`."""
     generator = torch.Generator().manual_seed(7)
     weights = tiny_clip().model.state_dict()
     return {
@@ -134,7 +134,7 @@ def clip(name, weights="random", image_size=None):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """Refusals that need no model must not build one, or fetch anything."""
+    """These errors must not build a model or download anything."""
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("a model was built"))
 
 
@@ -204,11 +204,11 @@ def test_image_size_must_be_a_multiple_of_the_patch_size(size):
 
 def test_mismatched_checkpoint_is_refused_with_the_reason(tmp_path, state):
     name = "visual.class_embedding"
-    for file, change in {"short.pt": {name: torch.zeros(7)}, "strange.pt": {"visual.stranger": torch.zeros(1)}}.items():
+    for file, change in {"short.pt": {name: torch.zeros(7)}, "unknown.pt": {"visual.unknown": torch.zeros(1)}}.items():
         torch.save({**state, **change}, tmp_path / file)
         refused(clip(CONFIG, tmp_path / file), "--clip-weights", tmp_path / file, *change)
-    torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "hollow.pt")
-    refused(clip(CONFIG, tmp_path / "hollow.pt"), "--clip-weights", tmp_path / "hollow.pt", name)
+    torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "incomplete.pt")
+    refused(clip(CONFIG, tmp_path / "incomplete.pt"), "--clip-weights", tmp_path / "incomplete.pt", name)
 
 
 @pytest.mark.parametrize("file", ["junk.pt", "junk.safetensors"])

@@ -1,3 +1,5 @@
+"""Running a job over shards in this process."""
+
 import hashlib
 import logging
 import threading
@@ -14,25 +16,25 @@ from pipeline.dask.run import run_shards
 
 
 class Counting:
-    """A job that tells of three images a shard; shard `bad` fails, shard `endless` never ends by itself."""
+    """A job of three images per shard; shard `bad` fails, and shard `endless` runs until it is stopped."""
 
     def __init__(self, bad=None, endless=None):
         self.bad, self.endless = bad, endless
 
-    def run(self, shard, tell):
+    def run(self, shard, progress):
         if shard == self.bad:
             raise ValueError("shard failed")
-        tell(3)
+        progress(3)
         while shard == self.endless:
             time.sleep(0.05)
-            tell(0)
+            progress(0)
         return {"work": float(shard)}
 
 
 def test_every_shard_runs_once_and_reports_progress():
-    told = []
-    assert sorted(clock["work"] for clock in run_shards(Counting(), range(5), told.append)) == [0, 1, 2, 3, 4]
-    assert sum(told) == 15
+    reports = []
+    assert sorted(clock["work"] for clock in run_shards(Counting(), range(5), reports.append)) == [0, 1, 2, 3, 4]
+    assert sum(reports) == 15
 
 
 def test_no_cluster_is_started_without_shards():

@@ -1,4 +1,4 @@
-"""`train --devices 2` as a user runs it: logs, resumption, interrupts, and processes that die."""
+"""`train --devices 2` as a user runs it: logs, resumption, interrupts, and killed processes."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from trainer.card import CARD
 SMALL = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size", 4, "--loss-stride", 4, *STUDENT)
 TWO = ("--devices", 2, "--workers", 1)
 ENDLESS = ("--iterations", 100000)
-BOUND = 60
-"""Seconds within which everything must be over; about a third is torch, loaded in each process."""
+TIMEOUT = 60
+"""Timeout in seconds; importing torch in each process takes about a third of it."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def cache(tmp_path_factory):
 
 
 def start(cache, run, *arguments, until=None):
-    """A training in a process group of its own; returns once its log has a line (or else `until`), or it has ended."""
+    """Start a training in its own process group; returns once its log has a line (or `until`), or it has ended."""
     options = ("train", "--cache", cache, "--out", run, *SMALL, *TWO, *arguments)
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "cli.py"), *map(str, options)],
@@ -55,11 +55,11 @@ def ranks_of(process) -> list[psutil.Process]:
     return spawned_processes(psutil.Process(process.pid).children())
 
 
-def ended(process, everyone) -> str:
-    """What a training said once it and all its processes are gone."""
-    _, err = process.communicate(timeout=BOUND)
+def ended(process, processes) -> str:
+    """The stderr of a training, once it and all its processes have ended."""
+    _, err = process.communicate(timeout=TIMEOUT)
     assert "Traceback" not in err, err
-    assert not psutil.wait_procs(everyone, timeout=BOUND)[1], "processes outlive the training"
+    assert not psutil.wait_procs(processes, timeout=TIMEOUT)[1], "processes outlive the training"
     return err
 
 
@@ -67,17 +67,17 @@ def ended(process, everyone) -> str:
 def test_one_process_resumes_a_run_of_two(clipteacher, cache, tmp_path):
     run = tmp_path / "run"
     process = start(cache, run, *ENDLESS)
-    everyone = psutil.Process(process.pid).children(recursive=True)
+    processes = psutil.Process(process.pid).children(recursive=True)
     assert len(ranks_of(process)) == 2
     for _ in range(2):
         os.killpg(process.pid, signal.SIGTERM)  # as Slurm does, and `timeout` twice
-    err = ended(process, everyone)
+    err = ended(process, processes)
     assert process.returncode == 1
     assert "interrupted after update" in err.splitlines()[-1]
     assert "--resume" in err.splitlines()[-1]
     (kept,) = run.glob("step_*")
     step = int(kept.name.removeprefix("step_"))
-    # its own config says two devices, and how many updates
+    # change the number of updates in both saved configs
     config = json.loads((run / "config.json").read_text())
     assert config["devices"] == 2
     (run / "config.json").write_text(json.dumps(config | {"iterations": step + 2}))
@@ -92,17 +92,17 @@ def test_one_process_resumes_a_run_of_two(clipteacher, cache, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_during_startup_prints_one_line(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS, until=lambda process: len(ranks_of(process)) == 2)
-    everyone = psutil.Process(process.pid).children(recursive=True)
+    processes = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    assert "interrupted after update 1" in ended(process, everyone).splitlines()[-1]
+    assert "interrupted after update 1" in ended(process, processes).splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_killed_rank_ends_the_others_in_one_line(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS)
-    everyone = psutil.Process(process.pid).children(recursive=True)
+    processes = psutil.Process(process.pid).children(recursive=True)
     ranks_of(process)[1].kill()
-    err = ended(process, everyone)
+    err = ended(process, processes)
     assert process.returncode == 1
     assert "process 1 of 2 was killed" in err.splitlines()[-1]
 
@@ -110,10 +110,10 @@ def test_killed_rank_ends_the_others_in_one_line(cache, tmp_path):
 @pytest.mark.slow
 def test_ranks_end_when_the_launcher_is_killed(cache, tmp_path):
     process = start(cache, tmp_path / "run", *ENDLESS)
-    everyone = psutil.Process(process.pid).children(recursive=True)
-    assert len(everyone) >= 4
+    processes = psutil.Process(process.pid).children(recursive=True)
+    assert len(processes) >= 4
     process.kill()
-    ended(process, everyone)
+    ended(process, processes)
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_nonfinite_loss_ends_all_processes_and_saves_the_batch(cache, tmp_path):
 def test_image_unreadable_by_one_rank_is_reported_in_one_line(cache, tmp_path):
     victim = cache.parent / "drawn/images/train/005.png"
     whole = victim.read_bytes()
-    victim.write_bytes(b"no picture")
+    victim.write_bytes(b"not an image")
     try:
         err = ended(start(cache, tmp_path / "run", *ENDLESS), [])
     finally:
@@ -146,12 +146,12 @@ def test_resumed_two_process_training_equals_an_uninterrupted_one(cache, tmp_pat
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     # dropout, so that each process's random numbers count
     length = ("--arch", "segformer", "--encoder", "mit_b0", "--iterations", 12)
-    assert start(cache, whole, *length).wait(timeout=BOUND * 2) == 0
+    assert start(cache, whole, *length).wait(timeout=TIMEOUT * 2) == 0
     process = start(cache, parts, *length)
     os.killpg(process.pid, signal.SIGINT)
     assert "interrupted" in ended(process, [])
     process = start(cache, parts, *length, "--resume")
-    assert process.wait(timeout=BOUND * 2) == 0, process.stderr.read()
+    assert process.wait(timeout=TIMEOUT * 2) == 0, process.stderr.read()
     for file in (checkpoint.MODEL, checkpoint.RESUME):
         one, other = (load_file(checkpoint.latest(run) / file) for run in (whole, parts))
         assert all(one[name].equal(other[name]) for name in one)

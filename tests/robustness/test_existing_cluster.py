@@ -1,4 +1,4 @@
-"""`--scheduler`: a Dask cluster of real processes that existed before, and is unchanged afterwards."""
+"""`--scheduler`: a Dask cluster of real processes that is left unchanged."""
 
 import gc
 import os
@@ -49,7 +49,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """The same number as each worker: rounding depends on it."""
+    """As many as each worker has: rounding depends on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -73,7 +73,7 @@ def reference(root, tmp_path_factory):
 
 
 def left_behind(address):
-    """What a run may have left: plugins, tasks and CLIPs in workers, plugins and tasks in the scheduler."""
+    """What a run could leave behind: plugins, tasks and CLIPs on workers, plugins and tasks on the scheduler."""
 
     def in_worker(dask_worker):
         clips = sum(type(one).__name__ == "FrozenCLIP" for one in gc.get_objects())
@@ -86,22 +86,22 @@ def left_behind(address):
         return {*map(str, client.run(in_worker).values()), str(client.run_on_scheduler(in_scheduler))}
 
 
-class Somebodys(WorkerPlugin):
+class OtherUsersPlugin(WorkerPlugin):
     """A plugin of another user of the cluster."""
 
-    name = "somebody's"
+    name = "other user's"
 
 
 @pytest.mark.slow
 def test_killed_worker_loses_nothing_and_files_equal_a_single_process_run(dask, root, tmp_path, reference, monkeypatch):
     lost, counts = dask.worker(), []
     with Client(dask.address) as other:
-        other.register_plugin(Somebodys())
+        other.register_plugin(OtherUsersPlugin())
         theirs = other.submit(sum, [1, 2])
         assert theirs.result() == 3
         before = left_behind(dask.address)
         handlers = other.run(handler)
-        monkeypatch.chdir(root.parent)  # paths below the working directory reach the workers all the same
+        monkeypatch.chdir(root.parent)  # relative paths must reach the workers as absolute ones
 
         def count_images(images):
             counts.append(images)
@@ -113,11 +113,11 @@ def test_killed_worker_loses_nothing_and_files_equal_a_single_process_run(dask, 
         work = planned(root.relative_to(root.parent), tmp_path / "c.zarr", dask.address)
         summary = execute(work, count_images, notes.append)
         assert contents(tmp_path / "c.zarr") == reference
-        assert summary.encoded == sum(counts) == IMAGES, "the images of a shard begun twice count once"
+        assert summary.encoded == sum(counts) == IMAGES, "the images of a restarted shard count once"
         wait_until(lambda: left_behind(dask.address) == before)
         assert {*other.run(handler).values()} <= {*handlers.values()}
         assert theirs.result() == 3
-        other.unregister_worker_plugin("somebody's")
+        other.unregister_worker_plugin("other user's")
     assert "dashboard http://127.0.0.1:" in notes[0]
     assert "3 workers on 1 machine, OMP_NUM_THREADS 1" in notes[0]
 
@@ -210,7 +210,7 @@ def test_clustering_on_a_dask_cluster_gives_the_same_masks(dask, clipteacher, ro
     assert contents(tmp_path / "here.zarr") == contents(tmp_path / "there.zarr")
 
 
-# -- errors are one line -------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_scheduler_without_workers_times_out(tmp_path, monkeypatch):
 
         def connect():
             with scheduler.connected(empty.address, notes.append):
-                raise AssertionError("there is nobody")
+                raise AssertionError("no worker has joined")
 
         refused(connect, "no worker joined within 1 s", f"`dask worker {empty.address}`")
         assert "waiting 1 s" in notes[0]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finished work stays, and one line says how to resume."""
+"""Ctrl-C and SIGTERM: finished work is kept, and one line says how to resume."""
 
 import os
 import signal
@@ -23,9 +23,9 @@ def to_defaults():
 
 
 def interrupted(arguments, is_time, numbers):
-    """Start a command, signal its whole process group once `is_time` says so, and return (status, stderr)."""
+    """Start a command, signal its process group once `is_time()` holds, and return (status, stderr)."""
     command = [sys.executable, str(REPOSITORY / "cli.py"), *map(str, arguments)]
-    # a shell's background jobs ignore SIGINT; a terminal gives a group of its own and the default handler
+    # as in a terminal: its own process group and the default handlers
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -95,7 +95,7 @@ def test_precompute_keeps_finished_shards_and_resumes(clipteacher, drawn, tmp_pa
 
 @pytest.fixture
 def signalled(clipteacher, monkeypatch, tmp_path):
-    """What `info` answers when signals reach it; it has no progress bar, and reads nothing here."""
+    """Runs `info`, which has no progress bar, and sends it signals while it runs."""
 
     def run(*numbers):
         cache = Mock(describe=lambda: [os.kill(os.getpid(), n) for n in numbers] and {})

@@ -1,4 +1,4 @@
-"""Killed at the worst instants and rerun, a cache ends as if nothing had happened."""
+"""Killed at the worst instants and rerun, a run writes the same cache."""
 
 import pytest
 from command_line import TINY, folder_options, in_a_process

@@ -1,4 +1,4 @@
-"""The setting is inductive: of an unseen class only the name is used, and only at inference."""
+"""The setting is inductive: only the names of unseen classes are used, and only at inference."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ UNSEEN = ("disc", "stripe")
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory):
-    """Two datasets of the same pictures: in the second unseen pixels are void, and unseen names are exchanged."""
+def datasets(tmp_path_factory):
+    """Two datasets of the same images: in the second, unseen pixels are void and unseen names are swapped."""
     visible, hidden = (tmp_path_factory.mktemp(name) for name in ("visible", "hidden"))
     for root in (visible, hidden):
         draw_shapes(root, {"train": 6})
@@ -37,9 +37,9 @@ def worlds(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def caches(worlds):
+def caches(datasets):
     found = []
-    for root in worlds:
+    for root in datasets:
         settings = precompute_config(root, root / "c.zarr", unseen=",".join(UNSEEN))
         execute(plan(settings)).check(0)
         found.append(settings.cache)

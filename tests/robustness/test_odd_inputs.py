@@ -1,4 +1,4 @@
-"""What the commands report about inputs that are legal but probably mistakes."""
+"""Warnings about inputs that are valid but probably mistakes."""
 
 from pathlib import Path
 
@@ -71,14 +71,14 @@ def test_dataset_without_label_maps_is_reported_and_not_trained_on(clipteacher, 
 )
 def test_class_names_that_clip_cannot_distinguish_are_reported(clipteacher, tmp_path, monkeypatch, names, clip):
     root = write(tmp_path / "own", [mask(0, 1)] * 2, names)
-    said: list[str] = []
+    events: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.feeder.Feeder._prepare", lambda *_: said.append("encoded") or 1 / 0)
-        patch.setattr("commands.stage_commands.say_plan", lambda work: said.extend(work.texts.warnings))
+        patch.setattr("pipeline.feeder.Feeder._prepare", lambda *_: events.append("encoded") or 1 / 0)
+        patch.setattr("commands.stage_commands.say_plan", lambda work: events.extend(work.texts.warnings))
         with pytest.raises(ZeroDivisionError):
             precompute(clipteacher, root, clip=clip)
-    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in said[0]
-    assert said.index("encoded") == 1
+    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in events[0]
+    assert events.index("encoded") == 1
     result = precompute(clipteacher, root, clip=clip)
     assert any("apart" in warning for warning in result.json["warnings"])
     run = tmp_path / "run"

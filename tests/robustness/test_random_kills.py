@@ -1,4 +1,4 @@
-"""Killed at random instants and rerun, over and over, a cache ends as if nothing had happened."""
+"""Repeatedly killed at random instants and rerun, a run writes the same cache."""
 
 import multiprocessing
 import os
@@ -13,31 +13,31 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 KILLS = {"quick": 5, "slow": 40}
 LIMIT = 400
-"""Runs that may be started before all kills have hit."""
+"""Runs that may be started until all kills have hit."""
 
 
 def make_cache(root, cache, log, workers=0):
-    """What a killed process was doing: stage 1, noting each shard it begins."""
+    """Run stage 1 and log each shard it starts."""
     from folders import precompute_config
 
     from pipeline.encode_job import EncodeJob
     from pipeline.plan import plan
     from pipeline.precompute import execute
 
-    _noting(EncodeJob, log)
+    _log_shards(EncodeJob, log)
     execute(plan(precompute_config(root, cache, shard=2, unseen="disc", workers=workers)))
 
 
 def cluster_again(root, cache, log):
-    """The same for `cluster`."""
+    """Run `cluster` and log each shard it starts."""
     from pipeline.config import ClusterConfig
     from pipeline.recluster import ClusterJob, recluster
 
-    _noting(ClusterJob, log)
+    _log_shards(ClusterJob, log)
     recluster(ClusterConfig(cache, "fine", root, threshold=0.9))
 
 
-def _noting(job, log):
+def _log_shards(job, log):
     run = job.run
 
     def noted(self, shard, progress):
@@ -50,7 +50,7 @@ def _noting(job, log):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start at once: the imports are already done."""
+    """A fork server with all imports done, so that processes start at once."""
     sys.path.insert(0, str(REPOSITORY))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.precompute", "pipeline.recluster", "test_random_kills"])
@@ -58,7 +58,7 @@ def processes():
 
 
 def pending(cache, masks):
-    """The unfinished shards, or None before there is anything."""
+    """The unfinished shards; None if there is no cache yet."""
     from data_cache.errors import UserError
     from data_cache.reader import Cache
 
@@ -78,7 +78,7 @@ def contents(cache):
 def killed_until_done(processes, work, masks, root, cache, log, kills, rng, start_over):
     """Run `work` and kill it at random instants until it has been hit `kills` times; then let it finish.
 
-    Returns how many runs were hit before they finished, and how many shards were begun in all.
+    Returns how many runs were hit before they finished, and how many shards were started in total.
     """
     longest, hit, begun = 0.5, 0, 0
     for _ in range(LIMIT):
@@ -130,10 +130,10 @@ def test_cluster_killed_at_random_equals_an_uninterrupted_run(processes, drawn, 
     import shutil
 
     first, whole, cache, log = (tmp_path / name for name in ("first.zarr", "whole.zarr", "own/c.zarr", "log"))
-    for work, place in ((make_cache, first), (cluster_again, whole)):
+    for work, cache_path in ((make_cache, first), (cluster_again, whole)):
         if work is cluster_again:
             shutil.copytree(first, whole)
-        process = processes.Process(target=work, args=(drawn, place, log))
+        process = processes.Process(target=work, args=(drawn, cache_path, log))
         process.start()
         process.join()
     reference = contents(whole)

@@ -1,4 +1,4 @@
-"""A result is complete or as it was before: a full disk or a kill never replaces it by a fragment."""
+"""Results are written atomically: a full disk or a kill never leaves a partial file."""
 
 import ast
 import errno
@@ -17,7 +17,7 @@ from trainer.checkpoint import load
 WRITES = ("write_text", "write_bytes", "save", "savefig")
 ELSEWHERE = {"trainer/config.py", "trainer/checkpoint.py", "trainer/resume.py", "trainer/loop.py"}
 TEMPORARY = ("draft", "stream", "file", "config")
-"""A draft, memory, or the settings of a training, which know how to write themselves."""
+"""A draft, memory, or a training config, which writes itself atomically."""
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,6 @@ def test_results_are_written_to_a_draft_first(path):
 def test_images_are_written_as_png(clipteacher, run, tmp_path):
     clipteacher.good("predict", run, "p.png", "--out", "out")
     for name in ("index", "overlay"):
-        with Image.open(tmp_path / f"out/p.png.{name}.png") as picture:
-            assert picture.format == "PNG"
-            assert np.asarray(picture).any()
+        with Image.open(tmp_path / f"out/p.png.{name}.png") as image:
+            assert image.format == "PNG"
+            assert np.asarray(image).any()

@@ -1,4 +1,4 @@
-"""Several worker processes: the same cache, whichever process is killed."""
+"""Several worker processes write the same cache, whichever of them is killed."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from data_cache.reader import Cache
 
 IMAGES = 24
 SIZE = 512
-"""Large for so small a CLIP, so that there is time to kill."""
+"""Large, so that there is time to kill a process."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def start(root, cache, workers):
         "--json",
     )
     command = [sys.executable, str(REPOSITORY / "cli.py"), "precompute", *map(str, options)]
-    # one thread each, as one of two workers has on two cores: rounding depends on it
+    # one thread each, as with two workers on two cores: rounding depends on it
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -66,7 +66,7 @@ def reference(root, tmp_path_factory):
     return contents(cache)
 
 
-def begun(cache, process, shards=1):
+def wait_for_shards(cache, process, shards=1):
     """Wait until some shards are done, and not all of them."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -79,7 +79,7 @@ def begun(cache, process, shards=1):
 def test_killed_worker_process_loses_nothing(root, tmp_path, reference):
     cache = tmp_path / "own/c.zarr"
     process = start(root, cache, 2)
-    begun(cache, process)
+    wait_for_shards(cache, process)
     workers = spawned_processes(psutil.Process(process.pid).children(recursive=True))
     assert len(workers) == 2
     workers[0].kill()
@@ -96,13 +96,13 @@ def test_two_workers_killed_at_random_and_rerun_write_the_same_files(root, tmp_p
     cache, rng, hit = tmp_path / "own/c.zarr", random.Random(0), 0
     for _ in range(12):
         process = start(root, cache, 2)
-        begun(cache, process, shards=rng.randrange(1, IMAGES // 2))
+        wait_for_shards(cache, process, shards=rng.randrange(1, IMAGES // 2))
         time.sleep(rng.uniform(0, 0.1))
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGKILL)
         hit += process.wait() == -signal.SIGKILL
         _, alive = psutil.wait_procs(children, timeout=20)
-        assert not alive, "workers outlive the run they belong to, and might write into the next"
+        assert not alive, "workers outlive their run, and might write into the next one"
         if cache.exists() and not Cache(cache).pending_shards(DEFAULT_MASKS):
             cache.rename(tmp_path / f"done{hit}.zarr")
     assert hit >= 6
@@ -116,7 +116,7 @@ def test_two_workers_killed_at_random_and_rerun_write_the_same_files(root, tmp_p
 def test_interrupt_stops_worker_processes_in_one_line(root, tmp_path, number):
     cache = tmp_path / "c.zarr"
     process = start(root, cache, 2)
-    begun(cache, process)
+    wait_for_shards(cache, process)
     children = psutil.Process(process.pid).children(recursive=True)
     for one in [process, *children]:  # as a terminal does, and Slurm
         with suppress(psutil.NoSuchProcess):  # the first may have ended the others already
