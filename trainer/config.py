@@ -105,8 +105,8 @@ class TrainConfig:
             draft.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
-def read_config(path: Path | None, **given: Any) -> TrainConfig:
-    """A config from a JSON file (or the defaults), overridden by every `given` value that is not None."""
+def read_config(path: Path | None, **overrides: Any) -> TrainConfig:
+    """A config from a JSON file (or the defaults), overridden by every override that is not None."""
     stored: dict[str, Any] = {}
     if path:
         try:
@@ -115,13 +115,13 @@ def read_config(path: Path | None, **given: Any) -> TrainConfig:
                 raise UsageError(f"--config {path}: unknown setting {unknown[0]!r}")
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"--config {path}: cannot be read as JSON ({error})") from None
-    return overridden(stored, **given)
+    return overridden(stored, **overrides)
 
 
-def overridden(stored: Mapping[str, Any], **given: Any) -> TrainConfig:
-    """A config from stored settings (or the defaults), overridden by every `given` value that is not None."""
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    return TrainConfig(**({**stored} | {name: value for name, value in given.items() if value is not None}))
+def overridden(stored: Mapping[str, Any], **overrides: Any) -> TrainConfig:
+    """A config from stored settings (or the defaults), overridden by every override that is not None."""
+    overrides = {name: str(value) if isinstance(value, Path) else value for name, value in overrides.items()}
+    return TrainConfig(**({**stored} | {name: value for name, value in overrides.items() if value is not None}))
 
 
 def is_setting(name: str) -> bool:

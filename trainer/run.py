@@ -59,8 +59,8 @@ def exclusive_run(run: Path) -> Iterator[None]:
                     run.rmdir()
 
 
-def run_config(run: Path, log: Log, **given: Any) -> TrainConfig:
-    """The settings of a run, overridden by every `given` value that is not None.
+def run_config(run: Path, log: Log, **overrides: Any) -> TrainConfig:
+    """The settings of a run, overridden by every override that is not None.
 
     If config.json is missing or damaged, they are read from the newest checkpoint, and `log` receives a message.
 
@@ -72,7 +72,7 @@ def run_config(run: Path, log: Log, **given: Any) -> TrainConfig:
     if not (run / CONFIG).is_file() and not checkpoints(run):
         raise UserError(f"--resume: no run in {run}; pass its folder with --out, or omit --resume")
     try:
-        return read_config(run / CONFIG, **given)
+        return read_config(run / CONFIG, **overrides)
     except UsageError:
         raise
     except UserError as error:
@@ -80,7 +80,7 @@ def run_config(run: Path, log: Log, **given: Any) -> TrainConfig:
             raise
         reason = one_line(error).removeprefix("--config ")  # the user did not pass it
     folder = latest(run)
-    settings = overridden(read_card(folder)["config"], **given)
+    settings = overridden(read_card(folder)["config"], **overrides)
     log(f"{reason}; using the settings of {folder.name}")
     return settings
 
