@@ -130,9 +130,9 @@ class ViewDataset(TorchDataset):
         """Read an image and its label map, and compare their hashes the first time this process reads them."""
         if index in self._verified:
             return self.dataset.load(index)
-        image, label, _ = read_unchanged(self.dataset, index, self.digest[index])
+        sample = read_unchanged(self.dataset, index, self.digest[index])
         self._verified.add(index)
-        return image, label
+        return sample.image, sample.label
 
     def check_unchanged(self, index: int) -> None:
         """Raise UserError if an image or its label map differs from what was cached."""

@@ -143,7 +143,7 @@ def test_a_flipped_crop_is_replayed_on_image_and_label(data):
     dataset, split, loaded = data
     box, flip = loaded.box.copy(), loaded.flip.copy()
     box[0, 0], flip[0, 0] = (8, 16, 40, 48), True
-    pixels, seen, _, _ = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[draw(0)]
+    pixels, seen, *_ = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[draw(0)]
     image, label = dataset.load(0)
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image[8:40, 16:48][:, ::-1])
     np.testing.assert_array_equal(seen.numpy(), np.where(label < 3, label.astype(int), -1)[8:40, 16:48][:, ::-1])
