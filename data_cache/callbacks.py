@@ -1,4 +1,4 @@
-"""Callbacks by which a long operation reports to its caller, defined once."""
+"""Types of the callbacks through which long operations report to their callers."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ Log = Callable[[str], None]
 """Called with one line of text for the user."""
 
 OnUpdate = Callable[[dict[str, float]], None]
-"""Called after every parameter update with what the log holds of it: step, learning rate, losses, seconds."""
+"""Called after every parameter update with its log entry: step, learning rate, losses, seconds."""
 
 OnDataset = Callable[["Dataset"], None]
 """Called with a dataset once it is open, so that its notes can be printed."""
@@ -24,7 +24,7 @@ ProgressBar = Callable[[str, int | None, str], AbstractContextManager[Callable[.
 
 
 def ignore(_: Any) -> None:
-    """Drop what a callback is given: the default of every callback above but `ProgressBar`."""
+    """Ignore the argument: the default of every callback above except `ProgressBar`."""
 
 
 __all__ = ["Log", "OnDataset", "OnUpdate", "Progress", "ProgressBar", "ignore"]

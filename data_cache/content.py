@@ -60,7 +60,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class CachedArrays:
     """The part of a cache that training keeps in memory (about 2 KiB per view)."""
 
     ids: list[str]

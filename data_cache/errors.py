@@ -53,10 +53,10 @@ class UnreadableError(UserError):
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 FIXES = {
-    **dict.fromkeys(FULL, "make room, or name another place, and run the command again"),
-    **dict.fromkeys(UNWRITABLE, "allow it, or name another place"),
-    **dict.fromkeys((errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "name another path"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`), and run the command again"),
+    **dict.fromkeys(FULL, "free some space or choose another path, and rerun the command"),
+    **dict.fromkeys(UNWRITABLE, "change its permissions or choose another path"),
+    **dict.fromkeys((errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "choose another path"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`), and rerun the command"),
     errno.ENAMETOOLONG: "give it a shorter name",
 }
 """How to fix a system error, by its number."""
@@ -67,7 +67,7 @@ def explain_os_error(error: OSError) -> str:
     # after a failed rename, the user knows the second name
     where = error.filename2 or error.filename
     problem = "the disk is full" if error.errno in FULL else error.strerror or one_line(error)
-    fix = FIXES.get(error.errno or 0, "fix that, and run the command again")
+    fix = FIXES.get(error.errno or 0, "fix that and rerun the command")
     return f"{os.fsdecode(where)}: {problem}; {fix}" if isinstance(where, (str, bytes)) else f"{problem}; {fix}"
 
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int
 
-from data_cache.content import OK, Loaded, Texts
+from data_cache.content import OK, CachedArrays, Texts
 from data_cache.layout import DEFAULT_MASKS
 from data_cache.reader import Cache
 from data_cache.source_dataset import SourceDataset
@@ -51,7 +51,7 @@ class MaskSet:
         """Indices of the first `count` images that did not fail."""
         return [index for index, (_, status) in enumerate(self.statuses) if status == OK][:count]
 
-    def loaded(self, index: int, masks: str | None = None) -> Loaded:
+    def loaded(self, index: int, masks: str | None = None) -> CachedArrays:
         """The shard of an image, in this mask set or another. Raises UserError if it is unfinished or damaged."""
         return self._load(masks or self.masks, index // self.cache.layout.shard)
 

@@ -13,12 +13,12 @@ def cache_folder() -> Path:
 
 def only_cache() -> Path:
     """The only cache in the folder of caches. Raises UsageError if none exists, or several do."""
-    found = sorted(cache_folder().glob("*.zarr"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    caches = sorted(cache_folder().glob("*.zarr"))
+    if len(caches) == 1:
+        return caches[0]
+    if not caches:
         raise UsageError(f"no cache in {cache_folder()}: run `precompute` first, or pass --cache PATH")
-    raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, found))}")
+    raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, caches))}")
 
 
 def run_folder(out: Path | None, cache: Path | None) -> Path:

@@ -10,7 +10,7 @@ import zarr
 from jaxtyping import Float, Int
 
 from data_cache.arrays import PAYLOADS, SHARD_FIELDS, Owner, chunk_files, symbol_sizes
-from data_cache.content import OK, Loaded, Texts
+from data_cache.content import OK, CachedArrays, Texts
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint
 from data_cache.journal import Journal, Record, missing_files
@@ -142,14 +142,14 @@ class Cache:
 
     # -- arrays ------------------------------------------------------------------------------------------------
 
-    def load(self, masks: str, shard: int | None = None) -> Loaded:
+    def load(self, masks: str, shard: int | None = None) -> CachedArrays:
         """What training needs, in memory: of all images, or of one shard.
 
         Raises UserError if shards are unfinished, missing or damaged.
         """
         self.check_done(masks, shard)
         span = slice(None) if shard is None else self.layout.span(shard)
-        return Loaded(
+        return CachedArrays(
             ids=self.ids(span),
             digest=self.digests(span),
             ok=np.array([status == OK for status in self.read("image/status", span)]),

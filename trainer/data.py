@@ -11,7 +11,7 @@ from jaxtyping import Int, Int16, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from data_cache.content import Loaded, Texts
+from data_cache.content import CachedArrays, Texts
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError
 from data_cache.reader import Cache
@@ -37,7 +37,7 @@ class TrainingData:
 
     dataset: Dataset
     split: Split
-    loaded: Loaded
+    loaded: CachedArrays
     texts: Texts
     size: int
     origin: Mapping[str, Any]
@@ -99,7 +99,7 @@ class ViewDataset(TorchDataset):
     """
 
     def __init__(
-        self, dataset: Dataset, split: Split, loaded: Loaded, size: int, photometric: int | None = None
+        self, dataset: Dataset, split: Split, loaded: CachedArrays, size: int, photometric: int | None = None
     ) -> None:
         self.dataset, self.size, self.photometric = dataset, size, photometric
         self.split = split

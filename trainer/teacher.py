@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float16, Int, Shaped
 from torch import Tensor
 
-from data_cache.content import Loaded
+from data_cache.content import CachedArrays
 from data_cache.layout import reserved_label
 from trainer.data import Batch
 from trainer.losses.plm import IGNORE
@@ -31,7 +31,7 @@ class CachedTeacher:
     Only the training process calls it: forked decoding processes share its pages but never touch them.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: CachedArrays) -> None:
         self._loaded = loaded
 
     def __call__(

@@ -102,7 +102,7 @@ def test_failed_write_names_the_file_and_not_its_draft(tmp_path):
     with pytest.raises(OSError, match="No space") as raised:
         cut_short()
     assert explain_os_error(raised.value) == (
-        f"{tmp_path / 'f.json'}: the disk is full; make room, or name another place, and run the command again"
+        f"{tmp_path / 'f.json'}: the disk is full; free some space or choose another path, and rerun the command"
     )
 
 
@@ -121,7 +121,7 @@ def test_atomic_write_rejects_devices():
 
     with pytest.raises(FileExistsError) as raised:
         write()
-    assert explain_os_error(raised.value) == f"{os.devnull}: a device or a pipe, not a file; name another path"
+    assert explain_os_error(raised.value) == f"{os.devnull}: a device or a pipe, not a file; choose another path"
     assert Path(os.devnull).is_char_device()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from refusals import refused
 from training_scenes import UNSEEN, draw_scenes
 
-from data_cache.content import Loaded
+from data_cache.content import CachedArrays
 from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
 from data_cache.reader import Cache
@@ -77,10 +77,10 @@ def data(scenes):
     return dataset, make_split("folder", dataset.classes, UNSEEN), Cache(scenes.cache).load("default")
 
 
-def with_failed(loaded: Loaded, *indices: int) -> Loaded:
+def with_failed(loaded: CachedArrays, *indices: int) -> CachedArrays:
     ok = loaded.ok.copy()
     ok[list(indices)] = False
-    return Loaded(**(vars(loaded) | {"ok": ok}))
+    return CachedArrays(**(vars(loaded) | {"ok": ok}))
 
 
 def test_batches_resumed_at_a_step_continue_the_same_sequence(data):
@@ -134,7 +134,7 @@ def test_an_image_without_a_label_map_is_unlabelled_everywhere(tmp_path, data):
     (root / "labels/1.png").unlink()
     dataset, (_, split, loaded) = open_dataset("folder", root, "train"), data
     digest = [dataset.digest(index) for index in range(len(dataset))]
-    views = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"digest": digest})), 32)
+    views = ViewDataset(dataset, split, CachedArrays(**(vars(loaded) | {"digest": digest})), 32)
     assert (views[draw(1)][1] == -1).all()
     assert (views[draw(0)][1] >= 0).any()
 
@@ -143,7 +143,9 @@ def test_a_flipped_crop_is_replayed_on_image_and_label(data):
     dataset, split, loaded = data
     box, flip = loaded.box.copy(), loaded.flip.copy()
     box[0, 0], flip[0, 0] = (8, 16, 40, 48), True
-    pixels, seen, *_ = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)[draw(0)]
+    pixels, seen, *_ = ViewDataset(dataset, split, CachedArrays(**(vars(loaded) | {"box": box, "flip": flip})), 32)[
+        draw(0)
+    ]
     image, label = dataset.load(0)
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image[8:40, 16:48][:, ::-1])
     np.testing.assert_array_equal(seen.numpy(), np.where(label < 3, label.astype(int), -1)[8:40, 16:48][:, ::-1])
@@ -232,7 +234,7 @@ def test_a_cached_crop_is_replayed_on_pixels_and_labels(data, view):
     dataset, split, loaded = data
     box, flip = np.repeat(loaded.box, 3, axis=1), np.repeat(loaded.flip, 3, axis=1)
     box[0, view], flip[0, view] = (4, 10, 36, 42), view == 2
-    views = ViewDataset(dataset, split, Loaded(**(vars(loaded) | {"box": box, "flip": flip})), 32)
+    views = ViewDataset(dataset, split, CachedArrays(**(vars(loaded) | {"box": box, "flip": flip})), 32)
     pixels, target, *ids = views[draw(0, view)]
     image, label = (array[4:36, 10:42] for array in dataset.load(0))
     step = -1 if view == 2 else 1
@@ -244,7 +246,7 @@ def test_a_cached_crop_is_replayed_on_pixels_and_labels(data, view):
 def test_decoding_processes_share_the_memory_of_cls_tokens_and_masks(data):
     dataset, split, loaded = data
     cls = np.ones((8, 1, 2**24), np.float16)
-    large = Loaded(**(vars(loaded) | {"cls": cls}))
+    large = CachedArrays(**(vars(loaded) | {"cls": cls}))
     views = ViewDataset(dataset, split, large, 32)
     # where processes are not forked, the dataset is pickled
     assert len(pickle.dumps(views)) < 2**20
