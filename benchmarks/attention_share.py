@@ -1,9 +1,8 @@
-"""Where GLM's attention goes in the drawn world: to grounds, to things with labels, or to unseen things.
+"""Where GLM's attention goes in synthetic scenes: to stuff, to seen things, or to unseen things.
 
-Computes eq. 1 over scenes of a run's cache and sorts it by the true labels. For each kind, the share of the attention
-is divided by the share of the picture. Prints the ratio of unseen to seen things last (`--json`: an object with
-"ratio"); 1 means no preference. For a student that was trained without attention it shows where attention would have
-gone.
+Computes eq. 1 over scenes of a run's cache, and sums it per kind of class in the ground truth. For each kind, the share
+of the attention is divided by the share of the area. Prints the ratio of unseen to seen things last (`--json`: an
+object with "ratio"); 1 means no preference. For a student trained without attention, it shows where attention would go.
 
     python benchmarks/attention_share.py runs/demo/clipteacher_0
 """
@@ -26,13 +25,13 @@ from data_cache.views import whole
 from experiments.figures import attention
 from trainer.checkpoint import load
 
-KINDS = ("grounds", "seen things", "unseen things")
+KINDS = ("stuff", "seen things", "unseen things")
 
 
 def main() -> None:
     """Measure each run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs on drawn scenes.")
+    parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs on synthetic scenes.")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

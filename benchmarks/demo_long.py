@@ -1,4 +1,4 @@
-"""The demo's world at length: students with and without GLM, at every gamma, against CLIP's own dense prediction.
+"""The demo with longer training: students with and without GLM, at every gamma, against CLIP's dense predictions.
 
 Two students train at a time, one thread each. Prints a markdown table of means and standard deviations over seeds,
 then ratios (`--json`: one object with everything, which is also written to `--out`/result.json; demo_long.json beside
@@ -56,18 +56,20 @@ def main() -> None:
     demo = DemoConfig(arguments.out, replace(STUDENT, iterations=arguments.iterations, device="cpu"))
     settings = demo.precompute("train", arguments.images)
     execute(plan(settings)).check(0)
-    say(start, f"{arguments.images} scenes cached")
+    report_progress(start, f"{arguments.images} scenes cached")
     config = replace(demo.student, cache=str(settings.cache))
     images = open_dataset(SCENES, None, "val", arguments.tested)
     found: Found = {FULL: [], WITHOUT_GLM: []}
     for seed in range(arguments.seeds):
-        wanted = {name: replace(config, seed=seed, **SWITCHES[name]) for name in found}
-        runs = {name: replace(demo, student=wanted[name]).run(name) for name in found}
-        train_together(wanted, runs)
+        configs = {name: replace(config, seed=seed, **SWITCHES[name]) for name in found}
+        runs = {name: replace(demo, student=configs[name]).run(name) for name in found}
+        train_together(configs, runs)
         for name, run in runs.items():
             student = load(run, CPU)
             found[name].append(figures(Predictor(student), images))
-        say(start, f"seed {seed}: hIoU " + ", ".join(f"{name} {found[name][-1][1]['hIoU']:.3f}" for name in found))
+        report_progress(
+            start, f"seed {seed}: hIoU " + ", ".join(f"{name} {found[name][-1][1]['hIoU']:.3f}" for name in found)
+        )
     dense = DenseCLIP(load_clip(CLIP, "fp32", "cpu"), make_split(SCENES, images.classes, None), SCENES)
     found[DENSE_CLIP] = [figures(dense, images)]
     result = {
@@ -86,14 +88,14 @@ def main() -> None:
     print(json.dumps(result) if arguments.json else report(found, result))
 
 
-def train_together(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
-    """Train each in a process of its own with one thread, all at once; exit with the error if one fails."""
+def train_together(configs: dict[str, TrainConfig], runs: dict[str, Path]) -> None:
+    """Train all at once, each in its own process with one thread; exit with the error if one fails."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     for name, run in runs.items():
         run.mkdir(parents=True, exist_ok=True)
-        wanted[name].save(run / "wanted.json")
+        configs[name].save(run / "requested.json")
         command = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "train", "--out", str(run)]
-        command += ["--config", str(run / "wanted.json")] + ["--resume"] * bool(checkpoints(run))
+        command += ["--config", str(run / "requested.json")] + ["--resume"] * bool(checkpoints(run))
         with (run / "stderr.txt").open("wb") as errors:
             processes[name] = subprocess.Popen(
                 command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=errors
@@ -101,21 +103,21 @@ def train_together(wanted: dict[str, TrainConfig], runs: dict[str, Path]) -> Non
     try:
         for name, process in processes.items():
             if code := process.wait():
-                said = (runs[name] / "stderr.txt").read_text().splitlines()
-                sys.exit(f"{name}: {said[-1] if said else f'exit status {code}'}")
+                lines = (runs[name] / "stderr.txt").read_text().splitlines()
+                sys.exit(f"{name}: {lines[-1] if lines else f'exit status {code}'}")
     finally:
         for process in processes.values():
             process.terminate()
 
 
-def figures(segments: Segmenter, images: Dataset) -> list[dict[str, float]]:
+def figures(segmenter: Segmenter, images: Dataset) -> list[dict[str, float]]:
     """The four metrics on all test scenes at each gamma."""
-    found = evaluate(segments, images, GAMMAS)
+    found = evaluate(segmenter, images, GAMMAS)
     return [found.at(gamma).summary for gamma in GAMMAS]
 
 
 def ratios(found: Found) -> dict[str, float]:
-    """mIoU(U) with GLM over that without at each gamma; and the lead in hIoU over CLIP alone at its best gamma."""
+    """mIoU(U) with GLM over that without, at each gamma; and the lead in hIoU over CLIP alone at its best gamma."""
     unseen = {
         name: [np.mean([seed[g]["mIoU_U"] for seed in found[name]]) for g in range(len(GAMMAS))] for name in found
     }
@@ -146,8 +148,8 @@ def report(found: Found, result: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\n{result['minutes']} minutes; {listed}"
 
 
-def say(start: float, text: str) -> None:
-    """Report the progress."""
+def report_progress(start: float, text: str) -> None:
+    """Print the time since the start and a message."""
     print(f"{(time.perf_counter() - start) / 60:.1f} min: {text}", file=sys.stderr, flush=True)
 
 

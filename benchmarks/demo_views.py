@@ -1,4 +1,4 @@
-"""What more views per image are worth: the demo's student on caches of 1, 2, 4 and 8 views, with equal updates.
+"""The value of more views per image: the demo's student on caches of 1, 2, 4 and 8 views, with equal updates.
 
 Two students train at a time, one thread each. Prints a markdown table of means and standard deviations over seeds and
 writes `--out`/result.json; that of the last full run is demo_views.json beside this script. Rerun it to resume.
@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from demo_long import say, train_together
+from demo_long import report_progress, train_together
 
 from data_cache.datasets import open_dataset
 from data_cache.reader import Cache
@@ -47,21 +47,21 @@ def main() -> None:
     arguments = parser.parse_args()
     start, resumed = time.perf_counter(), arguments.out.exists()
     student = replace(STUDENT, iterations=arguments.iterations, device="cpu")
-    wanted, runs, size = {}, {}, {}
+    configs, runs, size = {}, {}, {}
     for views in arguments.views:
         demo = DemoConfig(arguments.out / f"views_{views}", student, views=views)
         settings = demo.precompute("train", arguments.images)
         execute(plan(settings)).check(0)
         size[views] = Cache(settings.cache).bytes_on_disk()
-        say(start, f"{views} views of {arguments.images} scenes cached: {size[views]} bytes")
+        report_progress(start, f"{views} views of {arguments.images} scenes cached: {size[views]} bytes")
         for seed in range(arguments.seeds):
             name = f"{views} views, seed {seed}"
-            wanted[name] = replace(student, seed=seed, cache=str(settings.cache))
-            runs[name] = replace(demo, student=wanted[name]).run(FULL)
+            configs[name] = replace(student, seed=seed, cache=str(settings.cache))
+            runs[name] = replace(demo, student=configs[name]).run(FULL)
     names = list(runs)
     for pair in (names[i : i + 2] for i in range(0, len(names), 2)):
-        train_together({name: wanted[name] for name in pair}, {name: runs[name] for name in pair})
-        say(start, f"{' and '.join(pair)} trained")
+        train_together({name: configs[name] for name in pair}, {name: runs[name] for name in pair})
+        report_progress(start, f"{' and '.join(pair)} trained")
     images = open_dataset(SCENES, None, arguments.split, arguments.tested)
     found: dict[int, list[list[dict[str, float]]]] = {views: [] for views in arguments.views}
     for name, run in runs.items():

@@ -1,4 +1,4 @@
-"""Peak memory of `precompute` with ten times as many images, which must not grow.
+"""Peak memory of `precompute`, which must not grow with ten times as many images.
 
 Runs `precompute` on few scenes and on many (200 and 2,000), each in a process of its own with the same settings (tiny
 CLIP, one thread), and prints the ratio of the peak resident set sizes last (`--json`: an object with "ratio"). The
@@ -30,7 +30,7 @@ def main() -> None:
         for images in arguments.images:
             with tempfile.TemporaryDirectory() as folder:
                 peak = peak_mib(images, arguments.image_size, Path(folder))
-            print(f"{images} images: {peak:.1f} MiB at most", file=sys.stderr)
+            print(f"{images} images: {peak:.1f} MiB peak", file=sys.stderr)
             peaks[images] = min(peak, peaks.get(images, peak))
     few, many = (peaks[images] for images in arguments.images)
     result = {"ratio": many / few, "peak_mib": peaks, "machine": platform.processor() or platform.machine()}

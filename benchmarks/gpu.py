@@ -1,7 +1,7 @@
-"""Everything about a GPU in one command: encoding, precompute, clustering, training steps, and the share of the peak.
+"""All GPU benchmarks in one command: encoding, precompute, clustering, training steps, and the share of the peak.
 
-ViT-B/16 at 512 px with random weights in bf16 (time does not depend on them) on drawn photographs. Without a GPU it
-says so and measures nothing. The ratio is precompute's images/s, without dense tokens, over that of encoding alone.
+ViT-B/16 at 512 px with random weights in bf16 (time does not depend on them) on synthetic images. Without a GPU it
+measures nothing. The ratio is precompute's images/s, without dense tokens, over that of encoding alone.
 
     python benchmarks/gpu.py [--images N] [--seconds S] [--compile] [--json]
 """
@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.kmeans_backends import compared
+from benchmarks.kmeans_backends import compare
 from benchmarks.photographs import UNSEEN, link_photographs
 from pipeline.config import PrecomputeConfig
 from pipeline.plan import plan
@@ -36,10 +36,10 @@ GFLOP_PER_IMAGE = 216
 
 
 def main() -> None:
-    """Measure the most important first, and print each figure at once."""
+    """Measure the most important figures first, and print each at once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=8192)
-    parser.add_argument("--seconds", type=float, default=480, help="Skip what would begin later than this.")
+    parser.add_argument("--seconds", type=float, default=480, help="Skip what would start later than this.")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -53,8 +53,8 @@ def main() -> None:
             lambda: encoding(arguments.compile),
             lambda: precomputed(link_photographs(root, arguments.images), Path(folder), "none", arguments.compile),
             lambda: precomputed(root, Path(folder), "float16", arguments.compile),
-            # FAISS is slow there: a few views suffice
-            lambda: {"kmeans": compared(torch.device("cuda"), 32, 2), "faiss_gpus": faiss.get_num_gpus()},
+            # FAISS is slow on a GPU: a few views suffice
+            lambda: {"kmeans": compare(torch.device("cuda"), 32, 2), "faiss_gpus": faiss.get_num_gpus()},
             training,
         ]
         for step in steps:

@@ -1,6 +1,6 @@
 """CLIP on a CPU with freed memory kept (`keep_freed_memory`) against glibc's defaults.
 
-Each side is a process of its own, alternating, because the setting cannot be undone. Both are bare forward loops in a
+The sides alternate, each in its own process, because the setting cannot be undone. Both are bare forward loops in a
 thread, as in `precompute`. Prints the median ratio of seconds last (`--json`: an object with "ratio").
 """
 

@@ -1,8 +1,8 @@
 """Clustering and fusion: batches on a torch device against FAISS, one image at a time on one thread.
 
 32 x 32 tokens of 512 channels, all ignored, in 32 noisy regions: the size of one view of ViT-B/16 at 512 px. Both
-process the same views, alternating; the ratio is the seconds of FAISS over those of torch. `--kmeans auto` follows
-from it: FAISS on a CPU, torch on a GPU.
+process the same views, alternating; the ratio is the seconds of FAISS over those of torch. `--kmeans auto` is based
+on it: FAISS on a CPU, torch on a GPU.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result = compared(resolve_device(arguments.device), arguments.views, arguments.repetitions)
+    result = compare(resolve_device(arguments.device), arguments.views, arguments.repetitions)
     if arguments.json:
         print(json.dumps(result))
         return
@@ -41,7 +41,7 @@ def main() -> None:
     print(f"adjusted Rand index {result['rand_index']:.4f}; ratio {result['ratio']:.2f}")
 
 
-def compared(device: torch.device, views: int, repetitions: int) -> dict[str, float | str]:
+def compare(device: torch.device, views: int, repetitions: int) -> dict[str, float | str]:
     """Median milliseconds per view of both."""
     dense = torch.from_numpy(np.stack([tokens(seed) for seed in range(views)])).to(device)
     everything = Split(("anything",), ("anything",))
@@ -67,7 +67,7 @@ def compared(device: torch.device, views: int, repetitions: int) -> dict[str, fl
 
 
 def tokens(seed: int) -> np.ndarray:
-    """Dense tokens of regions that k-means takes several updates to find."""
+    """Dense tokens of regions that take k-means several updates to find."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: GRID[0], : GRID[1]]
     centers = rng.uniform(0, GRID[0], (REGIONS, 2))

@@ -1,8 +1,8 @@
-"""A cache as large as COCO's: the time to open it, to load it for training, and to draw pairs from memory.
+"""A cache as large as COCO's: the time to open it, to load it for training, and to serve pairs from memory.
 
-118,287 images of 4 views without dense tokens (CLS tokens of 512 numbers, masks of 32 x 32), random, written by the
-store's own code into a temporary folder (about 1 GB) and read by training's code in a process of its own. Prints the
-figures beside their targets, and the ratio of pairs served per second to the target last (`--json`: an object with
+118,287 images of 4 views without dense tokens (CLS tokens of 512 channels, masks of 32 x 32), of random content, are
+written into a temporary folder (about 1 GB) and read with the trainer's code in another process. Prints the figures
+with their targets, and the ratio of pairs served per second to the target last (`--json`: an object with
 "ratio"). The page cache is warm: the files have just been written.
 """
 
@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +35,12 @@ from trainer.teacher import CachedTeacher
 
 IMAGES, VIEWS, CHANNELS, GRID, SHARD = 118_287, 4, 512, (32, 32), 64
 BATCH, SERVED = 16, 200_000
-TARGETS = {"open_seconds": 2.0, "load_seconds": 20.0, "load_gb": 2.0, "pairs_a_second": 50_000.0}
+TARGETS = {"open_seconds": 2.0, "load_seconds": 20.0, "load_gb": 2.0, "pairs_per_second": 50_000.0}
 
 
 def main() -> None:
     """Make the cache, measure in another process, remove it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--folder", type=Path, help="Parent of the temporary folder.")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         free = shutil.disk_usage(folder).free
         if free < 3 * arguments.images * VIEWS * 2048:
@@ -56,7 +53,7 @@ def main() -> None:
             found = pool.apply(measure, (path,))
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     found |= {"images": arguments.images, "make_seconds": made, "bytes": size, "cores": os.cpu_count()}
-    found["ratio"] = found["pairs_a_second"] / TARGETS["pairs_a_second"]
+    found["ratio"] = found["pairs_per_second"] / TARGETS["pairs_per_second"]
     if arguments.json:
         print(json.dumps(found))
         return
@@ -65,8 +62,23 @@ def main() -> None:
     print(f"ratio {found['ratio']:.2f}")
 
 
+def parse_arguments(description: str | None) -> argparse.Namespace:
+    """The options of a benchmark of many images."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--folder", type=Path, help="Parent of the temporary folder.")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def write_shards(cache: CacheWriter, content: Callable[[int], Shard]) -> None:
+    """Finish a cache shard by shard, as stage 1 does; `content` returns a shard of so many images."""
+    for shard in range(cache.layout.shards):
+        cache.write_shard(shard, content(cache.layout.images_in([shard])), DEFAULT_MASKS)
+
+
 def make(path: Path, images: int) -> None:
-    """A finished cache of random content, written shard by shard as stage 1 does."""
+    """Write a finished cache of random content."""
     rng = np.random.default_rng(0)
     layout = Layout(images, VIEWS, CHANNELS, GRID, SHARD, "none")
     texts = Texts("single", ("thing", "stuff"), ("{}",), np.eye(2, CHANNELS, dtype=np.float32))
@@ -75,28 +87,28 @@ def make(path: Path, images: int) -> None:
     about = {"fingerprint": {"clip": clip, "dataset": {"name": "none"}}, "recorded": {}}
     ids = [f"images/train2017/{number:012d}.jpg" for number in range(images)]
     cache = CacheWriter.create(path, layout, about, ids, (DEFAULT_MASKS, Masker(split, GRID).attributes()), texts)
-    for shard in range(layout.shards):
-        count = layout.images_in([shard])
-        box = np.tile(np.array([0, 0, 480, 640], np.int32), (count, VIEWS, 1))
-        # regions, not noise: masks of photographs shrink to about a tenth
-        corner = rng.integers(0, 12, (count, VIEWS, 4, 4), dtype=np.uint8)
-        data = Shard(
+
+    def random_shard(count: int) -> Shard:
+        # regions instead of noise: masks of real images compress to about a tenth
+        regions = rng.integers(0, 12, (count, VIEWS, 4, 4), dtype=np.uint8)
+        return Shard(
             size=np.tile(np.array([480, 640], np.int32), (count, 1)),
             content_hash=[rng.bytes(32).hex() for _ in range(count)],
             label_hash=[rng.bytes(32).hex() for _ in range(count)],
             status=[OK] * count,
-            box=box,
+            box=np.tile(np.array([0, 0, 480, 640], np.int32), (count, VIEWS, 1)),
             flip=rng.random((count, VIEWS)) < 0.5,
             cls=rng.standard_normal((count, VIEWS, CHANNELS), np.float32).astype(np.float16),
             dense=None,
-            label=np.kron(corner, np.ones((1, 1, 8, 8), np.uint8)),
+            label=np.kron(regions, np.ones((1, 1, 8, 8), np.uint8)),
             count=np.full((count, VIEWS), 12, np.int32),
         )
-        cache.write_shard(shard, data, DEFAULT_MASKS)
+
+    write_shards(cache, random_shard)
 
 
 def measure(path: Path) -> dict[str, float]:
-    """Open, load, serve: seconds, and the peak growth of this process."""
+    """Seconds to open and to load, growth of the peak memory, and pairs served per second."""
     start = time.perf_counter()
     cache = Cache(path)
     opened = time.perf_counter()
@@ -113,7 +125,7 @@ def measure(path: Path) -> dict[str, float]:
         "open_seconds": opened - start,
         "load_seconds": done - opened,
         "load_gb": grown / 1e9,
-        "pairs_a_second": SERVED / served,
+        "pairs_per_second": SERVED / served,
     }
 
 

@@ -1,12 +1,11 @@
 """A dataset with as many images as COCO: the time of listing, planning, extending, opening, `info` and `verify`.
 
-118,287 files of one tiny picture, and a quarter as many, each with a cache without dense tokens written by the store's
-own code (4 views, the tiny CLIP at 64 px) in a temporary folder. Only the one image that extends the cache is encoded.
+118,287 copies of one tiny image, and a quarter as many, each with a cache without dense tokens (4 views, the tiny CLIP
+at 64 px) in a temporary folder. Only the one image that extends the cache is encoded.
 Prints each figure as it is measured, and the ratio last: a quarter of the total seconds over those at a quarter of the
 images, so that 1 is linear (`--json`: an object with "ratio"). The page cache is warm.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -23,30 +22,27 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.large_cache import VIEWS, parse_arguments, write_shards
 from data_cache.content import OK, Shard
 from data_cache.datasets import open_dataset
 from data_cache.integrity import verify_files
 from data_cache.layout import DEFAULT_MASKS
 from data_cache.reader import Cache
 from data_cache.source_dataset import open_source_dataset
+from data_cache.writer import CacheWriter
 from pipeline.config import PrecomputeConfig
 from pipeline.encode_job import load_clip
 from pipeline.plan import Plan, plan
 from pipeline.precompute import create_or_open, execute
 from pipeline.teacher.weights import CLIPSource
 
-IMAGES, VIEWS = 118_287, 4
 PARTS = 4
 CLIP = CLIPSource("tiny", image_size=64)
 
 
 def main() -> None:
-    """Measure at a quarter and at all of the images, and remove them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--folder", type=Path, help="Parent of the temporary folder.")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    """Measure with a quarter of the images and with all of them."""
+    arguments = parse_arguments(__doc__)
     counts = (arguments.images // PARTS, arguments.images)
     load_clip(CLIP, "fp32", "cpu")  # once per process, however many images
     found = {}
@@ -70,7 +66,7 @@ def measure(folder: Path, images: int, stream: Any) -> dict[str, float]:
         print(f"{images} images: {step} {seconds[step]:.2f} s", file=stream, flush=True)
         return result
 
-    root = draw(folder / "own", images)
+    root = write_images(folder / "own", images)
     common = {"clip": CLIP.clip, "image_size": CLIP.image_size}
     common |= {"precision": "fp32", "dense": "none", "device": "cpu", "unseen": "stuff"}
     settings = PrecomputeConfig("folder", folder / "c.zarr", root, views=VIEWS, **common)
@@ -88,8 +84,8 @@ def measure(folder: Path, images: int, stream: Any) -> dict[str, float]:
     return seconds
 
 
-def draw(root: Path, images: int) -> Path:
-    """Write files of one picture, without label maps."""
+def write_images(root: Path, images: int) -> Path:
+    """Write copies of one image, without label maps."""
     (root / "images").mkdir(parents=True)
     (root / "classes.txt").write_text("thing\nstuff\n")
     Image.new("RGB", (8, 8)).save(root / "images/0.png")
@@ -99,12 +95,12 @@ def draw(root: Path, images: int) -> Path:
     return root
 
 
-def fill(cache: Cache, digest: str) -> None:
-    """Finish a cache with meaningless content, shard by shard as stage 1 does."""
+def fill(cache: CacheWriter, digest: str) -> None:
+    """Finish a cache with meaningless content."""
     layout = cache.layout
-    for shard in range(layout.shards):
-        count = layout.images_in([shard])
-        data = Shard(
+
+    def shard(count: int) -> Shard:
+        return Shard(
             size=np.full((count, 2), 8, np.int32),
             content_hash=[digest] * count,
             label_hash=[""] * count,
@@ -116,7 +112,8 @@ def fill(cache: Cache, digest: str) -> None:
             label=np.zeros((count, layout.views, *layout.grid), np.uint8),
             count=np.ones((count, layout.views), np.int32),
         )
-        cache.write_shard(shard, data, DEFAULT_MASKS)
+
+    write_shards(cache, shard)
 
 
 if __name__ == "__main__":

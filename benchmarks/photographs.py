@@ -1,4 +1,4 @@
-"""Photographs for benchmarks: drawn, so that no files are needed, but JPEG files as large as COCO's."""
+"""Synthetic images for benchmarks: JPEG files as large as those of COCO."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 CLASSES = ("sky", "grass", "tree", "gnome")
 DRAWN = 256
-"""Photographs that are drawn; more images are links to them."""
+"""Number of distinct images; further ones are hard links to them."""
 UNSEEN = "tree"
 
 
@@ -28,7 +28,7 @@ def draw_photographs(root: Path, count: int, height: int = 480, width: int = 640
 
 
 def link_photographs(root: Path, count: int) -> Path:
-    """Drawn photographs, the first ones linked until there are `count`."""
+    """A dataset of `count` images, of which at most `DRAWN` are distinct."""
     draw_photographs(root, min(count, DRAWN))
     for number in range(DRAWN, count):
         for folder, ending in (("images", "jpg"), ("labels", "png")):

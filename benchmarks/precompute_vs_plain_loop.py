@@ -1,7 +1,7 @@
-"""`precompute` against the loop one would write otherwise, with the same images, architecture and threads.
+"""`precompute` against the loop one would otherwise write, with the same images, architecture and threads.
 
 The peer reads one image at a time with PIL, runs CLIP in fp32, clusters the ignored tokens with scikit-learn's KMeans
-(as many clusters as the paper's two windows give centers, 10 iterations, one start) and saves tokens and labels with
+(as many clusters as the paper's two windows have centers, 10 iterations, one start) and saves tokens and labels with
 `np.save`. It does less: no fusion, no records that survive a kill, no checks. They alternate, beginning and ending
 with the loop. The ratio is the loop's seconds over ours, in the precision that `precompute` picks on this machine;
 `ratio_fp32` is the same with both in fp32.
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def plain_loop(clip: FrozenCLIP, root: Path, out: Path) -> float:
-    """Seconds of the loop."""
+    """Run the loop and return its seconds."""
     out.mkdir()
     split, size = Split(CLASSES, (UNSEEN,)), clip.image_size
     start = time.perf_counter()

@@ -2,7 +2,7 @@
 
 Same scenes, same tiny CLIP, same settings; each side is a process of its own. There are two ratios of throughput: of
 the whole run, in which Dask starts and each worker loads torch and builds CLIP; and of the steady part, from the
-moment at which every worker has finished its first shards. The steady one is printed last (`--json`: an object with
+moment when every worker has finished its first shards. The steady one is printed last (`--json`: an object with
 "ratio"); the claim is at least 1.7. Needs two idle cores: a worker of one thread uses some of the second one, because
 it decodes and writes beside CLIP.
 """
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measured(workers: int, images: int, size: int) -> dict[str, float]:
-    """Images per second of one run: of the whole, and of the part in which all workers work."""
+    """Images per second of one run: of the whole run, and of its steady part."""
     from pipeline.config import PrecomputeConfig
     from pipeline.plan import plan
     from pipeline.precompute import execute

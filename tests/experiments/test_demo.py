@@ -131,7 +131,7 @@ def test_attention_share_is_1_if_uniform_and_0_if_absent(report, monkeypatch):
     assert attention_share.preference(report.run, 6) == pytest.approx(dict.fromkeys(attention_share.KINDS, 1.0))
     monkeypatch.setattr(attention_share, "attention", stuff_attention)
     area = np.mean([(label < len(STUFF)).mean() for _, label in scenes])
-    expected = dict.fromkeys(attention_share.KINDS, 0.0) | {"grounds": 1 / area}
+    expected = dict.fromkeys(attention_share.KINDS, 0.0) | {"stuff": 1 / area}
     assert attention_share.preference(report.run, 6) == pytest.approx(expected)
 
 
