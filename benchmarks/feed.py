@@ -106,8 +106,9 @@ def fed(dataset: PairedFiles, masker: Masker, threads: int) -> float:
     with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
         for count in (2 * BATCH, len(dataset)):
             start = time.perf_counter()
-            for batch in feeder.batches(pool, range(count), 0, 4, StageTimes()):
-                assert len(batch.readable) == len(batch.rows)
+            with feeder.batches(pool, range(count), 0, 4, StageTimes()) as batches:
+                for batch in batches:
+                    assert len(batch.readable) == len(batch.rows)
             seconds = time.perf_counter() - start
     return len(dataset) / seconds
 
@@ -134,16 +135,25 @@ def as_before(dataset: PairedFiles, masker: Masker) -> float:
     return count / (time.perf_counter() - start)
 
 
+class Answer(DeviceFeatures):
+    """Features that are known to be finite: a GPU finds that out without a core."""
+
+    def finite(self) -> torch.Tensor:
+        """All of them."""
+        return torch.ones(len(self.cls), dtype=torch.bool)
+
+
 class StandIn:
     """A teacher whose features are ready a fixed time after they were requested, and cost no core."""
 
     def __init__(self, images_per_second: float) -> None:
         self.device, self.batch, self.max_concurrent_batches = torch.device("cpu"), BATCH, 2
+        self.threads = len(os.sched_getaffinity(0))
         self.image_size, self.patch, self.grid, self.channels = SIZE, SIZE // GRID[0], GRID, CHANNELS
         self.weights_hash, self.source = "0" * 64, SimpleNamespace(origin={"clip": "stand-in", "weights": ""})
         self._seconds, self._free, self._lock = BATCH / images_per_second, 0.0, threading.Lock()
         generator = torch.Generator().manual_seed(0)
-        self._answer = DeviceFeatures(
+        self._answer = Answer(
             torch.randn(BATCH, CHANNELS, generator=generator).half(),
             torch.randn(BATCH, *GRID, CHANNELS, generator=generator).half(),
         )

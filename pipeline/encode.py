@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Event, Lock
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.teacher.async_copy import AsyncHostCopy
 from pipeline.teacher.clip import FrozenCLIP
 
 DECODERS = 4
+"""Threads that decode images, at most, on a CPU that also runs CLIP."""
 AHEAD = 2
 """Batches decoded before CLIP can take them; and the most that a GPU has queued or waiting to be stored."""
 
@@ -42,6 +44,12 @@ class Encoder:
     """Held by the shard whose batches are submitted to CLIP."""
     write_lock: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
     """Held by the shard that is finished and written."""
+
+    @cached_property
+    def _decoding(self) -> ThreadPoolExecutor:
+        """The threads that decode, for all shards: more of them than cores would only take turns."""
+        threads = self.clip.threads
+        return ThreadPoolExecutor(threads if self.clip.device.type == "cuda" else min(DECODERS, threads))
 
     @contextmanager
     def shard(
@@ -74,12 +82,14 @@ class Encoder:
         shard = Shard.blank(self.layout, span.stop - span.start, self.masker.dtype)
         rows = range(len(shard.status)) if rows is None else rows
         gpu = self.clip.device.type == "cuda"
-        decoders = max(DECODERS, torch.get_num_threads()) if gpu else DECODERS
         pool_size = self.clip.max_concurrent_batches + (AHEAD if gpu else 0)
         feeder = Feeder(self.dataset, self.cropping, self.masker.ignored, self.clip.image_size, self.clip.batch, gpu)
-        with ExitStack() as finish, ThreadPoolExecutor(decoders) as decoding, ThreadPoolExecutor(pool_size) as encoding:
-            ahead = self.clip.max_concurrent_batches + AHEAD
-            batches = feeder.batches(decoding, rows, span.start, ahead, times)
+        ahead = self.clip.max_concurrent_batches + AHEAD
+        with (
+            ExitStack() as finish,
+            feeder.batches(self._decoding, rows, span.start, ahead, times) as batches,
+            ThreadPoolExecutor(pool_size) as encoding,
+        ):
             unfinished: deque[Future[int]] = deque()
             stopped = Event()
             try:

@@ -95,9 +95,14 @@ class EncodeJob:
                 )
         return Encoder(clip, self.dataset, replace(self.masker, device=str(device)), self.layout, config.cropping)
 
+    @cached_property
+    def _writer(self) -> CacheWriter:
+        """The cache, opened once per process; nobody else changes its metadata while the run has the writer's lock."""
+        return CacheWriter(self.cache)
+
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent: without the model and its locks."""
-        return {name: value for name, value in vars(self).items() if name != "_encoder"}
+        """What is sent: without the model and its locks, and without an open cache."""
+        return {name: value for name, value in vars(self).items() if name not in ("_encoder", "_writer")}
 
     def pending_shards(self, cache: Cache) -> list[int]:
         """The shards that are not done, or that hold failed images to be encoded again."""
@@ -106,7 +111,7 @@ class EncodeJob:
 
     def run(self, shard: int, progress: Progress) -> ShardReport:
         """Encode and write what is missing of one shard."""
-        cache = CacheWriter(self.cache)
+        cache = self._writer
         rows, kept = cache.rows_to_encode(shard, self.config.retry_failed), None
         if len(rows) < self.layout.images_in([shard]):
             kept = cache.read_shard(shard)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -84,10 +85,14 @@ class Feeder:
     slots: int
     pinned: bool = False
 
+    @contextmanager
     def batches(
         self, pool: Executor, rows: Sequence[int], first: int, ahead: int, times: StageTimes
-    ) -> Iterator[Batch]:
-        """Batches of `rows`, counted from image `first`; up to `ahead` of them are prepared before they are taken."""
+    ) -> Iterator[Iterator[Batch]]:
+        """Batches of `rows`, counted from image `first`; up to `ahead` of them are prepared before they are taken.
+
+        Preparing starts at once, and what is not needed any more is cancelled in the end.
+        """
         parts = (rows[start : start + self.slots] for start in range(0, len(rows), self.slots))
         submitted = deque(self._submit(pool, part, first, times) for part in islice(parts, ahead))
 
@@ -96,7 +101,11 @@ class Feeder:
                 yield submitted.popleft()
                 submitted.extend(self._submit(pool, part, first, times) for part in islice(parts, 1))
 
-        return results()
+        try:
+            yield results()
+        finally:
+            for future in (future for batch in submitted for future in batch.futures):
+                future.cancel()
 
     def _submit(self, pool: Executor, rows: Sequence[int], first: int, times: StageTimes) -> Batch:
         shape = (self.cropping.count, self.slots, self.size, self.size, 3)

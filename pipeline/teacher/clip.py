@@ -87,8 +87,9 @@ class FrozenCLIP:
         if device.type == "cuda":
             visual.conv1.to(memory_format=torch.channels_last)  # the layout of the images
         self._visual_forward = _compiled(visual) if compiled else visual
-        self._threads = torch.get_num_threads()
-        self.max_concurrent_batches = concurrent_batches(self._threads) if device.type == "cpu" else 1
+        self.threads = torch.get_num_threads()
+        """How many cores this process may use."""
+        self.max_concurrent_batches = concurrent_batches(self.threads) if device.type == "cpu" else 1
         """How many threads may hold a `compute_slot` at once."""
         self._compute_slots = Semaphore(self.max_concurrent_batches)
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
@@ -104,11 +105,11 @@ class FrozenCLIP:
             if self.max_concurrent_batches == 1:
                 yield
                 return
-            torch.set_num_threads(self._threads // self.max_concurrent_batches)
+            torch.set_num_threads(self.threads // self.max_concurrent_batches)
             try:
                 yield
             finally:
-                torch.set_num_threads(self._threads)  # also the default of threads that start later
+                torch.set_num_threads(self.threads)  # also the default of threads that start later
 
     @property
     def batch(self) -> int:

@@ -209,7 +209,7 @@ def test_concurrent_batches_share_the_cpu_threads(encoder, shard, monkeypatch):
     for name, value in {
         "forward": watched,
         "max_concurrent_batches": 2,
-        "_threads": 4,
+        "threads": 4,
         "_compute_slots": Semaphore(2),
     }.items():
         monkeypatch.setattr(clip, name, value)
