@@ -18,6 +18,7 @@ from drawing import (
     twelve_bit_tiff,
 )
 from PIL import Image, ImageFile, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from refusals import refused
 
 from data_cache.datasets import open_dataset
@@ -132,6 +133,34 @@ def test_named_pipes_are_rejected_without_blocking(own, place):
 def test_size_mismatch_error_names_both_files_and_sizes(own):
     draw_label(own / "labels/a.png", [0], size=(5, 4))
     refused(lambda: load_only_sample(own), own / "images/a.png", "8 x 6", own / "labels/a.png", "5 x 4")
+
+
+@pytest.mark.parametrize("chunks", ["none", "text", "exif"])
+def test_grayscale_png_label_maps_match_pillow(own, chunks):
+    pnginfo, exif = PngInfo(), Image.Exif()
+    pnginfo.add_text("Comment", "by hand") if chunks == "text" else None
+    exif[0x0112] = 3
+    values = np.random.default_rng(0).integers(0, 2, (HEIGHT, WIDTH), dtype=np.uint8)
+    file = own / "labels/a.png"
+    Image.fromarray(values).save(file, pnginfo=pnginfo, **({"exif": exif} if chunks == "exif" else {}))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    np.testing.assert_array_equal(open_dataset("folder", own, "train").label(0), expected)
+
+
+@pytest.mark.parametrize(("folder", "what"), [("labels", "label map"), ("images", "image")])
+def test_a_flipped_bit_anywhere_in_the_pixels_of_a_png_is_rejected(own, folder, what):
+    file = own / folder / "a.png"
+    whole = file.read_bytes()
+    for position in range(whole.index(b"IDAT") + 4, whole.index(b"IEND") - 4):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        refused(lambda: load_only_sample(own), f"cannot read the {what}", file, "checksum")
+
+
+def test_a_label_png_without_its_last_chunk_is_read_as_by_pillow(own):
+    file = own / "labels/a.png"
+    expected = np.asarray(Image.open(file))
+    file.write_bytes(file.read_bytes()[:-12])
+    np.testing.assert_array_equal(load_only_sample(own)[1], expected)
 
 
 def test_damaged_label_maps_are_named(own):
