@@ -17,13 +17,17 @@ from data_cache.errors import UserError
 from data_cache.limits import machine_memory
 from data_cache.system.devices import resolve_device
 from trainer.config import TrainConfig
+from trainer.losses.pixel_sums import CHUNK
+from trainer.students.network import StudentNetwork
 
 ADAM_BYTES = 16
 """Per parameter: its float32 value, its gradient, and the two moments of AdamW."""
 PSEUDO_LABELS = 32
 """Assumed number of pseudo labels per image."""
-CE_TENSORS, NEL_TENSORS = 4, 9
-"""Logit-sized tensors alive at once in one image's cross-entropy, and in its focal and dice losses (seen channels)."""
+GRID_LOGITS = 4
+"""Tensors of a batch's logits on the student's grid that exist at once."""
+CHUNK_TENSORS = 12
+"""Tensors of upsampled logits that exist at once, each of at most `trainer.losses.pixel_sums.CHUNK` elements."""
 PIXEL_BYTES = 5
 """Per pixel: decoded RGB and an int16 label."""
 PREFETCH_FACTOR = 2
@@ -45,7 +49,7 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def estimated_memory(config: TrainConfig, network: nn.Module, size: int, seen: int, mixed: bool) -> int:
+def estimated_memory(config: TrainConfig, network: StudentNetwork, size: int, seen: int, mixed: bool) -> int:
     """Approximate bytes that training needs on each GPU: parameters, activations, and the losses of one image.
 
     Args:
@@ -58,9 +62,10 @@ def estimated_memory(config: TrainConfig, network: nn.Module, size: int, seen: i
     """
     weights = sum(parameter.numel() for parameter in network.parameters()) * ADAM_BYTES
     activations, features = saved_activations(config, network, size, torch.bfloat16 if mixed else torch.float32)
-    side = -(-size // config.loss_stride)
     rows = seen + PSEUDO_LABELS * (config.batch_size if config.pseudo_scope == "batch" else 1)
-    losses = 4 * side * side * (rows * CE_TENSORS + seen * NEL_TENSORS)
+    logits = config.batch_size // config.devices * rows * (size // network.stride) ** 2
+    upsampled = config.batch_size // config.devices * rows * (-(-size // config.loss_stride)) ** 2
+    losses = 4 * (GRID_LOGITS * logits + CHUNK_TENSORS * min(upsampled, CHUNK["cuda"]))
     return weights + activations + 2 * 4 * features + losses
 
 

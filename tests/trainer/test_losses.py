@@ -7,7 +7,6 @@ import pytest
 import torch
 from oracles import DICE_WEIGHT, FOCAL_WEIGHT, draw_targets, numpy_pixel_terms, unit
 
-import trainer.losses.pixel
 from trainer.config import TrainConfig
 from trainer.losses.total import TeacherLoss, TeacherTargets
 
@@ -84,25 +83,6 @@ def test_loss_stride_samples_every_nth_pixel_from_the_middle(stride):
     target = draw_targets(4, 2, (12, 16), SEEN, 2)
     terms, _ = run(config, features, cls, text, target)
     assert_terms(terms, numpy_pixel_terms(config, features, text, target))
-
-
-@pytest.mark.parametrize("scope", ["image", "batch"])
-def test_recomputing_image_by_image_does_not_change_gradients(monkeypatch, scope):
-    config = loss_config(vla="transformer", pseudo_scope=scope)
-    features, cls, text = draw_inputs(5, batch=3)
-    target = draw_targets(5, 3, (6, 8), SEEN, 2)
-
-    def gradients():
-        loss, tensor = build(config, text), torch.tensor(features, requires_grad=True)
-        terms = loss(tensor, TeacherTargets(torch.tensor(cls), torch.tensor(target), torch.arange(3)))
-        terms["total"].backward()
-        return [tensor.grad, *(p.grad for p in loss.adapter.parameters())]
-
-    recomputed, calls = gradients(), []
-    monkeypatch.setattr(trainer.losses.pixel, "checkpoint", lambda f, *inputs, **_: calls.append(f) or f(*inputs))
-    for gradient, direct in zip(recomputed, gradients(), strict=True):
-        torch.testing.assert_close(gradient, direct, rtol=1e-12, atol=1e-14)
-    assert len(calls) == 3
 
 
 def test_total_is_the_weighted_sum_of_the_terms():

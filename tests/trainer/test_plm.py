@@ -184,11 +184,19 @@ def test_gradients_reach_the_student_through_prototypes_and_adapter():
     adapter = Adapter("transformer", 8)
     prototypes = label_prototypes(features, target, SEEN)
     generated = adapter(prototypes.features, torch.randn(2, 8))
-    classifier, _ = build_classifiers(generated, prototypes, torch.eye(3, 8), target, "image")[0]
+    classifier = build_classifiers(generated, prototypes, torch.eye(3, 8), target, "image").weight[0]
     classifier[SEEN:].square().mul(torch.arange(8)).sum().backward()
     assert features.grad.isfinite().all()
     assert features.grad[0].abs().sum() > 0
     assert all(p.grad is not None for p in adapter.parameters())
+
+
+def by_image(classifiers):
+    """The classifier of each image without the rows that fill it up, and its targets."""
+    count = len(classifiers.target)
+    weights = classifiers.weight if len(classifiers.weight) == count else classifiers.weight.expand(count, -1, -1)
+    rows = [weights.shape[1]] * count if classifiers.rows is None else classifiers.rows.tolist()
+    return [(weight[:kept], target) for weight, kept, target in zip(weights, rows, classifiers.target, strict=True)]
 
 
 @pytest.mark.parametrize("scope", ["image", "batch"])
@@ -196,7 +204,7 @@ def test_classifier_rows_are_seen_text_features_then_pseudo_features_in_scope(sc
     _, target, prototypes, generated, text = draw_batch()
     text_features = torch.tensor(text, dtype=torch.float32)
     classifiers = build_classifiers(generated, prototypes, text_features, torch.tensor(target), scope)
-    for image, (classifier, _) in enumerate(classifiers):
+    for image, (classifier, _) in enumerate(by_image(classifiers)):
         images = [image] if scope == "image" else [0, 1]
         pseudo = [g for g, owner in zip(generated.numpy(), prototypes.image.tolist(), strict=True) if owner in images]
         expected = np.concatenate([text, unit(np.array(pseudo))])
@@ -213,7 +221,7 @@ def test_targets_index_the_classifier_row_of_each_label_even_with_gaps(scope, mi
     text = torch.tensor(unit(np.random.default_rng(2).normal(size=(SEEN, 4))), dtype=torch.float32)
     by_label = as_dict(replace(prototypes, features=generated))
     classifiers = build_classifiers(generated, prototypes, text, torch.tensor(target), scope)
-    for image, (classifier, rows) in enumerate(classifiers):
+    for image, (classifier, rows) in enumerate(by_image(classifiers)):
         assert rows.shape == target[image].shape
         for y, x in np.ndindex(target[image].shape):
             label, row = int(target[image, y, x]), int(rows[y, x])
@@ -230,7 +238,8 @@ def test_targets_index_the_classifier_row_of_each_label_even_with_gaps(scope, mi
 def test_an_unlabelled_image_has_only_text_rows_and_no_targets(scope):
     target = torch.full((2, 6, 8), -1)
     prototypes = label_prototypes(draw_features(8), target, SEEN)
-    for classifier, rows in build_classifiers(prototypes.features, prototypes, torch.eye(3, 4), target, scope):
+    classifiers = build_classifiers(prototypes.features, prototypes, torch.eye(3, 4), target, scope)
+    for classifier, rows in by_image(classifiers):
         assert torch.equal(classifier, torch.eye(3, 4))
         assert (rows == -1).all()
 

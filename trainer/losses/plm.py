@@ -10,9 +10,7 @@ from torch.nn import functional as F
 from data_cache.errors import UsageError
 from trainer.config import Adapters, Scope
 from trainer.distributed.ranks import all_gather, rank
-
-IGNORE = -1
-"""Target of an unlabelled pixel. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image."""
+from trainer.losses.pixel_sums import IGNORE
 
 HEADS = 8
 
@@ -112,30 +110,48 @@ def generate_loss(
     return difference.square().sum() / seen.sum().clamp(min=1)
 
 
+@dataclass(frozen=True)
+class Classifiers:
+    """The classifiers of this process's images (eq. 9), and its targets.
+
+    Args:
+        weight: seen text features, then generated pseudo-label features. One classifier for all images, or one per
+            image, filled up with zeros.
+        rows: how many rows each image has; None if one classifier serves all.
+        target: the row of each pixel, or `IGNORE`.
+
+    """
+
+    weight: Float[Tensor, "classifier row channel"]
+    rows: Int[Tensor, "local"] | None
+    target: Int[Tensor, "local height width"]
+
+
 def build_classifiers(
     generated: Float[Tensor, "prototype channel"],
     prototypes: Prototypes,
     text: Float[Tensor, "seen channel"],
     target: Int[Tensor, "local height width"],
     scope: Scope,
-) -> list[tuple[Float[Tensor, "class channel"], Int[Tensor, "height width"]]]:
-    """For each image of this process, its classifier (eq. 9) and its targets as rows of the classifier.
-
-    The rows are the seen text features, then the generated pseudo-label features of the image or of the whole batch.
-    """
-    num_seen, generated = len(text), F.normalize(generated, dim=1)
-    pseudo = ~prototypes.is_seen
-    classifiers = []
-    for image, image_target in enumerate(target, rank() * len(target)):
-        in_image = prototypes.image == image
-        in_scope = in_image if scope == "image" else pseudo
-        classifier = torch.cat([text, generated[in_scope]])
-        row_of_label = torch.full(
-            (int(image_target.max().clamp(min=num_seen - 1)) + 2,), IGNORE, device=image_target.device
-        )
-        rows = torch.arange(len(classifier), device=image_target.device)
-        row_of_label[:num_seen] = rows[:num_seen]
-        row_of_label[prototypes.label[in_image]] = rows[num_seen:][in_image[in_scope]]
-        # IGNORE = -1 indexes the last entry, which no label fills
-        classifiers.append((classifier, row_of_label[image_target]))
-    return classifiers
+) -> Classifiers:
+    """The classifiers with the pseudo labels of the image itself (`scope` "image") or of the whole batch."""
+    num_seen, pseudo = len(text), ~prototypes.is_seen
+    generated = F.normalize(generated, dim=1)[pseudo]
+    image, label = prototypes.image[pseudo] - rank() * len(target), prototypes.label[pseudo]
+    local = (image >= 0) & (image < len(target))
+    if scope == "batch":
+        weight, rows = torch.cat([text, generated])[None], None
+        row = torch.arange(len(image), device=image.device)[local]
+    else:
+        generated, count = generated[local], torch.bincount(image[local], minlength=len(target))
+        # prototypes are sorted by image, so those of an image are consecutive
+        row = torch.arange(len(generated), device=image.device) - (count.cumsum(0) - count)[image[local]]
+        padded = generated.new_zeros(len(target), int(count.max()), text.shape[1])
+        padded = padded.index_put((image[local], row), generated)
+        weight, rows = torch.cat([text.expand(len(target), -1, -1), padded], dim=1), num_seen + count
+    table = target.new_full((len(target), max(num_seen, int(target.max()) + 1) + 1), IGNORE)
+    table[:, :num_seen] = torch.arange(num_seen, device=target.device)
+    table[image[local], label[local]] = num_seen + row
+    # the last entry, which no label fills, is that of IGNORE
+    indices = target.flatten(1).where(target.flatten(1) != IGNORE, table.shape[1] - 1)
+    return Classifiers(weight, rows, table.gather(1, indices).view_as(target))
