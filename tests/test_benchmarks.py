@@ -23,6 +23,7 @@ SMALLEST = {
     "precompute_vs_forward": ("--size", 64, "--images", 4, "--repetitions", 1),
     "precompute_vs_plain_loop": ("--size", 64, "--images", 2),
     "prompts_vs_encode_text": ("--classes", 1, "--repetitions", 1),
+    "update": ("--students", "demo", "--repetitions", 1),
     "two_workers": ("--images", 256, "--image-size", 64, "--repetitions", 1),
 }
 NOT_RUN_HERE = {"attention_share", "demo_long", "demo_views", "photographs"}

@@ -20,7 +20,7 @@ from data_cache.source_dataset import open_source_dataset, recorded_root
 from data_cache.splits import Split
 from data_cache.views import View, check_resampling
 from trainer.config import TrainConfig
-from trainer.losses.pixel_sums import IGNORE
+from trainer.losses.pixel_terms import IGNORE
 from trainer.photometric import distort
 from trainer.sampler import Draw
 

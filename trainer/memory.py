@@ -17,7 +17,7 @@ from data_cache.errors import UserError
 from data_cache.limits import machine_memory
 from data_cache.system.devices import resolve_device
 from trainer.config import TrainConfig
-from trainer.losses.pixel_sums import CHUNK
+from trainer.losses.pixel_torch import CHUNK
 from trainer.students.network import StudentNetwork
 
 ADAM_BYTES = 16
@@ -27,7 +27,7 @@ PSEUDO_LABELS = 32
 GRID_LOGITS = 4
 """Tensors of a batch's logits on the student's grid that exist at once."""
 CHUNK_TENSORS = 12
-"""Tensors of upsampled logits that exist at once, each of at most `trainer.losses.pixel_sums.CHUNK` elements."""
+"""Tensors of upsampled logits that exist at once, each of at most `trainer.losses.pixel_torch.CHUNK` elements."""
 PIXEL_BYTES = 5
 """Per pixel: decoded RGB and an int16 label."""
 PREFETCH_FACTOR = 2

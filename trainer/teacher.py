@@ -10,7 +10,7 @@ from torch import Tensor
 from data_cache.content import CachedArrays
 from data_cache.layout import reserved_label
 from trainer.data import Batch
-from trainer.losses.pixel_sums import IGNORE
+from trainer.losses.pixel_terms import IGNORE
 from trainer.losses.total import TeacherTargets
 
 CPU = torch.device("cpu")

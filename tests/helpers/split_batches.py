@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from trainer import loop
 from trainer.config import TrainConfig
 from trainer.distributed.ranks import all_gather, rank
-from trainer.losses.pixel_sums import IGNORE
+from trainer.losses.pixel_terms import IGNORE
 from trainer.losses.total import TeacherTargets
 
 SEEN = 3

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import trainer.losses.pixel_sums as fused
-from trainer.losses.pixel_sums import Terms, pixel_sums
+import trainer.losses.pixel_torch
+from trainer.losses.pixel_sums import pixel_sums
+from trainer.losses.pixel_terms import Terms
 
 SEEN, ROWS = 5, 9
 UPSTREAM = torch.tensor([0.7, 3.0, 1.3])
@@ -65,7 +66,7 @@ def test_sums_and_gradient_match_autograd(grid, size, ce, nel, masked):
 @pytest.mark.parametrize("chunk", [1, 700, 10**4, 10**9])
 @pytest.mark.parametrize("masked", [False, True])
 def test_chunks_of_any_size_give_the_same(monkeypatch, chunk, masked):
-    monkeypatch.setattr(fused, "CHUNK", {"cpu": chunk})
+    monkeypatch.setattr(trainer.losses.pixel_torch, "CHUNK", {"cpu": chunk})
     compare(*draw(dtype=torch.float64), Terms(SEEN, True, True, masked), rtol=1e-12)
 
 

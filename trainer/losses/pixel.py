@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from trainer.config import Logits, TrainConfig
 from trainer.distributed.ranks import all_reduce_sum
-from trainer.losses.pixel_sums import IGNORE, Terms, pixel_sums
+from trainer.losses.pixel_sums import pixel_sums
+from trainer.losses.pixel_terms import IGNORE, Terms
 from trainer.losses.plm import Classifiers
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from data_cache.errors import UsageError
 from trainer.config import Adapters, Scope
 from trainer.distributed.ranks import all_gather, rank
-from trainer.losses.pixel_sums import IGNORE
+from trainer.losses.pixel_terms import IGNORE
 
 HEADS = 8
 

@@ -1,0 +1,257 @@
+"""Where the time of an update goes: data, student, loss, backward pass and optimizer.
+
+The demo's student at its own settings, and the paper's three at the paper's (on a CPU: a batch of 2 at 128 px), on
+synthetic photographs with random weights. The ratio is the seconds of the loss, forward and backward, as autograd
+computes it image by image from full-resolution logits, over those of the batched loss, at the demo's settings.
+
+    python benchmarks/update.py [--batch N] [--size PX] [--students NAME,...] [--json]
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.photographs import UNSEEN, draw_photographs
+from data_cache.content import CachedArrays
+from data_cache.datasets import open_dataset
+from data_cache.splits import make_split
+from experiments.demo_config import STUDENT
+from experiments.presets import STUDENTS
+from trainer.config import TrainConfig
+from trainer.data import ViewDataset
+from trainer.losses.pixel import pixel_logits
+from trainer.losses.pixel_terms import IGNORE
+from trainer.losses.plm import Classifiers
+from trainer.losses.total import TeacherLoss, TeacherTargets
+from trainer.sampler import Draw
+from trainer.students.network import StudentNetwork, parameter_groups
+
+DEMO = "demo"
+SEEN, CHANNELS, CLUSTERS = 156, 512, 15
+"""Of COCO and ViT-B/16; pseudo labels per image."""
+SEEN_DEMO, CHANNELS_DEMO = 13, 128
+"""Of the demo's scenes and its CLIP."""
+PHASES = ("data", "student", "loss", "loss_backward", "student_backward", "optimizer")
+
+
+def main() -> None:
+    """Print the figures of each student as soon as they are there, the demo's first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, help="Images per update of the paper's students.")
+    parser.add_argument("--size", type=int, help="Pixels of their input's side.")
+    parser.add_argument("--students", default=",".join((DEMO, *list(STUDENTS)[:3])))
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    batch, size = arguments.batch or (16 if on_gpu else 2), arguments.size or (512 if on_gpu else 128)
+    result: dict[str, Any] = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "students": {}}
+    for name in arguments.students.split(","):
+        config = student_config(name, batch, size)
+        repetitions = arguments.repetitions if name == DEMO or on_gpu else max(1, arguments.repetitions // 5)
+        result["students"][name] = figures = measured(config, name == DEMO, device, repetitions)
+        print(f"{name}, {config.batch_size} x {config.size} px: {rounded(figures)}", file=sys.stderr, flush=True)
+    if DEMO in result["students"]:
+        for stride in (STUDENT.loss_stride, 1):
+            figures = compared(replace(STUDENT, loss_stride=stride), device, arguments.repetitions)
+            result |= {f"{key}_stride_{stride}": value for key, value in figures.items()}
+            print(f"demo, stride {stride}: {rounded(figures)}", file=sys.stderr, flush=True)
+        result["ratio"] = result[f"ratio_stride_{STUDENT.loss_stride}"]
+    print(json.dumps(result) if arguments.json else f"ratio {result.get('ratio')}")
+
+
+def student_config(name: str, batch: int, size: int) -> TrainConfig:
+    """The demo's settings, or the paper's without pretrained weights."""
+    if name == DEMO:
+        return STUDENT
+    options = {**STUDENTS[name], "encoder": STUDENTS[name]["encoder"].partition(".")[0]}
+    return TrainConfig(**options, encoder_weights="none", batch_size=batch, size=size, workers=0)
+
+
+class Update:
+    """One training update, phase by phase."""
+
+    def __init__(self, config: TrainConfig, demo: bool, device: torch.device, views: ViewDataset) -> None:
+        torch.manual_seed(0)
+        self.config, self.device, self.views = config, device, views
+        seen, channels = (SEEN_DEMO, CHANNELS_DEMO) if demo else (SEEN, CHANNELS)
+        self.network = StudentNetwork(config.arch, config.encoder, "none", channels).to(device).train()
+        self.loss = TeacherLoss(config, torch.randn(seen, channels)).to(device)
+        modules = torch.nn.ModuleList([self.network, self.loss])
+        encoder = self.network.network.encoder
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(modules, config.lr, config.head_lr, config.weight_decay, slow=encoder)
+        )
+        target = np.random.default_rng(0).integers(IGNORE, seen + CLUSTERS, (config.batch_size, 8, 8))
+        self.targets = TeacherTargets(
+            torch.randn(config.batch_size, channels, device=device),
+            torch.from_numpy(target.repeat(config.size // 8, axis=1).repeat(config.size // 8, axis=2)).to(device),
+            torch.arange(config.batch_size, device=device),
+        )
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+    def __call__(self, phase: Callable[[str], Any]) -> None:
+        """Run it; `phase` gives a context for each phase."""
+        with phase("data"):
+            draws = [Draw(number % len(self.views), 0, number) for number in range(self.config.batch_size)]
+            images = torch.stack([self.views[draw][0] for draw in draws]).to(self.device)
+        with phase("student"), self.autocast:
+            features = self.network(images)
+        with phase("loss"):
+            total = self.loss(features.float(), self.targets)["total"]
+        with phase("loss_backward"):
+            parameters = [p for p in self.loss.parameters() if p.requires_grad]
+            gradient, *others = torch.autograd.grad(total, [features, *parameters], allow_unused=True)
+            for parameter, own in zip(parameters, others, strict=True):
+                parameter.grad = own
+        with phase("student_backward"):
+            features.backward(gradient)
+        with phase("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+@contextmanager
+def prepared(config: TrainConfig, demo: bool, device: torch.device) -> Iterator[Update]:
+    """An update on photographs of 640 x 480 pixels."""
+    count = 16
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = open_dataset("folder", draw_photographs(Path(folder) / "photographs", count), "train")
+        digests = [tuple(dataset.digest(index)) for index in range(count)]
+        box = np.tile(np.array([0, 0, 480, 640]), (count, 1, 1))
+        one, flat = np.zeros((count, 1), bool), np.zeros((count, 1))
+        loaded = CachedArrays(dataset.ids, digests, np.ones(count, bool), box, one, flat, flat, flat)
+        split = make_split("folder", dataset.classes, UNSEEN)
+        views = ViewDataset(dataset, split, loaded, config.size, config.seed if config.photometric else None)
+        yield Update(config, demo, device, views)
+
+
+def measured(config: TrainConfig, demo: bool, device: torch.device, repetitions: int) -> dict[str, Any]:
+    """Median seconds of each phase, the share of the loss, kernels, and peak GPU memory."""
+    with prepared(config, demo, device) as update:
+        seconds = median_seconds(update, device, repetitions)
+        kernels = count_kernels(update) if device.type == "cuda" else None
+    total = sum(seconds.values())
+    return {
+        "seconds": total,
+        **{name: seconds[name] for name in ("data", "student", "loss")},
+        "backward": seconds["loss_backward"] + seconds["student_backward"],
+        "optimizer": seconds["optimizer"],
+        "loss_share": (seconds["loss"] + seconds["loss_backward"]) / total,
+        "kernels": kernels,
+        "gpu_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+    }
+
+
+def compared(config: TrainConfig, device: torch.device, repetitions: int) -> dict[str, float]:
+    """The demo's update with the loss of autograd over the batched one, in turns: the loss, and the whole update."""
+    times: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    with prepared(config, True, device) as update:
+        for _ in range(3):
+            for plain in (True, False):
+                with patch("trainer.losses.total.pixel_losses", plain_pixel_losses) if plain else no_phase(""):
+                    times[plain].append(median_seconds(update, device, repetitions))
+    loss, whole = (
+        {plain: float(np.median([sum(one[name] for name in names) for one in runs])) for plain, runs in times.items()}
+        for names in (("loss", "loss_backward"), PHASES[1:])
+    )
+    return {"ratio": loss[True] / loss[False], "update": whole[True] / whole[False]}
+
+
+def median_seconds(update: Update, device: torch.device, repetitions: int) -> dict[str, float]:
+    """Median seconds of each phase."""
+    runs: list[Counter[str]] = []
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        start = now(device)
+        yield
+        runs[-1][name] += now(device) - start
+
+    for _ in range(repetitions + 1):
+        runs.append(Counter())
+        update(phase)
+    return {name: float(np.median([run[name] for run in runs[1:]])) for name in PHASES}
+
+
+def now(device: torch.device) -> float:
+    """The time at which all queued work is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@contextmanager
+def no_phase(_name: str) -> Iterator[None]:
+    """Nothing around a phase."""
+    yield
+
+
+def count_kernels(update: Update) -> int:
+    """Kernels that an update launches on a GPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        update(no_phase)
+    return sum(event.count for event in profile.key_averages())
+
+
+def rounded(figures: Mapping[str, Any]) -> str:
+    """One line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
+
+
+def plain_pixel_losses(
+    features: Float[Tensor, "image channel y x"], classifiers: Classifiers, num_seen: int, config: TrainConfig
+) -> dict[str, Tensor]:
+    """The peer: image by image, recomputed in the backward pass, with autograd over full-resolution logits."""
+    stride = config.loss_stride
+    targets = classifiers.target[:, stride // 2 :: stride, stride // 2 :: stride]
+    weights = classifiers.weight.expand(len(features), -1, -1)
+    present = sum(t[(t != IGNORE) & (t < num_seen)].unique().numel() for t in targets)
+    sums = torch.zeros(3, device=features.device)
+    for image, weight, target in zip(features, weights, targets, strict=True):
+        inputs = (image, weight, target, num_seen, config)
+        sums = sums + checkpoint(plain_sums, *inputs, use_reentrant=False, preserve_rng_state=False)
+    labelled = (targets != IGNORE).sum().clamp(min=1)
+    return {"ce": sums[0] / labelled, "focal": sums[1] / max(present, 1), "dice": sums[2] / max(present, 1)}
+
+
+def plain_sums(features: Tensor, weight: Tensor, target: Tensor, num_seen: int, config: TrainConfig) -> Tensor:
+    """Cross-entropy, focal and dice of one image."""
+    logits = pixel_logits(features, weight, config.logits, config.tau)[None]
+    logits = F.interpolate(logits, target.shape, mode="bilinear", align_corners=False)
+    ce = F.cross_entropy(logits, target[None], ignore_index=IGNORE, reduction="sum")
+    seen, flat = logits[0, :num_seen].flatten(1), target.flatten()
+    positive = (flat == torch.arange(num_seen, device=flat.device)[:, None]).float()
+    probability = seen.sigmoid()
+    right = probability * positive + (1 - probability) * (1 - positive)
+    alpha = 0.25 * positive + 0.75 * (1 - positive)
+    bce = F.binary_cross_entropy_with_logits(seen, positive, reduction="none")
+    focal = (alpha * (1 - right) ** 2 * bce).sum() / seen.shape[1]
+    chosen = positive.any(dim=1)
+    probability, positive = probability[chosen], positive[chosen]
+    overlap = (probability * positive).sum(dim=1)
+    dice = (1 - (2 * overlap + 1) / (probability.sum(dim=1) + positive.sum(dim=1) + 1)).sum()
+    return torch.stack([ce, focal, dice])
+
+
+if __name__ == "__main__":
+    main()

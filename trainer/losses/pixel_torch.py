@@ -1,0 +1,187 @@
+"""The pixel sums on any device: logits are upsampled a few rows at a time, for as many images at once as fit."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.losses.pixel_terms import FOCAL_ALPHA, IGNORE, Statistics, Terms, Upstream
+
+CHUNK = {"cpu": 2**20, "cuda": 2**26}
+"""Logits upsampled at once: on a CPU as many as fit into its caches, on a GPU enough to keep it busy."""
+
+
+def statistics(
+    logits: Float[Tensor, "image row y x"], target: Int[Tensor, "image height width"], terms: Terms
+) -> Statistics:
+    """The forward pass."""
+    images, seen = len(logits), terms.num_seen
+    ce, focal = logits.new_zeros(images), logits.new_zeros(images)
+    probability, overlap = logits.new_zeros(images, seen), logits.new_zeros(images, seen)
+    log_sum = logits.new_zeros(target.shape)
+    for part, upsample in _image_chunks(logits, target):
+        for rows in upsample.row_chunks():
+            chunk = _Chunk(upsample(rows), target[part, rows], terms)
+            if terms.ce:
+                log_sum[part, rows] = chunk.logits.logsumexp(dim=1)
+                per_pixel = log_sum[part, rows] - chunk.target_logit
+                ce[part] += per_pixel.where(chunk.labelled, 0.0).sum(dim=(1, 2))
+            if terms.nel:
+                focal[part] += chunk.focal()
+                probability[part] += chunk.weighted(chunk.probability).sum(dim=(2, 3))
+                hits = chunk.target_probability.where(chunk.positive, 0.0).flatten(1)
+                overlap[part] = overlap[part].scatter_add(1, chunk.seen_row.flatten(1), hits)
+    return Statistics(log_sum, ce, focal, probability, overlap)
+
+
+def gradient(
+    logits: Float[Tensor, "image row y x"],
+    target: Int[Tensor, "image height width"],
+    log_sum: Float[Tensor, "image height width"],
+    terms: Terms,
+    upstream: Upstream,
+) -> Float[Tensor, "image row y x"]:
+    """The backward pass."""
+    result = torch.empty_like(logits)
+    for part, upsample in _image_chunks(logits, target):
+        for rows in upsample.row_chunks():
+            chunk = _Chunk(upsample(rows), target[part, rows], terms)
+            if terms.ce:
+                gradient = chunk.ce_gradient(log_sum[part, rows], upstream.ce)
+            else:
+                gradient = torch.zeros_like(chunk.logits)
+            if terms.nel:
+                seen = chunk.nel_gradient(upstream.focal[part], upstream.miss[part], upstream.hit[part])
+                gradient[:, : terms.num_seen] += seen
+            upsample.add(rows, gradient)
+        result[part] = upsample.gradient()
+    return result
+
+
+class _Chunk:
+    """Upsampled logits of some rows of some images, and what both passes derive from them."""
+
+    def __init__(
+        self, logits: Float[Tensor, "image row height width"], target: Int[Tensor, "image height width"], terms: Terms
+    ) -> None:
+        self.logits, self.terms = logits, terms
+        self.labelled = target != IGNORE
+        self.row = target.clamp(min=0)
+        self.target_logit = logits.gather(1, self.row[:, None])[:, 0]
+        if terms.nel:
+            self.positive = self.labelled & (target < terms.num_seen)
+            self.seen_row = self.row.where(self.positive, 0)
+            self.softplus = F.softplus(logits[:, : terms.num_seen])
+            self.probability = (logits[:, : terms.num_seen] - self.softplus).exp()
+            self.target_probability = self.at_target(self.probability)
+
+    def at_target(self, values: Float[Tensor, "image seen height width"]) -> Float[Tensor, "image height width"]:
+        """The value of each pixel's own seen class; of any class where it has none."""
+        return values.gather(1, self.seen_row[:, None])[:, 0]
+
+    def weighted(self, values: Float[Tensor, "image seen height width"]) -> Float[Tensor, "image seen height width"]:
+        """The values that focal and dice count."""
+        return values * self.positive[:, None] if self.terms.masked else values
+
+    def focal(self) -> Float[Tensor, "image"]:
+        """The focal loss of each image, summed over pixels and seen classes."""
+        p, softplus, target_softplus = self.probability, self.softplus, self.at_target(self.softplus)
+        as_negative = (1 - FOCAL_ALPHA) * self.target_probability.square() * target_softplus
+        as_positive = FOCAL_ALPHA * (-2 * target_softplus).exp() * (target_softplus - self.target_logit)
+        correction = (as_positive - as_negative).where(self.positive, 0.0).sum(dim=(1, 2))
+        negatives = self.weighted((p * softplus).mul_(p)).sum(dim=(1, 2, 3))
+        return (1 - FOCAL_ALPHA) * negatives + correction
+
+    def ce_gradient(
+        self, log_sum: Float[Tensor, "image height width"], upstream: Float[Tensor, ""]
+    ) -> Float[Tensor, "image row height width"]:
+        """The gradient of the cross-entropy: softmax minus one at the target."""
+        scale = upstream * self.labelled
+        gradient = (self.logits - log_sum[:, None]).exp_().mul_(scale[:, None])
+        return gradient.scatter_add_(1, self.row[:, None], -scale[:, None])
+
+    def nel_gradient(
+        self,
+        focal: Float[Tensor, "image"],
+        miss: Float[Tensor, "image seen"],
+        hit: Float[Tensor, "image seen"],
+    ) -> Float[Tensor, "image seen height width"]:
+        """The gradient of focal and dice."""
+        p, q = self.probability, (-self.softplus).exp_()
+        focal = focal[:, None, None]
+        gradient = self._focal_slope(p, q, self.softplus) * ((1 - FOCAL_ALPHA) * focal[:, None])
+        slope = q.mul_(p)  # of the sigmoid
+        gradient.addcmul_(slope, miss[:, :, None, None])
+        t, softplus = self.target_probability, self.at_target(self.softplus)
+        t_slope, rest = self.at_target(slope), (-softplus).exp()
+        own = miss.gather(1, self.seen_row.flatten(1)) - hit.gather(1, self.seen_row.flatten(1))
+        positive = t_slope * own.view_as(t) - FOCAL_ALPHA * focal * self._focal_slope(
+            rest, t, softplus - self.target_logit
+        )
+        at_target = positive.where(self.positive, self.at_target(gradient))
+        return self.weighted(gradient.scatter_(1, self.seen_row[:, None], at_target[:, None]))
+
+    @staticmethod
+    def _focal_slope(p: Tensor, q: Tensor, softplus: Tensor) -> Tensor:
+        """The derivative of p^2 softplus(z) by z, where p = sigmoid(z) and q = 1 - p."""
+        return (q * softplus).mul_(2).add_(p).mul_(p).mul_(p)
+
+
+class _Upsample:
+    """Bilinear interpolation of the logits of some images, a few rows at a time, and its transpose."""
+
+    def __init__(self, logits: Float[Tensor, "image row y x"], size: tuple[int, int], chunk: int) -> None:
+        self.logits, self.size = logits, size
+        self.wide = logits if logits.shape[3] == size[1] else _interpolate(logits, (logits.shape[2], size[1]))
+        self.step = max(1, chunk // (logits.shape[0] * logits.shape[1] * size[1]))
+        self.sum: Tensor | None = None
+        # the same source positions as in F.interpolate with align_corners=False
+        source = (torch.arange(size[0], device=logits.device, dtype=logits.dtype) + 0.5) * logits.shape[2] / size[
+            0
+        ] - 0.5
+        source = source.clamp(min=0)
+        self.above = source.long().clamp(max=logits.shape[2] - 1)
+        self.below = (self.above + 1).clamp(max=logits.shape[2] - 1)
+        self.weight = (source - self.above)[:, None]
+
+    def row_chunks(self) -> Iterator[slice]:
+        """Slices of rows of pixels."""
+        return (slice(start, start + self.step) for start in range(0, self.size[0], self.step))
+
+    def __call__(self, rows: slice) -> Float[Tensor, "image row height width"]:
+        """The logits of some rows of pixels."""
+        if self.logits.shape[2] == self.size[0]:
+            return self.wide[:, :, rows]
+        above, below = (self.wide.index_select(2, index[rows]) for index in (self.above, self.below))
+        return above.lerp_(below, self.weight[rows])
+
+    def add(self, rows: slice, gradient: Float[Tensor, "image row height width"]) -> None:
+        """Add the gradient of some rows of pixels."""
+        if self.sum is None:
+            self.sum = torch.zeros_like(self.wide)
+        if self.logits.shape[2] == self.size[0]:
+            self.sum[:, :, rows] += gradient
+            return
+        below = gradient * self.weight[rows]
+        self.sum.index_add_(2, self.below[rows], below).index_add_(2, self.above[rows], gradient.sub_(below))
+
+    def gradient(self) -> Float[Tensor, "image row y x"]:
+        """The gradient of the logits."""
+        assert self.sum is not None
+        if self.wide is self.logits:
+            return self.sum
+        return torch.ops.aten.upsample_bilinear2d_backward(self.sum, self.sum.shape[2:], self.logits.shape, False)
+
+
+def _image_chunks(logits: Tensor, target: Tensor) -> Iterator[tuple[slice, _Upsample]]:
+    """As many images at once as fit into a chunk, at least one."""
+    chunk, size = CHUNK.get(logits.device.type, CHUNK["cpu"]), (target.shape[1], target.shape[2])
+    step = max(1, chunk // max(1, logits.shape[1] * size[0] * size[1]))
+    for start in range(0, len(logits), step):
+        yield slice(start, start + step), _Upsample(logits[start : start + step], size, chunk)
+
+
+def _interpolate(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
