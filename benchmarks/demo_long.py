@@ -1,8 +1,8 @@
 """The demo with longer training: students with and without GLM, at every gamma, against CLIP's dense predictions.
 
 Two students train at a time, one thread each. Prints a markdown table of means and standard deviations over seeds,
-then ratios (`--json`: one object with everything, which is also written to `--out`/result.json; demo_long.json beside
-this script is that of an earlier full run, see docs/results.md). Rerun it to resume. Gammas are fixed beforehand;
+then ratios (`--json`: one object with everything, which is also written to `--out`/result.json; demo_long.json next
+to this script is that of an earlier full run, see docs/results.md). Rerun it to resume. Gammas are fixed beforehand;
 settings were chosen on the split `tune`, not on `val`.
 """
 

@@ -1,7 +1,7 @@
 """The value of more views per image: the demo's student on caches of 1, 2, 4 and 8 views, with equal updates.
 
 Two students train at a time, one thread each. Prints a markdown table of means and standard deviations over seeds and
-writes `--out`/result.json; that of the last full run is demo_views.json beside this script. Rerun it to resume.
+writes `--out`/result.json; that of the last full run is demo_views.json next to this script. Rerun it to resume.
 """
 
 import argparse

@@ -31,7 +31,7 @@ from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.photographs import UNSEEN, link_photographs
+from benchmarks.synthetic_images import UNSEEN, link_images
 from data_cache.datasets import open_dataset
 from data_cache.datasets.paired_files import PairedFiles
 from data_cache.splits import make_split
@@ -66,7 +66,7 @@ def main() -> None:
 
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        root = link_photographs(Path(folder) / "photographs", max(arguments.images, arguments.fed))
+        root = link_images(Path(folder) / "dataset", max(arguments.images, arguments.fed))
         dataset = open_dataset("folder", root, "train", arguments.fed)
         masker = Masker(make_split("folder", dataset.classes, UNSEEN), GRID)
         with on_cores(cores[:1]):
@@ -144,7 +144,7 @@ class Answer(DeviceFeatures):
 
 
 class StandIn:
-    """A teacher whose features are ready a fixed time after they were requested, and cost no core."""
+    """A teacher whose features are ready a fixed time after they were requested and use no core."""
 
     def __init__(self, images_per_second: float) -> None:
         self.device, self.batch, self.max_concurrent_batches = torch.device("cpu"), BATCH, 2

@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.kmeans_backends import compare
-from benchmarks.photographs import UNSEEN, link_photographs
+from benchmarks.synthetic_images import UNSEEN, link_images
 from pipeline.config import PrecomputeConfig
 from pipeline.plan import plan
 from pipeline.precompute import execute
@@ -48,10 +48,10 @@ def main() -> None:
         return
     start, result = time.perf_counter(), {"device": torch.cuda.get_device_name(), "compile": arguments.compile}
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "photographs"
+        root = Path(folder) / "dataset"
         steps: list[Callable[[], dict[str, object]]] = [
             lambda: encoding(arguments.compile),
-            lambda: precomputed(link_photographs(root, arguments.images), Path(folder), "none", arguments.compile),
+            lambda: precomputed(link_images(root, arguments.images), Path(folder), "none", arguments.compile),
             lambda: precomputed(root, Path(folder), "float16", arguments.compile),
             # FAISS is slow on a GPU: a few views suffice
             lambda: {"kmeans": compare(torch.device("cuda"), 32, 2), "faiss_gpus": faiss.get_num_gpus()},

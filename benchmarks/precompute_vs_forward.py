@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.photographs import UNSEEN, draw_photographs
+from benchmarks.synthetic_images import UNSEEN, draw_images
 from data_cache.sample import crop_image
 from data_cache.views import whole
 from pipeline.config import PrecomputeConfig
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        root = draw_photographs(Path(folder) / "photographs", arguments.images)
+        root = draw_images(Path(folder) / "dataset", arguments.images)
         options = {"clip": arguments.clip, "clip_weights": "random", "image_size": arguments.size, "prompts": "single"}
         options |= {name: getattr(arguments, name) for name in ("precision", "device", "dense", "shard")}
         for repetition in range(arguments.repetitions):
@@ -69,7 +69,7 @@ def compared(work: Plan) -> dict[str, object]:
     before = forward(clip, work.images, clip.image_size)
     done: Summary = execute(work)
     after = forward(clip, work.images, clip.image_size)
-    bare = (before + after) / 2  # a machine that slows down or speeds up in between favours neither
+    bare = (before + after) / 2  # a machine that slows down or speeds up in between favors neither
     return {
         "ratio": bare / done.seconds,
         "ours": done.encoded / done.seconds,

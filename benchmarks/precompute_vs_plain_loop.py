@@ -2,7 +2,7 @@
 
 The peer reads one image at a time with PIL, runs CLIP in fp32, clusters the ignored tokens with scikit-learn's KMeans
 (as many clusters as the paper's two windows have centers, 10 iterations, one start) and saves tokens and labels with
-`np.save`. It does less: no fusion, no records that survive a kill, no checks. They alternate, beginning and ending
+`np.save`. It does less: no fusion, no records that survive a kill, no checks. The two alternate, starting and ending
 with the loop. The ratio is the loop's seconds over ours, in the precision that `precompute` picks on this machine;
 `ratio_fp32` is the same with both in fp32.
 
@@ -23,7 +23,7 @@ from sklearn.cluster import KMeans
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.photographs import CLASSES, UNSEEN, draw_photographs
+from benchmarks.synthetic_images import CLASSES, UNSEEN, draw_images
 from data_cache.splits import Split
 from pipeline.config import PrecomputeConfig
 from pipeline.masks.kmeans import WINDOWS
@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     clip = {"clip": arguments.clip, "clip_weights": "random", "image_size": arguments.size}
     with tempfile.TemporaryDirectory() as folder:
-        root = draw_photographs(Path(folder) / "photographs", arguments.images)
+        root = draw_images(Path(folder) / "dataset", arguments.images)
         theirs = FrozenCLIP(CLIPSource(*clip.values()), "fp32", torch.device("cpu"))
         theirs.encode(np.zeros((1, arguments.size, arguments.size, 3), np.uint8))
         ours, plain = {}, [plain_loop(theirs, root, Path(folder) / "plain")]

@@ -4,7 +4,7 @@ Same scenes, same tiny CLIP, same settings; each side is a process of its own. T
 the whole run, in which Dask starts and each worker loads torch and builds CLIP; and of the steady part, from the
 moment when every worker has finished its first shards. The steady one is printed last (`--json`: an object with
 "ratio"); the claim is at least 1.7. Needs two idle cores: a worker of one thread uses some of the second one, because
-it decodes and writes beside CLIP.
+it decodes and writes while CLIP runs.
 """
 
 import argparse

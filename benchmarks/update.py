@@ -1,7 +1,7 @@
 """Where the time of an update goes: data, student, loss, backward pass and optimizer.
 
 The demo's student at its own settings, and the paper's three at the paper's (on a CPU: a batch of 2 at 128 px), on
-synthetic photographs with random weights. The ratio is the seconds of the loss, forward and backward, as autograd
+synthetic images with random weights. The ratio is the seconds of the loss, forward and backward, as autograd
 computes it image by image from full-resolution logits, over those of the batched loss, at the demo's settings.
 
     python benchmarks/update.py [--batch N] [--size PX] [--students NAME,...] [--json]
@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.photographs import UNSEEN, draw_photographs
+from benchmarks.synthetic_images import UNSEEN, draw_images
 from data_cache.content import CachedArrays
 from data_cache.datasets import open_dataset
 from data_cache.splits import make_split
@@ -132,10 +132,10 @@ class Update:
 
 @contextmanager
 def prepared(config: TrainConfig, demo: bool, device: torch.device) -> Iterator[Update]:
-    """An update on photographs of 640 x 480 pixels."""
+    """An update on images of 640 x 480 pixels."""
     count = 16
     with tempfile.TemporaryDirectory() as folder:
-        dataset = open_dataset("folder", draw_photographs(Path(folder) / "photographs", count), "train")
+        dataset = open_dataset("folder", draw_images(Path(folder) / "dataset", count), "train")
         digests = [tuple(dataset.digest(index)) for index in range(count)]
         box = np.tile(np.array([0, 0, 480, 640]), (count, 1, 1))
         one, flat = np.zeros((count, 1), bool), np.zeros((count, 1))

@@ -23,7 +23,7 @@ TRAINING = (
 
 @options(PrecomputeConfig)
 def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.01, as_json: Json = False) -> None:
-    """Run CLIP once per image and cache its features. Rerun the same command to resume unfinished shards."""
+    """Run CLIP once per view of each image and cache its features. Rerun the command to resume unfinished shards."""
     config = PrecomputeConfig(**(PRESETS[preset].precompute(given) if preset else given))
     from pipeline.plan import plan
     from pipeline.precompute import execute

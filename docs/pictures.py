@@ -1,7 +1,7 @@
 """Draws the README's pictures from a finished demo: `python docs/pictures.py runs/demo` writes docs/*.png.
 
 The sheet, and one of each figure of the paper: masks (Figure 6), attention (5), predictions (7). Each picture is kept
-below 400 kB: colours are reduced to 256, then rows are left out.
+below 400 kB: colors are reduced to 256, then rows are left out.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from viewer.reader import open_finished_cache
 
 DOCS = Path(__file__).parent
 MOST_BYTES = 400_000
-COLOURS = 256
+COLORS = 256
 ROWS = 4
 
 
@@ -72,7 +72,7 @@ def small(figure: Figure) -> bytes:
     for rows in range(len(figure.rows), 0, -1):
         stream = io.BytesIO()
         drawn = replace(figure, rows=figure.rows[:rows]).to_image()
-        drawn.quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+        drawn.quantize(COLORS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
         if len(stream.getvalue()) <= MOST_BYTES:
             return stream.getvalue()
     raise UserError(f"one row of the figure is more than {MOST_BYTES} bytes; draw it with a smaller --side")

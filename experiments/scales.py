@@ -52,13 +52,13 @@ def scales_figure(view: CachedView) -> Figure:
 
 
 def masks_figure(views: Sequence[CachedView], side: int = SIDE) -> Figure:
-    """The paper's Figure 6 for views of one mask set. Without dense tokens it omits single centres, with a warning.
+    """The paper's Figure 6 for views of one mask set. Without dense tokens it omits single centers, with a warning.
 
     Raises UserError if an image failed or has changed, or tokens are damaged.
     """
     mask_set = views[0].mask_set
     if mask_set.cache.layout.dense == "none":
-        warning = "no masks of single centres: this cache holds no dense tokens (`precompute --dense float16`)"
+        warning = "no masks of single centers: this cache holds no dense tokens (`precompute --dense float16`)"
         return paper_figures.masks_figure(views, [[] for _ in views], (warning,), side)
     scales, agreement = [], []
     for view in views:
@@ -70,5 +70,5 @@ def masks_figure(views: Sequence[CachedView], side: int = SIDE) -> Figure:
         return paper_figures.masks_figure(views, scales, side=side)
     int8 = mask_set.cache.layout.dense == "int8"
     cause = "; tokens are stored in 8 bits, but the masks were computed from float16" if int8 else ""
-    warning = f"these centres do not fuse to the stored masks (lowest adjusted Rand index {min(agreement):.2f}{cause})"
+    warning = f"these centers do not fuse to the stored masks (lowest adjusted Rand index {min(agreement):.2f}{cause})"
     return paper_figures.masks_figure(views, scales, (warning,), side)

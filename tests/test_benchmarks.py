@@ -26,7 +26,7 @@ SMALLEST = {
     "update": ("--students", "demo", "--repetitions", 1),
     "two_workers": ("--images", 256, "--image-size", 64, "--repetitions", 1),
 }
-NOT_RUN_HERE = {"attention_share", "demo_long", "demo_views", "photographs"}
+NOT_RUN_HERE = {"attention_share", "demo_long", "demo_views", "synthetic_images"}
 
 
 def run(name, *arguments):

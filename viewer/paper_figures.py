@@ -54,21 +54,21 @@ def attention_figure(
 def masks_figure(
     views: Sequence[CachedView], scales: Sequence[Sequence[ScaleMap]], warnings: Sequence[str] = (), side: int = SIDE
 ) -> Figure:
-    """Image, seen labels, the masks of single centres per window size, and the fused masks (Figure 6).
+    """Image, seen labels, the masks of single centers per window size, and the fused masks (Figure 6).
 
-    `scales` has the masks of single centres for each view (empty without dense tokens). Raises UserError if an image
+    `scales` has the masks of single centers for each view (empty without dense tokens). Raises UserError if an image
     failed or has changed.
     """
     rows, seen = [], []
-    for view, centres in zip(views, scales, strict=True):
+    for view, centers in zip(views, scales, strict=True):
         image, label = _image(view, side), view.mask_set.split.hide_unseen(view.label)
         seen.append(label)
         panels = [image, _labels("seen labels", label, side)]
-        panels += [_masks(f"centres, windows of {s.window}", view, image, s.label, NOT_IGNORED) for s in centres]
+        panels += [_masks(f"centers, windows of {s.window}", view, image, s.label, NOT_IGNORED) for s in centers]
         panels.append(_masks("fused masks", view, image, view.masks, view.reserved))
-        counts = " + ".join(str(scale.centres) for scale in centres) + " centres, " if centres else ""
+        counts = " + ".join(str(scale.centers) for scale in centers) + " centers, " if centers else ""
         rows.append(FigureRow(panels, f"{view.id}: {counts}{view.count} fused mask{'' if view.count == 1 else 's'}"))
-    notes = ("colors of centres and masks are arbitrary; tokens that are not ignored have none",)
+    notes = ("colors of centers and masks are arbitrary; tokens that are not ignored have none",)
     names, unseen = classes_in(seen, views[0].mask_set.split)
     return Figure(rows, "", names, unseen, IGNORED, notes, warnings, side)
 

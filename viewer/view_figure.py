@@ -19,10 +19,10 @@ NOT_IGNORED = -1
 
 
 class ScaleMap(NamedTuple):
-    """The masks of one window size before fusion, one per centre; `label` is NOT_IGNORED outside of all masks."""
+    """The masks of one window size before fusion, one per center; `label` is NOT_IGNORED outside of all masks."""
 
     window: int
-    centres: int
+    centers: int
     label: Int[np.ndarray, "y x"]
 
 
@@ -38,8 +38,8 @@ def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequen
         if (seen := view.seen_label) is not None:
             panels.append(Panel("seen labels", paint_labels(seen, VOID, (SIDE, SIDE))))
             names = {int(i): view.mask_set.classes[i] for i in np.unique(seen) if i != VOID}
-        for window, centres, label in scales:
-            panels.append(Panel(f"{window} x {window} windows: {centres}", _masks(view, label, NOT_IGNORED)))
+        for window, centers, label in scales:
+            panels.append(Panel(f"{window} x {window} windows: {centers}", _masks(view, label, NOT_IGNORED)))
         panels.append(fused)
     except UserError as error:
         missing.append(str(error))

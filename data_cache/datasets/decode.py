@@ -34,13 +34,13 @@ DIM = 2**14
 """A 16-bit image that stays below a quarter of the range most likely has 10, 12 or 14 bits that were not scaled."""
 TIFF_BITS = 258
 PNG_HEADER = struct.Struct(">8s8xII2B")
-"""Signature, width, height, bits per sample and colour type: the first 26 bytes of any PNG file."""
-PNG_GREY = 0
+"""Signature, width, height, bits per sample and color type: the first 26 bytes of any PNG file."""
+PNG_GRAY = 0
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = struct.Struct(">I4s")
 """Length and kind of a PNG chunk; its content and CRC-32 follow."""
 PNG_PLAIN = {b"IHDR", b"IDAT", b"IEND"}
-"""The chunks that hold the pixels of a grey PNG; others may change them."""
+"""The chunks that hold the pixels of a gray PNG; others may change them."""
 
 
 def decode_image(path: Path, data: bytes | None = None) -> UInt8[np.ndarray, "height width 3"]:
@@ -94,17 +94,17 @@ def _decode_jpeg(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "height
 
 
 def _eight_bit(picture: Image.Image, bits: int, path: Path) -> Image.Image:
-    # Pillow clips 16-bit greys at 255, which would make nearly every such image white.
-    greys = np.asarray(picture)
+    # Pillow clips 16-bit gray values at 255, which would make nearly every such image white.
+    gray = np.asarray(picture)
     if 8 < bits < 16:
-        greys = greys << (16 - bits)
-    if greys.min() < 0 or greys.max() > BRIGHTEST:
+        gray = gray << (16 - bits)
+    if gray.min() < 0 or gray.max() > BRIGHTEST:
         raise UserError(
-            f"cannot read the image {path}: its greys go from {greys.min()} to {greys.max()}; save it with 8 or 16 "
-            "bits per sample"
+            f"cannot read the image {path}: its gray values range from {gray.min()} to {gray.max()}; save it with 8 "
+            "or 16 bits per sample"
         )
-    _refuse_dim(int(greys.max()), path)
-    return Image.fromarray((greys >> 8).astype(np.uint8))
+    _refuse_dim(int(gray.max()), path)
+    return Image.fromarray((gray >> 8).astype(np.uint8))
 
 
 def _refuse_dim(brightest: int, path: Path) -> None:
@@ -118,9 +118,9 @@ def _refuse_dim(brightest: int, path: Path) -> None:
 def decode_label(path: Path, data: bytes | None = None) -> Integer[np.ndarray, "height width"]:
     """Decode an index map to its raw values, rotated if the file has an EXIF orientation of its own.
 
-    A palette image gives its indices, not its colours; 2- and 4-bit greys give the samples as they are stored, which
-    Pillow would stretch to 0..255. A 1-bit file reads as an 8-bit one of 0 and 255. A `.mat` file is PASCAL-Context's:
-    a MATLAB array named LabelMap.
+    A palette image gives its indices, not its colors. A 2- or 4-bit gray image gives its samples as they are stored,
+    although Pillow stretches them to 0..255. A 1-bit file reads as an 8-bit one of 0 and 255. A `.mat` file is
+    PASCAL-Context's: a MATLAB array named LabelMap.
 
     Args:
         path: The file.
@@ -137,14 +137,14 @@ def decode_label(path: Path, data: bytes | None = None) -> Integer[np.ndarray, "
     if path.suffix == ".mat":
         return _decode_matlab(path, data)
     with _opened(path, data, "label map") as (picture, data):
-        if (values := _decode_grey_png(picture, data)) is not None:
+        if (values := _decode_gray_png(picture, data)) is not None:
             return values
         picture.load()
         if picture.format in ("JPEG", "MPO"):
             raise UserError(f"{path} is a JPEG image, whose compression changes class ids: save label maps as PNG")
-        mode, step = picture.mode, _grey_step(picture, data)
+        mode, step = picture.mode, _gray_step(picture, data)
         if mode == "P":
-            _refuse_grey_palette(picture, path)
+            _refuse_gray_palette(picture, path)
         ImageOps.exif_transpose(picture, in_place=True)
         if mode == "1":
             return np.array(picture.convert("L"))
@@ -154,12 +154,12 @@ def decode_label(path: Path, data: bytes | None = None) -> Integer[np.ndarray, "
     raise UserError(f"{path} is an image of mode {mode}: label maps must be index maps, one class id per pixel")
 
 
-def _decode_grey_png(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "height width"] | None:
-    """The pixels of a plain 8-bit grey PNG by torchvision; None for everything that is left to Pillow, errors included.
+def _decode_gray_png(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "height width"] | None:
+    """Decode a plain 8-bit gray PNG with torchvision. Returns None for all other files, and on errors: Pillow is next.
 
     It takes three quarters of the time, and other threads run meanwhile.
     """
-    if picture.mode != "L" or _png_header(picture, data) != (8, PNG_GREY):
+    if picture.mode != "L" or _png_header(picture, data) != (8, PNG_GRAY):
         return None
     kinds = [kind for kind, _ in _png_chunks(data)]
     if not kinds or kinds[-1] != b"IEND" or not set(kinds) <= PNG_PLAIN:  # libpng ignores an orientation
@@ -185,17 +185,18 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
         position = end + 4
 
 
-def _grey_step(picture: Image.Image, data: bytes) -> int:
-    """The factor by which Pillow multiplied the samples of a PNG with 2- or 4-bit greys; 1 for everything else."""
-    bits, colour = _png_header(picture, data)
-    return 255 // (2**bits - 1) if picture.mode == "L" and colour == PNG_GREY and bits < 8 else 1
+def _gray_step(picture: Image.Image, data: bytes) -> int:
+    """The factor by which Pillow multiplied the samples of a 2- or 4-bit gray PNG; 1 for any other file."""
+    bits, color = _png_header(picture, data)
+    return 255 // (2**bits - 1) if picture.mode == "L" and color == PNG_GRAY and bits < 8 else 1
 
 
-def _refuse_grey_palette(picture: Image.Image, path: Path) -> None:
-    """Raise UserError for a palette of greys that are not their own indices.
+def _refuse_gray_palette(picture: Image.Image, path: Path) -> None:
+    """Raise UserError for a palette of gray values that are not their own indices.
 
-    A lossless optimiser makes such a file from a grey label map: the class ids are then the greys, and the indices are
-    in any order. Nothing says which of the two was meant. A palette with a colour in it is only for display, as VOC's.
+    A lossless optimizer makes such a file from a gray label map: the class ids are then the gray values, and the
+    indices are in any order. The file does not tell which of the two is meant. A palette with a color in it is only
+    for display, like VOC's.
     """
     declared = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
     if not len(declared) or np.ptp(declared, axis=1).any():
@@ -204,8 +205,8 @@ def _refuse_grey_palette(picture: Image.Image, path: Path) -> None:
     used = used[used < len(declared)]
     if (wrong := used[declared[used, 0] != used]).size:
         raise UserError(
-            f"{path}: index {wrong[0]} of its palette is the grey {declared[wrong[0], 0]}, as PNG optimisers write it, "
-            "and either may be the class id; save it without a palette, as 8-bit greys that are the class ids"
+            f"{path}: index {wrong[0]} of its palette is the gray {declared[wrong[0], 0]}, as PNG optimizers write it, "
+            "and either may be the class id; save it without a palette, as 8-bit gray values that are the class ids"
         )
 
 
@@ -243,11 +244,11 @@ def _bits(picture: Image.Image, data: bytes) -> int:
 
 
 def _png_header(picture: Image.Image, data: bytes) -> tuple[int, int | None]:
-    """Bits per sample and colour type of a PNG; (8, None) for any other format."""
+    """Bits per sample and color type of a PNG; (8, None) for any other format."""
     if picture.format != "PNG":
         return 8, None
-    *_, bits, colour = PNG_HEADER.unpack_from(data)
-    return bits, colour
+    *_, bits, color = PNG_HEADER.unpack_from(data)
+    return bits, color
 
 
 def _decode_matlab(path: Path, data: bytes | None) -> Integer[np.ndarray, "height width"]:

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is built under a draft name beside its target and then renamed."""
+"""Atomic writes: a file or folder is built under a draft name next to its target and then renamed."""
 
 import errno
 import hashlib
@@ -17,7 +17,7 @@ SUFFIX_BYTES = len(f".{uuid.UUID(int=0).hex}.partial")
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a draft path beside `path` to write to. The draft replaces `path` once it is flushed to disk.
+    """Yield a draft path next to `path` to write to. The draft replaces `path` once it is flushed to disk.
 
     If the block raises, `path` is unchanged and the draft is removed. Missing parent folders are created, and a
     symlink's target is replaced, not the link. The draft has another suffix than `path`, so PIL needs `format`.
@@ -54,7 +54,7 @@ def fsync(path: Path) -> None:
 
 
 def draft_path(path: Path) -> Path:
-    """A new, unique draft path beside `path`."""
+    """A new, unique draft path next to `path`."""
     return path.with_name(f"{_draft_stem(path)}.{uuid.uuid4().hex}.partial")
 
 

@@ -33,7 +33,7 @@ def writer_lock(
         target: The cache or run.
         other: What the message calls the command of another holder.
         option: The option that selects another target, for the message.
-        lock: The lock file; by default the one beside the target.
+        lock: The lock file; by default the one next to the target.
 
     Raises:
         UserError: Another process holds the lock.

@@ -90,7 +90,7 @@ class JobPlugin(WorkerPlugin):
         def progress(images: int) -> None:
             nonlocal done
             task = self.worker.state.tasks.get(key)
-            # cancelled, or the client is gone: another run may be about to write this shard
+            # canceled, or the client is gone: another run may be about to write this shard
             if self.stopped.is_set() or task is None or task.state == "cancelled":
                 raise RuntimeError("stopped")
             done += images
@@ -239,4 +239,4 @@ def _result(future: Future) -> ShardReport:
             f"its log; most likely memory ran out: use fewer workers or another --precision; {RESUME_HINT}"
         ) from None
     except FutureCancelledError:
-        raise UserError(f"the Dask scheduler was lost, or cancelled the work; start it again: {RESUME_HINT}") from None
+        raise UserError(f"the Dask scheduler was lost, or canceled the work; start it again: {RESUME_HINT}") from None

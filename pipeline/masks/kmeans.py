@@ -34,7 +34,7 @@ class Clusters:
 
 
 def normalized(vectors: Float[np.ndarray, "... channel"]) -> Float[np.ndarray, "... channel"]:
-    """L2-normalise in float32; a zero vector stays zero."""
+    """L2-normalize in float32; a zero vector stays zero."""
     vectors = np.asarray(vectors, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 

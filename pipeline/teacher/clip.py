@@ -118,7 +118,7 @@ class FrozenCLIP:
 
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "batch size size 3"]) -> Features:
-        """CLS tokens (un-normalised) and dense tokens of RGB images of the CLIP input size.
+        """CLS tokens (un-normalized) and dense tokens of RGB images of the CLIP input size.
 
         Features beyond float16 are infinite; the caller must check (`DeviceFeatures.finite`).
         """
@@ -138,7 +138,7 @@ class FrozenCLIP:
 
     @torch.inference_mode()
     def encode_text(self, classes: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "class channel"]:
-        """One feature per class: each prompt's feature L2-normalised, their mean, L2-normalised again."""
+        """One feature per class: each prompt's feature L2-normalized, their mean, L2-normalized again."""
         rows = []
         for name in classes:
             prompts = self.tokenizer([template.format(name) for template in templates]).to(self.device)
@@ -222,7 +222,7 @@ def _unfit(visual: torch.nn.Module) -> str | None:
 
 
 def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Tensor, "prompt channel"]:
-    """L2-normalised features of tokenised prompts."""
+    """L2-normalized features of tokenized prompts."""
     # CLIP's text tower is causal and its feature is that of the end token (the greatest id): what pads a prompt to 77
     # tokens cannot change it. Without the padding it is 5 times as fast (benchmarks/prompts_vs_encode_text.py).
     if not isinstance(model, open_clip.CLIP) or model.attn_mask is None or model.text_pool_type != "argmax":

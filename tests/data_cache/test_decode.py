@@ -1,4 +1,4 @@
-"""What reading a picture or a label map promises, and what it says of damaged ones."""
+"""Decoding images and label maps, and the errors about damaged ones."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from drawing import (
     coco_tree,
     draw_image,
     draw_label,
-    grey_png,
+    gray_png,
     load_only_sample,
     one_image_tree,
     png,
@@ -76,25 +76,26 @@ def test_1_bit_label_maps_decode_to_0_and_255(own):
 def test_2_and_4_bit_label_maps_keep_their_stored_samples(own, bits, ids):
     (own / "classes.txt").write_text("\n".join(f"class {i}" for i in range(200)))
     expected = np.resize(np.array(ids, np.uint8), (HEIGHT, WIDTH))
-    (own / "labels/a.png").write_bytes(grey_png(expected, bits))
+    (own / "labels/a.png").write_bytes(gray_png(expected, bits))
     assert Image.open(own / "labels/a.png").mode == "L"
     np.testing.assert_array_equal(load_only_sample(own)[1], expected)
 
 
 def test_gray_palettes_that_contradict_their_indices_are_rejected(own):
-    # what a lossless optimiser makes of the grey values 1, 0 and 255: other indices for the same greys
+    # a lossless optimizer writes the gray values 1, 0 and 255 like this: same values, other indices
     indices = Image.fromarray(np.resize(np.array([0, 1, 2], np.uint8), (HEIGHT, WIDTH)))
     indices.putpalette([1, 1, 1, 0, 0, 0, 255, 255, 255])
     indices.save(own / "labels/a.png")
     assert set(np.unique(Image.open(own / "labels/a.png").convert("L"))) == {0, 1, 255}
-    refused(lambda: load_only_sample(own), own / "labels/a.png", "index 0 of its palette is the grey 1", "8-bit greys")
+    words = "index 0 of its palette is the gray 1", "8-bit gray values"
+    refused(lambda: load_only_sample(own), own / "labels/a.png", *words)
 
 
 @pytest.mark.parametrize(
     "palette",
     [
-        pytest.param([k for i in range(256) for k in (i, i, i)], id="greys that are their own index"),
-        pytest.param([9, 9, 9, 128, 128, 128, 128, 0, 0], id="greys of a palette of colours, as VOC's car"),
+        pytest.param([k for i in range(256) for k in (i, i, i)], id="gray values that are their own index"),
+        pytest.param([9, 9, 9, 128, 128, 128, 128, 0, 0], id="gray values in a palette of colors, such as VOC's car"),
     ],
 )
 def test_unambiguous_palettes_are_read_by_index(own, palette):
@@ -164,7 +165,7 @@ def test_a_label_png_without_its_last_chunk_is_read_as_by_pillow(own):
 
 
 def test_damaged_label_maps_are_named(own):
-    (own / "labels/a.png").write_bytes(b"not a picture")
+    (own / "labels/a.png").write_bytes(b"not an image")
     refused(lambda: load_only_sample(own), "cannot read the label map", own / "labels/a.png")
 
 
@@ -174,8 +175,8 @@ def test_damaged_label_maps_are_named(own):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 def test_images_of_every_mode_decode_to_rgb(own, mode):
     (own / "images/a.png").unlink()
-    grey = Image.new("L", (WIDTH, HEIGHT), 255)
-    picture = Image.new("I;16", grey.size, 65535) if mode == "I;16" else grey.convert(mode)
+    gray = Image.new("L", (WIDTH, HEIGHT), 255)
+    picture = Image.new("I;16", gray.size, 65535) if mode == "I;16" else gray.convert(mode)
     picture.save(own / ("images/a.jpg" if mode == "CMYK" else "images/a.png"))
     image, _ = load_only_sample(own)
     assert image.shape == (HEIGHT, WIDTH, 3)
@@ -195,8 +196,8 @@ def test_float_images_are_rejected(own):
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_unscaled_grayscale_in_16_bits_is_rejected(own, bits):
-    greys = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
-    Image.fromarray(greys).save(own / "images/a.png")
+    grays = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(grays).save(own / "images/a.png")
     refused(
         lambda: load_only_sample(own), own / "images/a.png", f"only {2**bits - 1} of 65535", "scale them to 16 bits"
     )
@@ -235,7 +236,7 @@ def test_exif_orientation_is_applied(own):
     assert image[36:].max() < 50
 
 
-def photograph(height=37, width=53):
+def smooth_image(height=37, width=53):
     coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -256,7 +257,7 @@ def photograph(height=37, width=53):
 def test_jpeg_decoding_matches_pillow(own, options, mode):
     (own / "images/a.png").unlink()
     file = own / "images/a.jpg"
-    photograph().convert(mode).save(file, **(options if mode == "RGB" else options | {"keep_rgb": False}))
+    smooth_image().convert(mode).save(file, **(options if mode == "RGB" else options | {"keep_rgb": False}))
     expected = np.array(Image.open(file).convert("RGB"))
     np.testing.assert_array_equal(open_dataset("folder", own, "train").image(0), expected)
 
@@ -268,7 +269,7 @@ def test_orientation_matches_pillow(own, orientation, where):
     file, exif = own / "images/a.jpg", Image.Exif()
     exif[0x0112] = orientation if where == "exif" else 3
     xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
-    photograph().save(file, **({} if where == "xmp" else {"exif": exif}), **({} if where == "exif" else {"xmp": xmp}))
+    smooth_image().save(file, **({} if where == "xmp" else {"exif": exif}), **({} if where == "exif" else {"xmp": xmp}))
     with Image.open(file) as picture:
         expected = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     np.testing.assert_array_equal(open_dataset("folder", own, "train").image(0), expected)
@@ -276,7 +277,7 @@ def test_orientation_matches_pillow(own, orientation, where):
 
 def test_multi_picture_jpegs_decode_to_their_first_image(own):
     (own / "images/a.png").unlink()
-    first, second = photograph(), photograph(20, 30)
+    first, second = smooth_image(), smooth_image(20, 30)
     first.save(own / "images/a.jpg", "MPO", save_all=True, append_images=[second])
     assert Image.open(own / "images/a.jpg").format == "MPO"
     expected = np.array(Image.open(own / "images/a.jpg").convert("RGB"))

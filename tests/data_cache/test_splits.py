@@ -12,7 +12,7 @@ from data_cache.splits import Split, make_split
 
 COCO_UNSEEN_RAW_IDS = [20, 24, 32, 33, 40, 56, 86, 99, 105, 123, 144, 147, 148, 168, 171]
 COCO_MISSING_RAW_IDS = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
-COLOURS = ("red", "green", "blue", "light blue")
+COLORS = ("red", "green", "blue", "light blue")
 
 
 def published(name: str) -> Split:
@@ -59,13 +59,13 @@ def test_published_class_names_have_no_comma_or_outer_spaces(name):
 
 
 def test_unseen_names_are_stripped_deduplicated_and_in_class_order():
-    split = make_split("folder", COLOURS, " light blue,green , light blue,")
+    split = make_split("folder", COLORS, " light blue,green , light blue,")
     assert split.unseen == ("green", "light blue")
-    assert split == Split(COLOURS, ("light blue", "green"))
+    assert split == Split(COLORS, ("light blue", "green"))
 
 
 def test_indices_and_flags_match_the_names():
-    split = Split(COLOURS, ("green", "light blue"))
+    split = Split(COLORS, ("green", "light blue"))
     assert split.seen == ("red", "blue")
     assert split.is_seen.tolist() == [True, False, True, False]
     assert split.seen_index.tolist() == [0, 2]
@@ -74,7 +74,7 @@ def test_indices_and_flags_match_the_names():
 
 
 def test_seen_rank_counts_seen_classes_and_is_255_elsewhere():
-    table = Split(COLOURS, ("green",)).seen_rank()
+    table = Split(COLORS, ("green",)).seen_rank()
     assert table.dtype == np.uint8
     assert table[:4].tolist() == [0, 255, 1, 2]
     assert (table[4:] == 255).all()
@@ -104,21 +104,21 @@ def test_unknown_class_error_lists_classes_if_none_is_close():
     with pytest.raises(
         UsageError, match=r"no class named 'qqq' in folder; its 4 classes are red, green, blue and 1 more"
     ):
-        make_split("folder", COLOURS, "qqq")
+        make_split("folder", COLORS, "qqq")
 
 
 def test_hiding_every_class_is_rejected():
     with pytest.raises(UsageError, match="all 4 classes"):
-        make_split("folder", COLOURS, ",".join(COLOURS))
+        make_split("folder", COLORS, ",".join(COLORS))
 
 
 def test_dataset_without_published_split_requires_unseen():
     with pytest.raises(UsageError, match='pass --unseen "name,name"'):
-        make_split("folder", COLOURS, None)
+        make_split("folder", COLORS, None)
 
 
 def test_splits_are_picklable_and_immutable():
-    split = Split(COLOURS, ("green",))
+    split = Split(COLORS, ("green",))
     assert pickle.loads(pickle.dumps(split)) == split
     with pytest.raises(dataclasses.FrozenInstanceError):
         split.unseen = ()
@@ -126,4 +126,4 @@ def test_splits_are_picklable_and_immutable():
 
 def test_unknown_unseen_class_raises_value_error():
     with pytest.raises(ValueError, match="pink"):
-        Split(COLOURS, ("pink",))
+        Split(COLORS, ("pink",))

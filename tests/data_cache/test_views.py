@@ -49,8 +49,8 @@ def cubic(x: np.ndarray) -> np.ndarray:
 def resampling(length: int, size: int) -> np.ndarray:
     """Weight of each input pixel in each output pixel; the kernel widens with the downsampling factor."""
     scale = max(1, length / size)
-    centres = (np.arange(size) + 0.5) * length / size
-    weights = cubic((np.arange(length) + 0.5 - centres[:, None]) / scale)
+    centers = (np.arange(size) + 0.5) * length / size
+    weights = cubic((np.arange(length) + 0.5 - centers[:, None]) / scale)
     return weights / weights.sum(axis=1, keepdims=True)
 
 

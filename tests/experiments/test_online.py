@@ -43,7 +43,7 @@ def precomputed(folder, dataset, root, limit):
 
 
 @pytest.fixture(scope="module", params=["scenes", pytest.param("coco", marks=pytest.mark.slow)])
-def world(request, tmp_path_factory):
+def prepared(request, tmp_path_factory):
     """A dataset's name, its root, and a training config; the cache's views were encoded one by one."""
     root = None if request.param == "scenes" else request.getfixturevalue("real_data") / "coco"
     with pytest.MonkeyPatch.context() as patch:
@@ -58,9 +58,9 @@ def steps(config, out, teacher=None):
 
 
 @pytest.fixture(scope="module")
-def cached(world, tmp_path_factory):
+def cached(prepared, tmp_path_factory):
     """The losses of every update of training from the cache."""
-    return steps(world[2], tmp_path_factory.mktemp("cached") / "run")
+    return steps(prepared[2], tmp_path_factory.mktemp("cached") / "run")
 
 
 class Compared:
@@ -76,8 +76,8 @@ class Compared:
         return cls, label
 
 
-def test_online_losses_and_masks_match_the_cache(world, cached, tmp_path):
-    _, _, config = world
+def test_online_losses_and_masks_match_the_cache(prepared, cached, tmp_path):
+    _, _, config = prepared
     live = Compared(live_for(config), config.cache)
     assert live.live.batch == 1
     online = steps(config, tmp_path / "online", live)
@@ -86,16 +86,16 @@ def test_online_losses_and_masks_match_the_cache(world, cached, tmp_path):
     assert live.views == set(range(VIEWS))
 
 
-def test_losses_with_other_teacher_batches_agree_within_1_percent(world, cached, tmp_path):
-    _, _, config = world
+def test_losses_with_other_teacher_batches_agree_within_1_percent(prepared, cached, tmp_path):
+    _, _, config = prepared
     online = steps(config, tmp_path / "online", replace(live_for(config), batch=4))
     np.testing.assert_allclose(online, cached, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("ignored", ["flip", "box"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_ignoring_flip_or_crop_changes_the_losses(world, cached, tmp_path, monkeypatch, side, ignored):
-    _, _, config = world
+def test_ignoring_flip_or_crop_changes_the_losses(prepared, cached, tmp_path, monkeypatch, side, ignored):
+    _, _, config = prepared
     config, live = replace(config, iterations=4), live_for(config)
     wrong = {"flip": np.zeros_like(live.flip), "box": live.box[:, :1].repeat(VIEWS, axis=1)}[ignored]
     if side == "teacher":
@@ -115,8 +115,8 @@ def test_ignoring_flip_or_crop_changes_the_losses(world, cached, tmp_path, monke
     assert difference[TERMS.index(term)] > 1e-3  # a hundred times the tolerance of agreement
 
 
-def test_masks_cover_the_ignored_area_of_their_own_view(world):
-    name, root, config = world
+def test_masks_cover_the_ignored_area_of_their_own_view(prepared):
+    name, root, config = prepared
     cache = Cache(Path(config.cache))
     images = open_dataset(name, root, "train", 16)
     unseen = set(cache.mask_attributes("default")["unseen"])
@@ -140,8 +140,8 @@ def test_masks_cover_the_ignored_area_of_their_own_view(world):
     assert checked > 5
 
 
-def test_online_and_strict_training_match_cached_training(clipteacher, world, tmp_path):
-    _, _, config = world
+def test_online_and_strict_training_match_cached_training(clipteacher, prepared, tmp_path):
+    _, _, config = prepared
     config = replace(config, iterations=3)
     config.save(tmp_path / "config.json")
     result = []
@@ -153,8 +153,8 @@ def test_online_and_strict_training_match_cached_training(clipteacher, world, tm
         assert result[0][name] == result[2][name]
 
 
-def test_cache_with_another_view_geometry_is_refused(world, clipteacher):
-    name, root, config = world
+def test_cache_with_another_view_geometry_is_refused(prepared, clipteacher):
+    name, root, config = prepared
     group = zarr.open_group(config.cache, mode="r")
     assert group["view/box"].shape == (16, VIEWS, 4)
     where = ("--root", root) if root else ()

@@ -47,7 +47,7 @@ def test_each_scale_covers_exactly_the_ignored_tokens(read, dense):
         assert [scale.window for scale in maps] == [3, 7]
         for scale in maps:
             np.testing.assert_array_equal(scale.label != NOT_IGNORED, record.masks != record.reserved)
-            assert scale.label.max() + 1 == scale.centres
+            assert scale.label.max() + 1 == scale.centers
 
 
 def test_label_map_without_masks_is_empty():

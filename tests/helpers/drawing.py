@@ -56,7 +56,7 @@ def load_only_sample(root: Path):
     return open_dataset("folder", root, "train").load(0)
 
 
-def grey_png(samples: np.ndarray, bits: int) -> bytes:
+def gray_png(samples: np.ndarray, bits: int) -> bytes:
     """A grayscale PNG of fewer than eight bits, which Pillow does not write; rows must fill whole bytes."""
     each = 8 // bits
     shifts = np.arange(each)[::-1] * bits
@@ -64,21 +64,21 @@ def grey_png(samples: np.ndarray, bits: int) -> bytes:
     return png(packed.tobytes(), samples.shape[1], bits, 0)
 
 
-def png(rows: bytes, width: int, bits: int, colour: int) -> bytes:
+def png(rows: bytes, width: int, bits: int, color: int) -> bytes:
     """An unfiltered PNG of `HEIGHT` rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">II5B", width, HEIGHT, bits, colour, 0, 0, 0)
+    header = struct.pack(">II5B", width, HEIGHT, bits, color, 0, 0, 0)
     step = len(rows) // HEIGHT
     data = zlib.compress(b"".join(b"\0" + rows[i * step : (i + 1) * step] for i in range(HEIGHT)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def twelve_bit_tiff(grey: int) -> bytes:
+def twelve_bit_tiff(gray: int) -> bytes:
     """A TIFF of two pixels whose header declares 12 bits per sample."""
     entries = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
-    pixels = (grey << 12 | grey).to_bytes(3, "big")
+    pixels = (gray << 12 | gray).to_bytes(3, "big")
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
     return b"II*\0" + struct.pack("<I", 12) + pixels + b"\0" + struct.pack("<H", len(entries)) + directory + bytes(4)

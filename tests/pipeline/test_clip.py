@@ -74,8 +74,8 @@ def test_dense_tokens_are_projected_patch_tokens_of_the_last_block(clip, referen
     hook.remove()
     norm = reference.visual.ln_post
     patches = blocks[0][:, 1:]
-    centerd = patches - patches.mean(-1, keepdim=True)
-    scaled = centerd / (centerd.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+    centered = patches - patches.mean(-1, keepdim=True)
+    scaled = centered / (centered.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
     assert_equal_to_float16(clip.encode(IMAGES).dense, (scaled @ reference.visual.proj).reshape(3, 8, 8, 64))
 
 

@@ -223,7 +223,7 @@ def test_concurrent_batches_share_the_cpu_threads(encoder, shard, monkeypatch):
         np.testing.assert_array_equal(getattr(again, name), getattr(shard, name))
 
 
-def test_cancelled_shard_stops_encoding(encoder, monkeypatch):
+def test_canceled_shard_stops_encoding(encoder, monkeypatch):
     views, calls, gone, forward = 3, [], Event(), encoder.clip.forward
 
     def watched(images):

@@ -122,7 +122,7 @@ def test_precompute_killed_at_random_equals_an_uninterrupted_run(processes, draw
     hit, _ = killed_until_done(processes, *work, KILLS[amount], random.Random(0), start_over)
     assert hit >= KILLS[amount]
     assert contents(cache) == reference
-    assert [f.name for f in cache.parent.iterdir()] == ["c.zarr"], "something is left beside the cache"
+    assert [f.name for f in cache.parent.iterdir()] == ["c.zarr"], "something is left next to the cache"
 
 
 @pytest.mark.parametrize("amount", ["quick", pytest.param("slow", marks=pytest.mark.slow)])
@@ -150,4 +150,4 @@ def test_cluster_killed_at_random_equals_an_uninterrupted_run(processes, drawn, 
     hit, _ = killed_until_done(processes, *work, KILLS[amount], random.Random(1), start_over)
     assert hit >= KILLS[amount]
     assert contents(cache) == reference
-    assert [f.name for f in cache.parent.iterdir()] == ["c.zarr"], "something is left beside the cache"
+    assert [f.name for f in cache.parent.iterdir()] == ["c.zarr"], "something is left next to the cache"

@@ -105,10 +105,10 @@ class Golden:
             "mean": lambda: cells.mean(axis=2),
         }
         pooled = how[self.config.glm]()
-        told = numpy_pixel_terms(self.config, features, self.text, self.target)
-        told["global"] = numpy_info_nce(pooled, self.cls, self.image, self.bank_cls, self.bank_image, self.config.tau)
+        terms = numpy_pixel_terms(self.config, features, self.text, self.target)
+        terms["global"] = numpy_info_nce(pooled, self.cls, self.image, self.bank_cls, self.bank_image, self.config.tau)
         weights = {"focal": FOCAL_WEIGHT, "dice": DICE_WEIGHT}
-        return told | {"total": sum(weights.get(name, 1.0) * value for name, value in told.items())}
+        return terms | {"total": sum(weights.get(name, 1.0) * value for name, value in terms.items())}
 
     def by_code(self, moved: np.ndarray | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         torch.manual_seed(0)
@@ -118,7 +118,7 @@ class Golden:
         return loss(features, TeacherTargets(*map(torch.tensor, (self.cls, self.target, self.image)))), features
 
     def along(self, term: torch.Tensor, features: torch.Tensor) -> list[float]:
-        """What autograd says of each direction; a term without a graph is constant."""
+        """Autograd's derivative in each direction; zero for a term without a graph."""
         if not term.requires_grad:
             return [0.0] * len(self.directions)
         (gradient,) = torch.autograd.grad(term, features, retain_graph=True, allow_unused=True)

@@ -31,7 +31,7 @@ def made(tmp_path_factory) -> CachedDataset:
 
 
 @pytest.fixture
-def world(made, tmp_path) -> CachedDataset:
+def cache_copy(made, tmp_path) -> CachedDataset:
     """A copy that a test may damage; the cache still names the original folder of the images."""
     return CachedDataset(made.root, Path(shutil.copytree(made.cache, tmp_path / CACHE)))
 

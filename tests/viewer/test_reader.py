@@ -131,9 +131,9 @@ def test_xarray_has_named_dimensions_and_no_warnings(made):
     np.testing.assert_array_equal(lazily["dense"].isel(image=5).compute(), group["dense"][5])
 
 
-def test_unfinished_cache_shows_finished_images(world):
-    (world.cache / "journal/c/0").unlink()
-    cache = open_cache(world.cache)
+def test_unfinished_cache_shows_finished_images(cache_copy):
+    (cache_copy.cache / "journal/c/0").unlink()
+    cache = open_cache(cache_copy.cache)
     assert "3 of 6 done, 1 failed, 2 not done yet" in visible_text(rendered(cache))
     assert "not done; rerun the same `precompute`" in visible_text(rendered(cache[0]))
     assert cache[0].image is not None
@@ -142,9 +142,9 @@ def test_unfinished_cache_shows_finished_images(world):
     assert len(cache.stats().count) == 6
 
 
-def test_unfinished_mask_set_says_how_to_resume(world):
-    (world.cache / "masks/fine/journal/c/0").unlink()
-    cache = open_cache(world.cache, masks="fine")
+def test_unfinished_mask_set_error_explains_how_to_resume(cache_copy):
+    (cache_copy.cache / "masks/fine/journal/c/0").unlink()
+    cache = open_cache(cache_copy.cache, masks="fine")
     assert "fine (shown) (1 shards not done)" in visible_text(rendered(cache))
     tree = rendered(cache[0])
     assert "`cluster` with --name fine" in visible_text(tree)
@@ -153,9 +153,9 @@ def test_unfinished_mask_set_says_how_to_resume(world):
 
 
 @pytest.mark.parametrize("lost", ["cls/c/1/0/0", "masks/default/label/c/1/0/0/0", "dense/c/1/0/0/0/0"])
-def test_missing_chunks_raise_instead_of_reading_as_zeros(world, lost):
-    (world.cache / lost).unlink()
-    cache = open_cache(world.cache)
+def test_missing_chunks_raise_instead_of_reading_as_zeros(cache_copy, lost):
+    (cache_copy.cache / lost).unlink()
+    cache = open_cache(cache_copy.cache)
     assert cache[0].masks.shape == (8, 8)
     for key in ("masks", "cls", "dense"):
         refused(lambda key=key: getattr(cache[2], key), "missing or truncated", kind=UserError)
@@ -163,12 +163,12 @@ def test_missing_chunks_raise_instead_of_reading_as_zeros(world, lost):
         cache.xarray()
 
 
-def test_damaged_chunks_are_reported(world):
-    file = world.cache / "masks/default/label/c/1/0/0/0"
+def test_damaged_chunks_are_reported(cache_copy):
+    file = cache_copy.cache / "masks/default/label/c/1/0/0/0"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 16
     file.write_bytes(content)
-    tree = rendered(open_cache(world.cache)[2])
+    tree = rendered(open_cache(cache_copy.cache)[2])
     assert "damaged" in visible_text(tree)
     assert "fused masks" not in visible_text(tree)
 
@@ -212,7 +212,7 @@ def test_importing_clipteacher_loads_neither_numpy_nor_zarr():
     assert printed.startswith("set() <function open_cache")
 
 
-def test_cache_without_finished_images_has_no_statistics(world):
-    shutil.rmtree(world.cache / "journal/c")
-    cells = [element.text for element in rendered(open_cache(world.cache).stats()).iter("td")]
+def test_cache_without_finished_images_has_no_statistics(cache_copy):
+    shutil.rmtree(cache_copy.cache / "journal/c")
+    cells = [element.text for element in rendered(open_cache(cache_copy.cache).stats()).iter("td")]
     assert set(cells) == {"-"}

@@ -83,16 +83,16 @@ def test_scale_maps_fuse_to_the_stored_masks(made, cache, view):
         np.testing.assert_array_equal(np.where(fused == NOT_IGNORED, 255, fused), stored)
         maps = scale_maps(record)
         assert len(maps) == 2
-        for scale, (_, centres, label) in enumerate(maps):
+        for scale, (_, centers, label) in enumerate(maps):
             np.testing.assert_array_equal(label == NOT_IGNORED, stored == 255)
-            assert len(np.unique(label[label != NOT_IGNORED])) == (clusters.scale == scale).sum() == centres
+            assert len(np.unique(label[label != NOT_IGNORED])) == (clusters.scale == scale).sum() == centers
     assert not masks_figure(views).warnings
 
 
 def test_masks_color_exactly_the_ignored_area(cache):
     row = masks_figure([cache[1]]).rows[0]
     image, _, *masks = [panel.pixels for panel in row.panels]
-    assert row.titles == ["image", "seen labels", "centres, windows of 3", "centres, windows of 7", "fused masks"]
+    assert row.titles == ["image", "seen labels", "centers, windows of 3", "centers, windows of 7", "fused masks"]
     stored, count = cache[1].masks, cache[1].count
     side = image.shape[0] // stored.shape[0]
     centers = slice(side // 2, None, side)
@@ -146,7 +146,7 @@ def test_masks_figure_without_dense_tokens_warns(clipteacher, made, tmp_path):
 def test_int8_tokens_that_change_the_masks_cause_a_warning(made, tmp_path):
     path = cache_shapes(made.root, tmp_path / "int8.zarr", dense="int8")
     record = open_finished_cache(path, made.root)[0]
-    assert masks_figure([record]).rows[0].titles[2] == "centres, windows of 3"
+    assert masks_figure([record]).rows[0].titles[2] == "centers, windows of 3"
     labels = record.mask_set.loaded(0).label[0, 0]
     labels[labels != 255] = np.arange((labels != 255).sum()) % 2
     (warning,) = masks_figure([record]).warnings

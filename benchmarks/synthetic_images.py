@@ -11,8 +11,8 @@ DRAWN = 256
 UNSEEN = "tree"
 
 
-def draw_photographs(root: Path, count: int, height: int = 480, width: int = 640) -> Path:
-    """A `folder` dataset of smooth colours with noise, whose label maps are patches of classes."""
+def draw_images(root: Path, count: int, height: int = 480, width: int = 640) -> Path:
+    """A `folder` dataset of smooth colors with noise, whose label maps are patches of classes."""
     for name in ("images", "labels"):
         (root / name).mkdir(parents=True)
     (root / "classes.txt").write_text("\n".join(CLASSES))
@@ -27,9 +27,9 @@ def draw_photographs(root: Path, count: int, height: int = 480, width: int = 640
     return root
 
 
-def link_photographs(root: Path, count: int) -> Path:
+def link_images(root: Path, count: int) -> Path:
     """A dataset of `count` images, of which at most `DRAWN` are distinct."""
-    draw_photographs(root, min(count, DRAWN))
+    draw_images(root, min(count, DRAWN))
     for number in range(DRAWN, count):
         for folder, ending in (("images", "jpg"), ("labels", "png")):
             (root / f"{folder}/{number:04}.{ending}").hardlink_to(root / f"{folder}/{number % DRAWN:04}.{ending}")
