@@ -211,7 +211,7 @@ def test_cache_with_another_fingerprint_is_refused(clipteacher, cached, drawn):
     assert (
         "masks.unseen: ['disc'] there, ['stripe'] here" in clipteacher("precompute", *data, "--unseen", "stripe").error
     )
-    assert "3 gone (images/" in clipteacher("precompute", *data, "--unseen", "disc", "--limit", 3).error
+    assert "3 missing (images/" in clipteacher("precompute", *data, "--unseen", "disc", "--limit", 3).error
     assert before == {f: f.read_bytes() for f in cached.rglob("*") if f.is_file()}
 
 
