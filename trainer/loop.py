@@ -121,11 +121,11 @@ def train_rank(
                 group["lr"] = peak_lr * schedule(step, config)
             targets = teacher_targets(teacher, batch, len(data.split.seen), fabric.device)
             terms = learner(batch.images.to(fabric.device, non_blocking=True), lambda targets=targets: targets)
-            # one transfer for all terms: each transfer stalls a GPU
-            losses = dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist(), strict=True))
-            _check_finite(losses, batch, step + 1, saver)
+            copied = _copied(terms)
             optimizer.zero_grad()
             fabric.backward(terms["total"])
+            losses = copied()
+            _check_finite(losses, batch, step + 1, saver)
             if config.max_grad_norm:
                 fabric.clip_gradients(learner, optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False)
             optimizer.step()
@@ -205,6 +205,21 @@ def nonfinite_term(losses: Mapping[str, float]) -> str | None:
     return terms[-1] if terms else None
 
 
+def _copied(terms: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
+    """Copies the losses from the device; the result returns them, and waits for nothing that was queued since."""
+    values = torch.stack([value.detach() for value in terms.values()])  # one transfer for all
+    if not values.is_cuda:
+        return lambda: dict(zip(terms, values.tolist(), strict=True))
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    event = torch.cuda.current_stream(values.device).record_event()
+
+    def read() -> dict[str, float]:
+        event.synchronize()
+        return dict(zip(terms, host.tolist(), strict=True))
+
+    return read
+
+
 def _check_finite(losses: Mapping[str, float], batch: Batch, step: int, saver: CheckpointSaver) -> None:
     term = nonfinite_term(losses)
     if not ranks.any_rank(term is not None):
@@ -261,7 +276,8 @@ def _learner(fabric: Fabric, config: TrainConfig, data: TrainingData) -> tuple[A
     encoder = learner.network.network.encoder
     groups = parameter_groups(learner, config.lr, config.head_lr, config.weight_decay, slow=encoder)
     peak_lrs = [group["lr"] for group in groups]
-    return *fabric.setup(learner, torch.optim.AdamW(groups)), peak_lrs
+    optimizer = torch.optim.AdamW(groups, fused=fabric.device.type == "cuda")
+    return *fabric.setup(learner, optimizer), peak_lrs
 
 
 def _fabric(config: TrainConfig) -> Fabric:
