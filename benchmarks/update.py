@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="Images per update of the paper's students.")
     parser.add_argument("--size", type=int, help="Pixels of their input's side.")
     parser.add_argument("--students", default=",".join((DEMO, *list(STUDENTS)[:3])))
-    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
