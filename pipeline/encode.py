@@ -18,11 +18,11 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
 from data_cache.layout import Layout
 from data_cache.survey import Survey
+from data_cache.system.async_copy import AsyncHostCopy
 from data_cache.views import Cropping
 from pipeline.feeder import Batch, Feeder
 from pipeline.masks.masker import Masker
 from pipeline.shard_job import StageTimes
-from pipeline.teacher.async_copy import AsyncHostCopy
 from pipeline.teacher.clip import FrozenCLIP
 
 DECODERS = 4

@@ -78,6 +78,7 @@ class TrainConfig:
         maximum=MAX_PROCESSES,
     )
     precision: StudentPrecision = option("auto", "Student's precision.")
+    compile: bool = option(False, "Compile the student: the first update takes a minute longer.")
     workers: int = option(
         2, "Decoding processes per device; 0 decodes in the training process.", minimum=0, maximum=MAX_PROCESSES
     )

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from data_cache.callbacks import Log, OnUpdate, ignore
 from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
-from data_cache.system.devices import resolve_device
+from data_cache.system.async_copy import AsyncHostCopy
+from data_cache.system.devices import compile_errors, resolve_device
 from trainer import checkpoint
 from trainer.card import ONLINE, make_card
 from trainer.config import CONFIG, TrainConfig
@@ -121,10 +122,10 @@ def train_rank(
                 group["lr"] = peak_lr * schedule(step, config)
             targets = teacher_targets(teacher, batch, len(data.split.seen), fabric.device)
             terms = learner(batch.images.to(fabric.device, non_blocking=True), lambda targets=targets: targets)
-            copied = _copied(terms)
+            copy = AsyncHostCopy({"losses": torch.stack([value.detach() for value in terms.values()])})
             optimizer.zero_grad()
             fabric.backward(terms["total"])
-            losses = copied()
+            losses = dict(zip(terms, copy.arrays()["losses"].tolist(), strict=True))
             _check_finite(losses, batch, step + 1, saver)
             if config.max_grad_norm:
                 fabric.clip_gradients(learner, optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False)
@@ -163,6 +164,8 @@ class Learner(nn.Module):
         self.network = StudentNetwork(config.arch, config.encoder, config.encoder_weights, text.shape[1])
         check_size(self.network, config, data.size)
         check_memory(config, self.network, data.size, text.shape[1])
+        if config.compile:
+            self.network.compile(dynamic=False)  # in place: the names of its weights stay
         self.loss = TeacherLoss(config, text[data.split.seen_index])
 
     def forward(
@@ -172,7 +175,8 @@ class Learner(nn.Module):
 
         `targets` is a function because Fabric would cast CLS tokens in a tensor argument to the student's precision.
         """
-        features = self.network(images)
+        with compile_errors("the student"):
+            features = self.network(images)
         with torch.autocast(features.device.type, enabled=False):
             return self.loss(features.float(), targets())
 
@@ -203,21 +207,6 @@ def nonfinite_term(losses: Mapping[str, float]) -> str | None:
     """The last term that is not finite, if any: the sums `total` and `pixel` come before their terms."""
     terms = [name for name, value in losses.items() if name != "entropy" and not math.isfinite(value)]
     return terms[-1] if terms else None
-
-
-def _copied(terms: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
-    """Copies the losses from the device; the result returns them, and waits for nothing that was queued since."""
-    values = torch.stack([value.detach() for value in terms.values()])  # one transfer for all
-    if not values.is_cuda:
-        return lambda: dict(zip(terms, values.tolist(), strict=True))
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-    event = torch.cuda.current_stream(values.device).record_event()
-
-    def read() -> dict[str, float]:
-        event.synchronize()
-        return dict(zip(terms, host.tolist(), strict=True))
-
-    return read
 
 
 def _check_finite(losses: Mapping[str, float], batch: Batch, step: int, saver: CheckpointSaver) -> None:

@@ -1,8 +1,11 @@
-"""The torch device that `--device` selects."""
+"""The torch device that `--device` selects, and what a device may fail to compile."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from data_cache.errors import UsageError
+from data_cache.errors import UsageError, UserError, one_line
 from data_cache.system.environment import keep_freed_memory
 
 
@@ -14,6 +17,19 @@ def resolve_device(name: str) -> torch.device:
     if (device := _device(name)).type == "cpu":
         keep_freed_memory()
     return device
+
+
+@contextmanager
+def compile_errors(what: str) -> Iterator[None]:
+    """Raise UserError, one line, if torch.compile fails within."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # private, and the base of all its errors
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        raise UserError(f"--compile: {what} cannot be compiled here ({one_line(error)}); leave it out") from None
 
 
 def _device(name: str) -> torch.device:

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float16, Int, UInt8
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from data_cache.errors import UsageError, UserError, one_line
-from data_cache.system.devices import resolve_device
+from data_cache.errors import UsageError, UserError
+from data_cache.system.devices import compile_errors, resolve_device
 from pipeline.teacher.weights import CLIPSource
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -236,20 +236,18 @@ def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Te
 
 
 def _compiled(visual: VisionTransformer) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    from torch._dynamo.exc import TorchDynamoException
-
     forward, first = torch.compile(visual), Lock()
     ready = False
 
     def call(pixels: Float[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
         nonlocal ready
-        try:
-            with nullcontext() if ready else first:  # otherwise each of several threads would compile
-                features = forward(pixels)
+        with (
+            compile_errors("CLIP"),
+            nullcontext() if ready else first,
+        ):  # otherwise each of several threads would compile
+            features = forward(pixels)
             ready = True
             return features
-        except TorchDynamoException as error:
-            raise UserError(f"--compile: CLIP cannot be compiled here ({one_line(error)}); leave it out") from None
 
     return call
 

@@ -11,10 +11,11 @@ import torch
 from refusals import refused
 from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from torch._dynamo.exc import BackendCompilerFailed
 from training_scenes import cache_scenes, draw_scenes
 
 from data_cache.datasets import open_dataset
-from data_cache.errors import UsageError
+from data_cache.errors import UsageError, UserError
 from data_cache.reader import Cache
 from trainer import checkpoint, loop
 from trainer.card import CARD
@@ -24,6 +25,7 @@ from trainer.loop import schedule, train
 from trainer.losses.total import TeacherLoss
 from trainer.predictor import Predictor
 from trainer.sampler import Stream
+from trainer.students.network import StudentNetwork
 
 STEPS = 20
 
@@ -254,6 +256,26 @@ def test_gradient_clipping_limits_the_norm_and_keeps_the_direction(config, tmp_p
         clipping = replace(config, max_grad_norm=factor * float(gradient.norm()))
         clipped = first_gradient(clipping, tmp_path / str(factor), monkeypatch)
         assert (clipped - gradient * min(factor, 1)).norm() < 1e-3 * gradient.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
+def test_a_compiled_student_has_the_same_losses_and_the_same_weight_names(config, complete, tmp_path):
+    train(replace(config, compile=True, iterations=3, warmup=0), tmp_path / "compiled")
+    train(replace(config, iterations=3, warmup=0), tmp_path / "eager")
+    compiled, eager = (without_time(read_lines(tmp_path / name)) for name in ("compiled", "eager"))
+    assert compiled[0]["total"] == pytest.approx(eager[0]["total"], rel=1e-4)
+    names = [set(load_file(checkpoint.latest(out) / checkpoint.MODEL)) for out in (tmp_path / "compiled", complete)]
+    assert names[0] == names[1]
+
+
+def test_a_failed_compilation_names_the_option(config, tmp_path, monkeypatch):
+    def broken(*_: object, **__: object):
+        raise BackendCompilerFailed(train, RuntimeError("no compiler\nand more"), None)
+
+    monkeypatch.setattr(StudentNetwork, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", broken))
+    with pytest.raises(UserError, match=r"--compile: the student cannot be compiled here .*; leave it out"):
+        train(replace(config, compile=True), tmp_path / "run")
 
 
 def test_schedule_is_linear_warmup_times_polynomial_decay():
