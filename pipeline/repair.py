@@ -34,7 +34,7 @@ class RepairReport:
 
     features: list[int]
     masks: dict[str, list[int]]
-    identical: int
+    same: int
 
     @property
     def shards(self) -> int:
@@ -47,7 +47,7 @@ class RepairReport:
             return "no shard is damaged; `precompute` or `cluster` finishes what is not done"
         parts = {"features": self.features, **{f"masks {name}": shards for name, shards in self.masks.items()}}
         listed = "; ".join(f"{part}: {', '.join(map(str, shards))}" for part, shards in parts.items() if shards)
-        return f"{self.shards} shards recomputed ({listed}), {self.identical} identical to before"
+        return f"{self.shards} shards recomputed ({listed}), {self.same} identical to before"
 
 
 def repair(
@@ -75,7 +75,7 @@ def repair(
         if parts := damaged_parts(cache):
             raise UserError(f"{path}: damaged in {', '.join(parts)}; {NOT_REPAIRABLE}")
         features, sets = _damaged(cache)
-        dataset, identical = open_source_dataset(cache, root), 0
+        dataset, same = open_source_dataset(cache, root), 0
         if features:
             check_resampling(path, cache.fingerprint)
             _check_unchanged(cache, dataset, features)
@@ -84,15 +84,15 @@ def repair(
                 before = _invalidate(cache, shard, FEATURE_PARTS)
                 with encoder.shard(shard, progress=progress) as data:
                     cache.write_shard(shard, data, DEFAULT_MASKS)
-                identical += recorded_files(cache, shard, FEATURE_PARTS) == before
+                same += recorded_files(cache, shard, FEATURE_PARTS) == before
         for name, shards in sets.items():
             job = ClusterJob(path, name, dataset, _masker(cache, name, dataset, device))
             for shard in shards:
                 before = _invalidate(cache, shard, (f"masks/{name}",))
                 job.run(shard, progress)
-                identical += recorded_files(cache, shard, (f"masks/{name}",)) == before
+                same += recorded_files(cache, shard, (f"masks/{name}",)) == before
         cache.remove_leftovers()
-    return RepairReport(features, sets, identical)
+    return RepairReport(features, sets, same)
 
 
 def _damaged(cache: Cache) -> tuple[list[int], dict[str, list[int]]]:

@@ -58,7 +58,7 @@ def test_full_disk_keeps_previous_results_and_names_the_file(clipteacher, run, t
     result = clipteacher(command, run, *arguments, "--out", out, "--gamma", 0.25)
     assert "Errno" not in result.error
     assert "out/" in result.error
-    assert "the disk is full; make room" in result.error
+    assert "the disk is full; free some space" in result.error
     assert files(tmp_path / "out") == before
 
 
