@@ -47,8 +47,8 @@ from trainer.students.network import StudentNetwork, parameter_groups
 DEMO = "demo"
 SEEN, CHANNELS, CLUSTERS = 156, 512, 15
 """Of COCO and ViT-B/16; pseudo labels per image."""
-SEEN_DEMO, CHANNELS_DEMO = 13, 128
-"""Of the demo's scenes and its CLIP."""
+SEEN_DEMO, CHANNELS_DEMO, CLUSTERS_DEMO = 13, 128, 2
+"""Of the demo's scenes and its CLIP, which have 1.9 pseudo labels per image."""
 PHASES = ("data", "student", "loss", "loss_backward", "student_backward", "optimizer")
 
 
@@ -93,7 +93,7 @@ class Update:
     def __init__(self, config: TrainConfig, demo: bool, device: torch.device, views: ViewDataset) -> None:
         torch.manual_seed(0)
         self.config, self.device, self.views = config, device, views
-        seen, channels = (SEEN_DEMO, CHANNELS_DEMO) if demo else (SEEN, CHANNELS)
+        seen, channels, clusters = (SEEN_DEMO, CHANNELS_DEMO, CLUSTERS_DEMO) if demo else (SEEN, CHANNELS, CLUSTERS)
         self.network = StudentNetwork(config.arch, config.encoder, "none", channels).to(device).train()
         self.loss = TeacherLoss(config, torch.randn(seen, channels)).to(device)
         modules = torch.nn.ModuleList([self.network, self.loss])
@@ -101,7 +101,7 @@ class Update:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(modules, config.lr, config.head_lr, config.weight_decay, slow=encoder)
         )
-        target = np.random.default_rng(0).integers(IGNORE, seen + CLUSTERS, (config.batch_size, 8, 8))
+        target = np.random.default_rng(0).integers(IGNORE, seen + clusters, (config.batch_size, 8, 8))
         self.targets = TeacherTargets(
             torch.randn(config.batch_size, channels, device=device),
             torch.from_numpy(target.repeat(config.size // 8, axis=1).repeat(config.size // 8, axis=2)).to(device),

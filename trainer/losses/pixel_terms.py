@@ -20,9 +20,9 @@ class Terms(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What the forward pass computes: each pixel's log-sum-exp, and sums of each image."""
+    """What the forward pass computes: sums per image, and each pixel's log-sum-exp if the backward pass needs it."""
 
-    log_sum: Float[Tensor, "image height width"]
+    log_sum: Float[Tensor, "image height width"] | Float[Tensor, "0"]
     ce: Float[Tensor, "image"]
     focal: Float[Tensor, "image"]
     probability: Float[Tensor, "image seen"]

@@ -1,6 +1,7 @@
 """The pixel sums on any device: logits are upsampled a few rows at a time, for as many images at once as fit."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -20,26 +21,25 @@ def statistics(
     images, seen = len(logits), terms.num_seen
     ce, focal = logits.new_zeros(images), logits.new_zeros(images)
     probability, overlap = logits.new_zeros(images, seen), logits.new_zeros(images, seen)
-    log_sum = logits.new_zeros(target.shape)
     for part, upsample in _image_chunks(logits, target):
         for rows in upsample.row_chunks():
             chunk = _Chunk(upsample(rows), target[part, rows], terms)
             if terms.ce:
-                log_sum[part, rows] = chunk.logits.logsumexp(dim=1)
-                per_pixel = log_sum[part, rows] - chunk.target_logit
-                ce[part] += per_pixel.where(chunk.labelled, 0.0).sum(dim=(1, 2))
+                per_pixel = chunk.logits.log_softmax(dim=1).gather(1, chunk.row[:, None])[:, 0]
+                ce[part] -= per_pixel.where(chunk.labelled, 0.0).sum(dim=(1, 2))
             if terms.nel:
                 focal[part] += chunk.focal()
                 probability[part] += chunk.weighted(chunk.probability).sum(dim=(2, 3))
                 hits = chunk.target_probability.where(chunk.positive, 0.0).flatten(1)
                 overlap[part] = overlap[part].scatter_add(1, chunk.seen_row.flatten(1), hits)
-    return Statistics(log_sum, ce, focal, probability, overlap)
+    # PyTorch computes a softmax faster than it subtracts a log-sum-exp, so none is kept
+    return Statistics(logits.new_zeros(0), ce, focal, probability, overlap)
 
 
 def gradient(
     logits: Float[Tensor, "image row y x"],
     target: Int[Tensor, "image height width"],
-    log_sum: Float[Tensor, "image height width"],
+    _log_sum: Float[Tensor, "0"],
     terms: Terms,
     upstream: Upstream,
 ) -> Float[Tensor, "image row y x"]:
@@ -48,10 +48,7 @@ def gradient(
     for part, upsample in _image_chunks(logits, target):
         for rows in upsample.row_chunks():
             chunk = _Chunk(upsample(rows), target[part, rows], terms)
-            if terms.ce:
-                gradient = chunk.ce_gradient(log_sum[part, rows], upstream.ce)
-            else:
-                gradient = torch.zeros_like(chunk.logits)
+            gradient = chunk.ce_gradient(upstream.ce) if terms.ce else torch.zeros_like(chunk.logits)
             if terms.nel:
                 seen = chunk.nel_gradient(upstream.focal[part], upstream.miss[part], upstream.hit[part])
                 gradient[:, : terms.num_seen] += seen
@@ -94,12 +91,10 @@ class _Chunk:
         negatives = self.weighted((p * softplus).mul_(p)).sum(dim=(1, 2, 3))
         return (1 - FOCAL_ALPHA) * negatives + correction
 
-    def ce_gradient(
-        self, log_sum: Float[Tensor, "image height width"], upstream: Float[Tensor, ""]
-    ) -> Float[Tensor, "image row height width"]:
+    def ce_gradient(self, upstream: Float[Tensor, ""]) -> Float[Tensor, "image row height width"]:
         """The gradient of the cross-entropy: softmax minus one at the target."""
         scale = upstream * self.labelled
-        gradient = (self.logits - log_sum[:, None]).exp_().mul_(scale[:, None])
+        gradient = self.logits.softmax(dim=1).mul_(scale[:, None])
         return gradient.scatter_add_(1, self.row[:, None], -scale[:, None])
 
     def nel_gradient(
@@ -130,57 +125,62 @@ class _Chunk:
 
 
 class _Upsample:
-    """Bilinear interpolation of the logits of some images, a few rows at a time, and its transpose."""
+    """Bilinear interpolation of the logits of some images, a few rows of pixels at a time, and its transpose."""
 
-    def __init__(self, logits: Float[Tensor, "image row y x"], size: tuple[int, int], chunk: int) -> None:
-        self.logits, self.size = logits, size
+    def __init__(self, logits: Float[Tensor, "image row y x"], size: tuple[int, int], step: int) -> None:
+        self.logits, self.height, self.step = logits, size[0], step
         self.wide = logits if logits.shape[3] == size[1] else _interpolate(logits, (logits.shape[2], size[1]))
-        self.step = max(1, chunk // (logits.shape[0] * logits.shape[1] * size[1]))
-        self.sum: Tensor | None = None
+        self.sum = torch.zeros_like(self.wide)
         # the same source positions as in F.interpolate with align_corners=False
-        source = (torch.arange(size[0], device=logits.device, dtype=logits.dtype) + 0.5) * logits.shape[2] / size[
-            0
-        ] - 0.5
+        source = (torch.arange(size[0], dtype=torch.float64) + 0.5) * logits.shape[2] / size[0] - 0.5
         source = source.clamp(min=0)
         self.above = source.long().clamp(max=logits.shape[2] - 1)
-        self.below = (self.above + 1).clamp(max=logits.shape[2] - 1)
-        self.weight = (source - self.above)[:, None]
+        self.weight = (source - self.above).to(logits)[:, None]
 
     def row_chunks(self) -> Iterator[slice]:
-        """Slices of rows of pixels."""
-        return (slice(start, start + self.step) for start in range(0, self.size[0], self.step))
+        """Slices of rows of pixels; if they are interpolated, each lies between the same two rows of cells."""
+        if self.logits.shape[2] == self.height:
+            bounds = [*range(0, self.height, self.step), self.height]
+        else:
+            bounds = [0, *(1 + self.above.diff().nonzero()[:, 0]).tolist(), self.height]
+        return (slice(start, stop) for start, stop in pairwise(bounds))
 
     def __call__(self, rows: slice) -> Float[Tensor, "image row height width"]:
         """The logits of some rows of pixels."""
-        if self.logits.shape[2] == self.size[0]:
+        if self.logits.shape[2] == self.height:
             return self.wide[:, :, rows]
-        above, below = (self.wide.index_select(2, index[rows]) for index in (self.above, self.below))
-        return above.lerp_(below, self.weight[rows])
+        above, below = self._between(rows)
+        return self.wide[:, :, above, None].lerp(self.wide[:, :, below, None], self.weight[rows])
 
     def add(self, rows: slice, gradient: Float[Tensor, "image row height width"]) -> None:
         """Add the gradient of some rows of pixels."""
-        if self.sum is None:
-            self.sum = torch.zeros_like(self.wide)
-        if self.logits.shape[2] == self.size[0]:
+        if self.logits.shape[2] == self.height:
             self.sum[:, :, rows] += gradient
             return
-        below = gradient * self.weight[rows]
-        self.sum.index_add_(2, self.below[rows], below).index_add_(2, self.above[rows], gradient.sub_(below))
+        above, below = self._between(rows)
+        of_below = (gradient * self.weight[rows]).sum(dim=2)
+        self.sum[:, :, above] += gradient.sum(dim=2).sub_(of_below)
+        self.sum[:, :, below] += of_below
 
     def gradient(self) -> Float[Tensor, "image row y x"]:
         """The gradient of the logits."""
-        assert self.sum is not None
         if self.wide is self.logits:
             return self.sum
         return torch.ops.aten.upsample_bilinear2d_backward(self.sum, self.sum.shape[2:], self.logits.shape, False)
 
+    def _between(self, rows: slice) -> tuple[int, int]:
+        above = int(self.above[rows.start])
+        return above, min(above + 1, self.logits.shape[2] - 1)
+
 
 def _image_chunks(logits: Tensor, target: Tensor) -> Iterator[tuple[slice, _Upsample]]:
     """As many images at once as fit into a chunk, at least one."""
-    chunk, size = CHUNK.get(logits.device.type, CHUNK["cpu"]), (target.shape[1], target.shape[2])
-    step = max(1, chunk // max(1, logits.shape[1] * size[0] * size[1]))
+    chunk, (height, width) = CHUNK.get(logits.device.type, CHUNK["cpu"]), target.shape[1:]
+    pixels = height * width if logits.shape[2] == height else -(-height // logits.shape[2]) * width
+    step = max(1, chunk // max(1, logits.shape[1] * pixels))
+    rows = max(1, chunk // max(1, logits.shape[1] * width))
     for start in range(0, len(logits), step):
-        yield slice(start, start + step), _Upsample(logits[start : start + step], size, chunk)
+        yield slice(start, start + step), _Upsample(logits[start : start + step], (height, width), rows)
 
 
 def _interpolate(logits: Tensor, size: tuple[int, int]) -> Tensor:
