@@ -129,7 +129,10 @@ class _Upsample:
 
     def __init__(self, logits: Float[Tensor, "image row y x"], size: tuple[int, int], step: int) -> None:
         self.logits, self.height, self.step = logits, size[0], step
-        self.wide = logits if logits.shape[3] == size[1] else _interpolate(logits, (logits.shape[2], size[1]))
+        # the columns by a product of matrices, which for a row of cells is faster than a resize
+        cells = torch.eye(logits.shape[3], dtype=logits.dtype, device=logits.device)[None]
+        self.columns = F.interpolate(cells, size[1], mode="linear", align_corners=False)[0]
+        self.wide = logits if logits.shape[3] == size[1] else logits @ self.columns
         self.sum = torch.zeros_like(self.wide)
         # the same source positions as in F.interpolate with align_corners=False
         source = (torch.arange(size[0], dtype=torch.float64) + 0.5) * logits.shape[2] / size[0] - 0.5
@@ -164,9 +167,7 @@ class _Upsample:
 
     def gradient(self) -> Float[Tensor, "image row y x"]:
         """The gradient of the logits."""
-        if self.wide is self.logits:
-            return self.sum
-        return torch.ops.aten.upsample_bilinear2d_backward(self.sum, self.sum.shape[2:], self.logits.shape, False)
+        return self.sum if self.wide is self.logits else self.sum @ self.columns.T
 
     def _between(self, rows: slice) -> tuple[int, int]:
         above = int(self.above[rows.start])
@@ -181,7 +182,3 @@ def _image_chunks(logits: Tensor, target: Tensor) -> Iterator[tuple[slice, _Upsa
     rows = max(1, chunk // max(1, logits.shape[1] * width))
     for start in range(0, len(logits), step):
         yield slice(start, start + step), _Upsample(logits[start : start + step], (height, width), rows)
-
-
-def _interpolate(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
