@@ -5,7 +5,7 @@ import sys
 import typer
 
 from commands import cache_commands, experiment_commands, figure_commands, stage_commands, student_commands
-from commands.console import Commands, escape_unencodable_output, say_error
+from commands.console import Commands, echo_error, escape_unencodable_output
 from data_cache.errors import UserError, explain_os_error
 
 app = typer.Typer(
@@ -34,11 +34,11 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        say_error(error)
+        echo_error(error)
         sys.exit(error.exit_code)
     except OSError as error:
         # for example, a file in place of a folder
-        say_error(explain_os_error(error))
+        echo_error(explain_os_error(error))
         sys.exit(1)
 
 

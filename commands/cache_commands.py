@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.console import bar, progress, say, show
+from commands.console import bar, echo, progress, show
 from commands.options import Given, Json, options
 from data_cache.errors import UserError
 from experiments.config import VerifyConfig
@@ -22,7 +22,7 @@ def cluster(given: Given, as_json: Json = False) -> None:
 
     images = Cache(config.cache).layout.images
     with progress("clustering", images, "images", "finished shards are kept") as advance:
-        done = recluster(config, advance, say)
+        done = recluster(config, advance, echo)
     report = {"cache": str(config.cache), "masks": config.name, "clustered": done}
     show(report if as_json else f"{config.cache}: {done} images in {config.name}")
 

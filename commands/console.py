@@ -36,7 +36,7 @@ class Commands(TyperGroup):
             raise InterruptError("interrupted; rerun the same command to resume or to start again") from None
 
 
-def say(text: str, lead: str = "", style: str = "") -> None:
+def echo(text: str, lead: str = "", style: str = "") -> None:
     """Print a line on stderr, with `lead` in a rich style."""
     from rich.console import Console
     from rich.text import Text
@@ -45,40 +45,40 @@ def say(text: str, lead: str = "", style: str = "") -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((lead, style), printable(text)))
 
 
-def say_error(error: UserError | str) -> None:
+def echo_error(error: UserError | str) -> None:
     """Print an error on stderr; some have several lines."""
     first, *more = error.args if isinstance(error, UserError) else [error]
-    say(str(first), "error: ", "red")
+    echo(str(first), "error: ", "red")
     for line in more:
-        say(str(line))
+        echo(str(line))
 
 
-def say_note(dataset: Dataset) -> None:
+def echo_note(dataset: Dataset) -> None:
     """Print the notes of a dataset."""
     for note in dataset.notes:
-        say(f"{dataset.name}: {note}", "note: ", "yellow")
+        echo(f"{dataset.name}: {note}", "note: ", "yellow")
 
 
-def say_warnings(warnings: Iterable[str]) -> None:
+def echo_warnings(warnings: Iterable[str]) -> None:
     """Print warnings, one per line."""
     for warning in warnings:
-        say(warning, "warning: ", "yellow")
+        echo(warning, "warning: ", "yellow")
 
 
-def say_failures(failures: Mapping[str, str]) -> None:
+def echo_failures(failures: Mapping[str, str]) -> None:
     """Print failed images with their reasons, one per line."""
     for name, reason in failures.items():
-        say(f"{name}: {reason}", "failed ", "red")
+        echo(f"{name}: {reason}", "failed ", "red")
 
 
-def say_plan(work: "Plan") -> None:
+def echo_plan(work: "Plan") -> None:
     """Print what stage 1 is about to do, and how many bytes it will write."""
     job, size, source = work.job, work.bytes, work.job.config.clip_source
-    say_note(job.dataset)
-    say(f"{work.labelled} of {len(job.dataset)} images have a label map")
-    say_warnings(work.texts.warnings)
+    echo_note(job.dataset)
+    echo(f"{work.labelled} of {len(job.dataset)} images have a label map")
+    echo_warnings(work.texts.warnings)
     total = sum(size.values()) / 2**20
-    say(
+    echo(
         f"{source.name} ({source.weights}) on {job.masker.device} in {job.precision}, k-means by "
         f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
         f"{work.shards} shards; about {total:.1f} MiB "

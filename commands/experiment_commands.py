@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.console import bar, say, say_failures, say_note, say_warnings, show
+from commands.console import bar, echo, echo_failures, echo_note, echo_warnings, show
 from commands.options import Given, Json, Some, options
 from experiments.ablate_config import AblateConfig
 from experiments.demo_config import ALL_VARIANTS, STUDENT, DemoConfig
@@ -49,13 +49,13 @@ def reproduce(
     from experiments import reproduce as rows
 
     if dry_run:
-        plan = rows.dry_run(config, say_note)
+        plan = rows.dry_run(config, echo_note)
         show(plan if as_json else [f"{name}: {json.dumps(value)}" for name, value in plan.items()])
         return
-    row = rows.reproduce(config, bar(RESUMED), say_note)
-    say_warnings(row.evaluation.warnings)
+    row = rows.reproduce(config, bar(RESUMED), echo_note)
+    echo_warnings(row.evaluation.warnings)
     show(row.as_json() if as_json else row.lines)
-    say_failures(row.evaluation.failures)
+    echo_failures(row.evaluation.failures)
     row.evaluation.check()
 
 
@@ -76,5 +76,5 @@ def ablate(given: Given, as_json: Json = False) -> None:
     else:
         full = replace(STUDENT, cache=str(cache))
     full = replace(full, iterations=full.iterations if iterations is None else iterations)
-    results = ablations.ablate(config, full, say)
+    results = ablations.ablate(config, full, echo)
     show(results if as_json else ablations.markdown(results).split("\n"))

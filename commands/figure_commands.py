@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.console import bar, say, say_note, say_warnings
+from commands.console import bar, echo, echo_note, echo_warnings
 from commands.console import show as print_result
 from commands.options import Given, Json, options
 from data_cache.errors import UsageError
@@ -34,10 +34,10 @@ def show(
     from experiments.show import default_file, figure_of
 
     file = _check_out(out or default_file(config), ".png")
-    figure = figure_of(config, say_note)
+    figure = figure_of(config, echo_note)
     with atomic_write(file) as draft:
         figure.to_image().save(draft, "PNG", optimize=True)
-    say_warnings(figure.warnings)
+    echo_warnings(figure.warnings)
     print_result({"out": str(file), "images": [row.caption for row in figure.rows]} if as_json else str(file))
 
 
@@ -50,11 +50,11 @@ def report(given: Given, out: Out = None, as_json: Json = False) -> None:
     from experiments.report_page import page
 
     file = _check_out(out or run_in(config.run) / "report.html", ".html")
-    content = build_report(config, bar("nothing was written"), say_note)
+    content = build_report(config, bar("nothing was written"), echo_note)
     with atomic_write(file) as draft:
         draft.write_text(page(content), encoding="utf-8")
     for missing in content.missing:
-        say(missing, "not shown: ", "yellow")
+        echo(missing, "not shown: ", "yellow")
     print_result({"out": str(file), "missing": content.missing} if as_json else str(file))
 
 

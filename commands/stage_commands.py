@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.console import bar, progress, say, say_failures, say_note, say_plan, say_warnings, show
+from commands.console import bar, echo, echo_failures, echo_note, echo_plan, echo_warnings, progress, show
 from commands.options import Failures, Given, Json, Preset, Some, Student, options
 from data_cache.paths import only_cache, run_folder
 from experiments.config import EvaluateConfig
@@ -30,19 +30,19 @@ def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.0
     from pipeline.teacher.weights import RANDOM
 
     if preset:
-        say(f"preset {preset}: {config}")
+        echo(f"preset {preset}: {config}")
     if config.clip_weights == RANDOM:
-        say_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
-    work = plan(config, say)
-    say_plan(work)
+        echo_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
+    work = plan(config, echo)
+    echo_plan(work)
     with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
-        summary = execute(work, advance, say)
+        summary = execute(work, advance, echo)
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
     stages = f"; summed over threads: {stages}" if stages else ""
     rate = summary.encoded / summary.seconds
-    say(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
+    echo(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
     warnings = summary.survey.warnings(work.texts.classes)
-    say_warnings(warnings)
+    echo_warnings(warnings)
     report = {
         "cache": str(summary.cache),
         "images": summary.images,
@@ -56,7 +56,7 @@ def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.0
         "warnings": [*work.texts.warnings, *warnings],
     }
     show(report if as_json else f"{summary.cache}: {report['done']} of {summary.images} images cached")
-    say_failures(dict(summary.failures))
+    echo_failures(dict(summary.failures))
     summary.check(max_failures)
 
 
@@ -83,11 +83,11 @@ def train(
     from trainer.loop import train as run
 
     out = run_folder(out, Path(settings.cache or ""))
-    say_warnings(Cache(Path(settings.cache or "")).texts().warnings)
-    say(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
-    say(f"run {out}, warm-up {settings.warmup_updates} updates")
+    echo_warnings(Cache(Path(settings.cache or "")).texts().warnings)
+    echo(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
+    echo(f"run {out}, warm-up {settings.warmup_updates} updates")
     with progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
-        last = run(settings, out, resume, strict, updates(advance), live_for(settings) if online else None, say)
+        last = run(settings, out, resume, strict, updates(advance), live_for(settings) if online else None, echo)
     peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at peak"
     show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
 
@@ -100,7 +100,7 @@ def _training(
     if resume and config is None:
         from trainer.run import run_config
 
-        settings = run_config(run_folder(out, cache), say, **given)
+        settings = run_config(run_folder(out, cache), echo, **given)
     else:
         settings = read_config(config, **given)
     if settings.cache is None:
@@ -113,11 +113,11 @@ def evaluate(given: Given, preset: Preset = None, as_json: Json = False) -> None
     """Evaluate a student on any dataset: pAcc, mIoU(S), mIoU(U) and hIoU."""
     config = EvaluateConfig(**((PRESETS[preset].evaluate if preset else {}) | given))
     if preset:
-        say(f"preset {preset}: {config}")
+        echo(f"preset {preset}: {config}")
     from experiments.evaluation import evaluate_checkpoint
 
-    report = evaluate_checkpoint(config, bar("nothing was written"), say_note)
-    say_warnings(report.warnings)
+    report = evaluate_checkpoint(config, bar("nothing was written"), echo_note)
+    echo_warnings(report.warnings)
     show(report.as_json() if as_json else report.lines)
-    say_failures(report.evaluation.failures)
+    echo_failures(report.evaluation.failures)
     report.evaluation.check()

@@ -1,6 +1,6 @@
 """The commands that apply a trained student: predict on your own images, and export for your own programs."""
 
-from commands.console import bar, say, say_failures, say_warnings, show
+from commands.console import bar, echo, echo_failures, echo_warnings, show
 from commands.options import Given, Json, options
 from experiments.config import ExportConfig, PredictConfig
 
@@ -13,8 +13,8 @@ def predict(given: Given, as_json: Json = False) -> None:
 
     report = run(config, bar("finished images are kept"))
     show(report.as_json() if as_json else str(report))
-    say_warnings(report.warnings)
-    say_failures(report.failures)
+    echo_warnings(report.warnings)
+    echo_failures(report.failures)
     report.check()
 
 
@@ -24,5 +24,5 @@ def export(given: Given, as_json: Json = False) -> None:
     config = ExportConfig(**given)
     from experiments.export import export as run
 
-    exported = run(config, say)
+    exported = run(config, echo)
     show(exported.as_json() if as_json else str(exported))

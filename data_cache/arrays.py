@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import zarr
 
 Owner = Literal["names", "features", "masks", "texts"]
-"""Whose journal lists an array's chunk files. Names and texts are written at creation, the others shard by shard."""
+"""The part of a cache whose journal lists an array's chunk files.
+
+Names and texts are written at creation, the others shard by shard.
+"""
 
 Sizes = Mapping[str, int]
 """What the symbols in a shape stand for (`symbol_sizes`)."""
@@ -41,7 +44,7 @@ class ArraySpec:
 
     Args:
         name: its path; `<name>` stands for the name of a mask set or of a set of text features.
-        owner: whose journal lists its chunk files.
+        owner: the part of a cache whose journal lists its chunk files.
         dimensions: names of its dimensions.
         dtype: its data type; "a or b" if the layout or the mask set decides.
         fill: its fill value, which unfinished images hold; None is the reserved label.

@@ -22,9 +22,9 @@ _WEIGHTS = "Weights of --clip."
 _CACHE = "The cache used for training, if it has moved."
 _PROMPTS = (
     f"Prompt templates: {', '.join(prompt_sets())}, each also with {CLEAN} for cleaned class names; by default those "
-    "of the training."
+    "used in training."
 )
-_UNSEEN = "Unseen classes, if the dataset's classes are not the training's; its published split by default."
+_UNSEEN = "Unseen classes of a dataset other than the training dataset; its published split by default."
 
 
 def _gamma(default: float | tuple[float, ...] | None, more: str = "", metavar: str = "NUMBER") -> Any:
@@ -104,7 +104,7 @@ class PredictConfig(CheckedConfig):
     images: Path = argument("An image, or a folder that is searched for images recursively.")
     classes: str | None = option(
         None,
-        'Class names to choose from, as "frisbee,tree,grass", or a file with one name per line; the classes of the '
+        'Class names to choose from, such as "frisbee,tree,grass", or a file with one name per line; those of the '
         "training by default.",
         metavar="NAMES",
     )
@@ -128,7 +128,7 @@ class ExportConfig(CheckedConfig):
     size: str | None = option(
         None,
         "Image size that the graph accepts; any by default, except for encoders that would then take very long to "
-        "export (Swin): these get the training's size.",
+        "export (Swin): these get the training size.",
         metavar="N | HEIGHT,WIDTH | any",
     )
     prompts: str | None = same_option(PredictConfig, "prompts")
@@ -167,7 +167,7 @@ class ReportConfig(CheckedConfig):
         None, "Saved output of `evaluate --json` or `reproduce`; without it, the run is evaluated."
     )
     dataset: str | None = same_option(
-        PrecomputeConfig, "dataset", help="The dataset to evaluate on; the training's by default."
+        PrecomputeConfig, "dataset", help="The dataset to evaluate on; the training dataset by default."
     )
     root: Path | None = same_option(PrecomputeConfig, "root")
     split: str = same_option(PrecomputeConfig, "split", "val")

@@ -63,7 +63,7 @@ def evaluate_checkpoint(
 
     Raises:
         UserError, UsageError: the checkpoint or the images are missing, an image has no label map, or the dataset has
-            other classes and the CLIP of the training cannot be loaded.
+            other classes and the CLIP used in training cannot be loaded.
 
     """
     images = open_dataset(config.dataset, config.root, config.split, config.limit)

@@ -142,7 +142,7 @@ def _check_output_folder(config: PredictConfig, root: Path, names: list[str]) ->
 
 @contextmanager
 def _name_errors(out: Path) -> Iterator[None]:
-    """Turn errors caused by one file's name into UserError. Others, as a full disk, concern all images."""
+    """Turn errors caused by one file's name into UserError. Others, such as a full disk, affect all images."""
     try:
         yield
     except OSError as error:

@@ -36,20 +36,20 @@ def vocabulary_for_dataset(
         unseen: class names as for `precompute --unseen`; None is the published split.
         folder: folder in which text features are cached.
         prompts: a prompt set of `pipeline.teacher.prompts`; None is that of the dataset, as for `precompute`.
-        clip: the CLIP of the training, if it has moved.
+        clip: the CLIP used in training, if it has moved.
         weights: weights of `clip`.
 
     Raises:
-        UserError: the CLIP cannot be loaded, or is not that of the training.
+        UserError: the CLIP cannot be loaded, or is not the one used in training.
         UsageError: an unknown unseen class, a dataset without a published split, or `unseen` or `prompts` for the
-            classes of the training.
+            training classes.
 
     """
     if dataset.classes == checkpoint.split.classes:
         if prompts is not None:
-            raise UsageError("--prompts: the text features of the training's own classes are fixed; leave it out")
+            raise UsageError("--prompts: the text features of the training classes are fixed; leave it out")
         if unseen is not None:
-            raise UsageError("--unseen: the split of the training's own classes is fixed; leave it out")
+            raise UsageError("--unseen: the split of the training classes is fixed; leave it out")
         return checkpoint.vocabulary
     split = make_split(dataset.name, dataset.classes, unseen)
     prompt_set = Prompts(prompts) if prompts else Prompts.default_for(dataset.name)
@@ -67,9 +67,9 @@ def encode_class_names(
     clip: str | None = None,
     weights: str | None = None,
 ) -> Float[Tensor, "word channel"]:
-    """Text features of the training's CLIP, from the cache in `folder` or else from the text tower.
+    """Text features from the CLIP used in training, from the cache in `folder` or else from the text tower.
 
-    Raises UserError if the CLIP cannot be loaded, or is not that of the training.
+    Raises UserError if the CLIP cannot be loaded, or is not the one used in training.
     """
     fingerprint = checkpoint.card["clip"]
 

@@ -63,19 +63,19 @@ def vocabulary_for_names(
 ) -> Vocabulary:
     """A vocabulary of some class names; unseen are those that had no labels in training.
 
-    Names of the training keep their text features. All others are encoded by the training's CLIP, by default with the
-    prompts of the training, so that their features are comparable.
+    Training classes keep their text features. All other names are encoded by the CLIP used in training, by default
+    with the same prompts, so that their features are comparable.
 
     Args:
         checkpoint: the trained student.
-        names: the class names; None is those of the training.
+        names: the class names; None selects the training classes.
         folder: folder in which text features are cached.
-        prompts: a prompt set of `pipeline.teacher.prompts` for all names; None is that of the training.
-        clip: the CLIP of the training, if it has moved.
+        prompts: a prompt set of `pipeline.teacher.prompts` for all names; None selects the one used in training.
+        clip: the CLIP used in training, if it has moved.
         weights: weights of `clip`.
 
     Raises:
-        UserError: the CLIP cannot be loaded, or is not that of the training.
+        UserError: the CLIP cannot be loaded, or is not the one used in training.
         UsageError: CLIP cannot distinguish two of the names.
 
     """
@@ -90,14 +90,14 @@ def vocabulary_for_names(
     known = np.array([index is not None for index in indices])
     text[known] = checkpoint.text.cpu()[[index for index in indices if index is not None]]
     if new:
-        # names are cleaned as in the training's dataset ("wall-brick")
+        # names are cleaned as in the training dataset ("wall-brick")
         words = prompt_set.class_names(checkpoint.card["dataset"]["name"], new)
         try:
             text[~known] = encode_class_names(checkpoint, prompt_set, words, folder, clip, weights)
         except UserError as error:
             more = f" and {len(new) - 1} more" if len(new) > 1 else ""
             raise error.prefixed(f"'{new[0]}'{more} must be encoded by the text tower: ") from None
-    if names is not None:  # classes of the training were checked before it, with a warning
+    if names is not None:  # training classes were checked before training, with a warning
         _check_distinct(classes, text)
     labelled = checkpoint.vocabulary.labelled if names is None else labelled_in_training(classes, checkpoint.split.seen)
     unlabelled = tuple(name for name, has_labels in zip(classes, labelled, strict=True) if not has_labels)

@@ -44,7 +44,7 @@ class ShardJob(Protocol):
     def run(self, shard: int, progress: Progress) -> ShardReport:
         """Do shard number `shard`; `progress` counts images done.
 
-        `progress` may raise because nobody waits for the shard any more: the shard must then be left undone.
+        `progress` may raise if the shard is no longer needed: it must then be left undone.
         """
 
 

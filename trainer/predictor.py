@@ -24,7 +24,7 @@ class Predictor:
     Args:
         checkpoint: the student.
         sliding: average the logits of overlapping square windows instead of one pass over the whole image.
-        vocabulary: the classes to choose from; by default those of the training.
+        vocabulary: the classes to choose from; by default the training classes.
 
     """
 

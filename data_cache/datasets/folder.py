@@ -21,7 +21,7 @@ def open_folder(root: Path, split: str) -> PairedFiles:
 
     An image without a label map has no seen label anywhere. `images/` counts as divided if it contains a folder with a
     common split name (train, Training, val2017, validation, test_images). A split without a folder is then an error, so
-    that nobody evaluates on training images by accident.
+    that no evaluation uses training images by accident.
 
     Raises:
         UsageError: The split is not a valid folder name, or its folder is missing.
@@ -114,8 +114,8 @@ def _check_no_nested_splits(pairing: Pairing) -> None:
     splits = {name: kind for name in sorted(folders) if (kind := kind_of_split(name))}
     if len(set(splits.values())) > 1:
         raise UsageError(
-            f"images/ is divided into {', '.join(splits)} below other folders; move these up, as images/train and "
-            "images/val"
+            f"images/ is divided into {', '.join(splits)} below other folders; move these up, to images/train "
+            "and images/val"
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 from command_line import REPOSITORY, TINY
 from shapes import CLASSES, draw_shapes
 
-from commands.console import say, say_error, show
+from commands.console import echo, echo_error, show
 from data_cache.errors import UserError
 from data_cache.messages import UNPRINTABLE, printable
 from viewer.reader import ImageRecord
@@ -80,9 +80,9 @@ def test_printable_text_of_any_script_is_unchanged():
 
 
 def test_multi_line_errors_cannot_forge_lines(capsys):
-    say_error(UserError("camvid is not here", "  it needs:  a\nb", "  put it at: c"))
+    echo_error(UserError("camvid is not here", "  it needs:  a\nb", "  put it at: c"))
     assert capsys.readouterr().err == "error: camvid is not here\n  it needs:  a\\nb\n  put it at: c\n"
-    say("x\nerror: y", "note: ")
+    echo("x\nerror: y", "note: ")
     assert capsys.readouterr().err == "note: x\\nerror: y\n"
     show(["x\ny", "z"])
     assert capsys.readouterr().out == "x\\ny\nz\n"

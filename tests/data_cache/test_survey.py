@@ -29,7 +29,7 @@ def test_classes_absent_from_all_label_maps_are_reported():
 def test_masks_of_0_and_255_are_reported_with_a_fix():
     (warning,) = survey(label(0, 255), label(0)).warnings(CLASSES[:2])
     assert "1 of 2 classes have no pixel in the 2 label maps read: road" in warning
-    assert "255, as the white of a 1-bit mask, is void: number the classes 0, 1, .." in warning
+    assert "255, such as the white of a 1-bit mask, is void: number the classes 0, 1, .." in warning
 
 
 def test_label_maps_of_only_void_are_named():

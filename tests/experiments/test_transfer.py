@@ -1,4 +1,4 @@
-"""A trained student on another dataset: new names get text features from the CLIP of the training."""
+"""A trained student on another dataset: new names get text features from the CLIP used in training."""
 
 import numpy as np
 import pytest
