@@ -26,7 +26,7 @@ from pipeline.shard_job import StageTimes
 from pipeline.teacher.clip import FrozenCLIP
 
 DECODERS = 4
-"""Threads that decode images, at most, on a CPU that also runs CLIP."""
+"""Threads that decode images: at most on a CPU, which also runs CLIP, and at least for a GPU."""
 AHEAD = 2
 """Batches decoded before CLIP can take them; and the most that a GPU has queued or waiting to be stored."""
 
@@ -49,7 +49,7 @@ class Encoder:
     def _decoding(self) -> ThreadPoolExecutor:
         """The threads that decode, for all shards: more of them than cores would only take turns."""
         threads = self.clip.threads
-        return ThreadPoolExecutor(threads if self.clip.device.type == "cuda" else min(DECODERS, threads))
+        return ThreadPoolExecutor(max(DECODERS, threads) if self.clip.device.type == "cuda" else min(DECODERS, threads))
 
     @contextmanager
     def shard(

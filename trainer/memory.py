@@ -50,7 +50,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def estimated_memory(config: TrainConfig, network: StudentNetwork, size: int, seen: int, mixed: bool) -> int:
-    """Approximate bytes that training needs on each GPU: parameters, activations, and the losses of one image.
+    """Approximate bytes that training needs on each GPU: parameters, activations, and the losses.
 
     Args:
         config: batch size, loss stride and scope of pseudo labels.

@@ -39,8 +39,6 @@ PNG_GRAY = 0
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = struct.Struct(">I4s")
 """Length and kind of a PNG chunk; its content and CRC-32 follow."""
-PNG_PLAIN = {b"IHDR", b"IDAT", b"IEND"}
-"""The chunks that hold the pixels of a gray PNG; others may change them."""
 
 
 def decode_image(path: Path, data: bytes | None = None) -> UInt8[np.ndarray, "height width 3"]:
@@ -137,8 +135,6 @@ def decode_label(path: Path, data: bytes | None = None) -> Integer[np.ndarray, "
     if path.suffix == ".mat":
         return _decode_matlab(path, data)
     with _opened(path, data, "label map") as (picture, data):
-        if (values := _decode_gray_png(picture, data)) is not None:
-            return values
         picture.load()
         if picture.format in ("JPEG", "MPO"):
             raise UserError(f"{path} is a JPEG image, whose compression changes class ids: save label maps as PNG")
@@ -152,25 +148,6 @@ def decode_label(path: Path, data: bytes | None = None) -> Integer[np.ndarray, "
             values = np.array(picture)
             return values if step == 1 else values // step
     raise UserError(f"{path} is an image of mode {mode}: label maps must be index maps, one class id per pixel")
-
-
-def _decode_gray_png(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "height width"] | None:
-    """Decode a plain 8-bit gray PNG with torchvision. Returns None for all other files, and on errors: Pillow is next.
-
-    It takes three quarters of the time, and other threads run meanwhile.
-    """
-    if picture.mode != "L" or _png_header(picture, data) != (8, PNG_GRAY):
-        return None
-    kinds = [kind for kind, _ in _png_chunks(data)]
-    if not kinds or kinds[-1] != b"IEND" or not set(kinds) <= PNG_PLAIN:  # libpng ignores an orientation
-        return None
-    import torch  # here, so that data_cache can be imported without it
-    from torchvision.io import decode_png
-
-    try:
-        return decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8))[0].numpy()
-    except RuntimeError:
-        return None
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -71,7 +71,6 @@ def local_client(
     servers = ("worker",) if processes and find_spec("bokeh") else ("scheduler", "worker")
     settings: dict[str, Any] = {f"distributed.{server}.http.routes": [] for server in servers}
     settings["distributed.worker.profile.enabled"] = False  # the profile grows throughout the run
-    settings["distributed.admin.tick.interval"] = "1s"  # by default each event loop wakes up 50 times a second
     threads = max(1, len(os.sched_getaffinity(0)) // workers if hasattr(os, "sched_getaffinity") else 1)
     worker_environment = "distributed.nanny.pre-spawn-environ"
     settings |= {f"{worker_environment}.{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")}

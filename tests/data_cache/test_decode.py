@@ -1,6 +1,7 @@
 """Decoding images and label maps, and the errors about damaged ones."""
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,18 @@ def test_a_flipped_bit_anywhere_in_the_pixels_of_a_png_is_rejected(own, folder, 
     for position in range(whole.index(b"IDAT") + 4, whole.index(b"IEND") - 4):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         refused(lambda: load_only_sample(own), f"cannot read the {what}", file, "checksum")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "no zlib stream", "unknown filter"])
+def test_a_bad_stream_behind_valid_checksums_is_rejected(own, damage):
+    values = np.random.default_rng(0).integers(0, 2, (HEIGHT, WIDTH), dtype=np.uint8)
+    rows = b"".join(bytes([9 if damage == "unknown filter" else 0]) + row.tobytes() for row in values)
+    stream = {"cut off": zlib.compress(rows)[:15], "no zlib stream": b"abcd" * 9}.get(damage, zlib.compress(rows))
+    header = WIDTH.to_bytes(4) + HEIGHT.to_bytes(4) + bytes([8, 0, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")]
+    data = [len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4) for kind, body in chunks]
+    (own / "labels/a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(data))
+    refused(lambda: load_only_sample(own), "cannot read the label map", own / "labels/a.png")
 
 
 def test_a_label_png_without_its_last_chunk_is_read_as_by_pillow(own):
