@@ -22,6 +22,7 @@ class ExistingStore(LocalStore):
 
     async def _open(self, *, mode: str | None = None) -> None:
         await asyncio.to_thread(_check_there, self.root)
+        # private: skips LocalStore's own, which creates the folder (tests/pipeline/test_moved.py)
         await Store._open(self)
 
     async def set(self, key: str, value: Buffer) -> None:

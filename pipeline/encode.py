@@ -20,7 +20,7 @@ from data_cache.layout import Layout
 from data_cache.survey import Survey
 from data_cache.system.async_copy import AsyncHostCopy
 from data_cache.views import Cropping
-from pipeline.feeder import Batch, Feeder
+from pipeline.feeder import ImageBatch, Feeder
 from pipeline.masks.masker import Masker
 from pipeline.shard_job import StageTimes
 from pipeline.teacher.clip import FrozenCLIP
@@ -111,7 +111,7 @@ class Encoder:
             self._conclude(shard, rows)
             yield shard
 
-    def _fill(self, shard: Shard, batch: Batch, times: StageTimes, stopped: Event) -> int:
+    def _fill(self, shard: Shard, batch: ImageBatch, times: StageTimes, stopped: Event) -> int:
         """Encode and cluster each view of a batch into the shard; returns how many images it has."""
         for row, image in zip(batch.rows, batch.images, strict=True):
             if isinstance(image, UserError):
@@ -125,10 +125,10 @@ class Encoder:
         return len(batch.rows)
 
     @torch.inference_mode()
-    def _encode(self, batch: Batch, view: int, times: StageTimes) -> AsyncHostCopy:
+    def _encode(self, batch: ImageBatch, view: int, times: StageTimes) -> AsyncHostCopy:
         """CLIP's features of a view of a batch; a GPU also clusters them, if the masker runs there."""
         count = len(batch.rows)
-        # the whole batch, empty slots included: an unreadable image must not change the rounding of its neighbours,
+        # the whole batch, empty slots included: an unreadable image must not change the rounding of the others,
         # and a compiled CLIP must see batches of one size
         with self.clip.compute_slot(), times("encode"):
             features = self.clip.forward(batch.pixels[view])
@@ -141,7 +141,7 @@ class Encoder:
                 results["dense"] = features.dense
             return AsyncHostCopy({name: result[:count] for name, result in results.items()})
 
-    def _store(self, shard: Shard, batch: Batch, view: int, copies: AsyncHostCopy, times: StageTimes) -> None:
+    def _store(self, shard: Shard, batch: ImageBatch, view: int, copies: AsyncHostCopy, times: StageTimes) -> None:
         """Store the features of a view of a batch, and cluster them unless a GPU has."""
         slots, images = np.array(list(batch.readable)), batch.readable.values()
         rows = np.array(batch.rows)[slots]

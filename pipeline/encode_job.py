@@ -97,7 +97,7 @@ class EncodeJob:
 
     @cached_property
     def _writer(self) -> CacheWriter:
-        """The cache, opened once per process; nobody else changes its metadata while the run has the writer's lock."""
+        """The cache, opened once per process: while the run holds the writer's lock, its metadata does not change."""
         return CacheWriter(self.cache)
 
     def __getstate__(self) -> dict[str, Any]:

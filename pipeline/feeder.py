@@ -35,7 +35,7 @@ class PreparedImage:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images for CLIP: rows of a shard in consecutive slots of a buffer.
 
     A slot is black if it has no image, or if the image cannot be read: all batches have the same size.
@@ -88,15 +88,15 @@ class Feeder:
     @contextmanager
     def batches(
         self, pool: Executor, rows: Sequence[int], first: int, ahead: int, times: StageTimes
-    ) -> Iterator[Iterator[Batch]]:
+    ) -> Iterator[Iterator[ImageBatch]]:
         """Batches of `rows`, counted from image `first`; up to `ahead` of them are prepared before they are taken.
 
-        Preparing starts at once, and what is not needed any more is cancelled in the end.
+        Preparation starts immediately. On exit, images that are no longer needed are canceled.
         """
         parts = (rows[start : start + self.slots] for start in range(0, len(rows), self.slots))
         submitted = deque(self._submit(pool, part, first, times) for part in islice(parts, ahead))
 
-        def results() -> Iterator[Batch]:
+        def results() -> Iterator[ImageBatch]:
             while submitted:
                 yield submitted.popleft()
                 submitted.extend(self._submit(pool, part, first, times) for part in islice(parts, 1))
@@ -107,12 +107,12 @@ class Feeder:
             for future in (future for batch in submitted for future in batch.futures):
                 future.cancel()
 
-    def _submit(self, pool: Executor, rows: Sequence[int], first: int, times: StageTimes) -> Batch:
+    def _submit(self, pool: Executor, rows: Sequence[int], first: int, times: StageTimes) -> ImageBatch:
         shape = (self.cropping.count, self.slots, self.size, self.size, 3)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
         pixels[:, len(rows) :] = 0
         prepare = partial(self._prepare, pixels.numpy(), times)
-        return Batch(rows, pixels, [pool.submit(prepare, slot, first + row) for slot, row in enumerate(rows)])
+        return ImageBatch(rows, pixels, [pool.submit(prepare, slot, first + row) for slot, row in enumerate(rows)])
 
     def _prepare(
         self, pixels: UInt8[np.ndarray, "view slot size size 3"], times: StageTimes, slot: int, index: int
