@@ -20,7 +20,7 @@ from data_cache.layout import Layout
 from data_cache.survey import Survey
 from data_cache.system.async_copy import AsyncHostCopy
 from data_cache.views import Cropping
-from pipeline.feeder import ImageBatch, Feeder
+from pipeline.feeder import Feeder, ImageBatch
 from pipeline.masks.masker import Masker
 from pipeline.shard_job import StageTimes
 from pipeline.teacher.clip import FrozenCLIP
