@@ -10,8 +10,9 @@ import pytest
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="requires glibc")
 
 COUNT_PAGE_FAULTS = """
-import resource, threading
+import ctypes, resource, threading
 import numpy as np
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page would count as one fault
 from data_cache.system.devices import resolve_device
 resolve_device("{device}") if "{device}" else None
 faults = []
