@@ -150,16 +150,19 @@ def decode_label(path: Path, data: bytes | None = None) -> Integer[np.ndarray, "
     raise UserError(f"{path} is an image of mode {mode}: label maps must be index maps, one class id per pixel")
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """The kind of each chunk of a PNG, up to its end or where it is cut off, and whether it matches its checksum."""
+def _png_pixels_intact(data: bytes) -> bool:
+    """Whether the pixel chunks of a PNG match their checksums, up to its end or where it is cut off."""
     position, kind, content = len(PNG_SIGNATURE), b"", memoryview(data)
     while kind != b"IEND" and position + PNG_CHUNK.size <= len(content):
         length, kind = PNG_CHUNK.unpack_from(content, position)
         end = position + PNG_CHUNK.size + length
         if end + 4 > len(content):
-            return
-        yield kind, zlib.crc32(content[position + 4 : end]) == int.from_bytes(content[end : end + 4], "big")
+            break
+        stored = int.from_bytes(content[end : end + 4], "big")
+        if kind == b"IDAT" and zlib.crc32(content[position + 4 : end]) != stored:
+            return False
         position = end + 4
+    return True
 
 
 def _gray_step(picture: Image.Image, data: bytes) -> int:
@@ -200,7 +203,7 @@ def _opened(path: Path, data: bytes | None, what: str) -> Iterator[tuple[Image.I
         data = _content(path) if data is None else data
         with Image.open(io.BytesIO(data)) as picture:
             # Pillow reads pixels without looking at their checksum
-            if picture.format == "PNG" and (b"IDAT", False) in _png_chunks(data):
+            if picture.format == "PNG" and not _png_pixels_intact(data):
                 raise UserError(f"cannot read the {what} {path}: its pixels do not match their checksum")
             yield picture, data
     except DAMAGED as error:

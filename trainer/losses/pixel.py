@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from trainer.config import Logits, TrainConfig
 from trainer.distributed.ranks import all_reduce_sum
-from trainer.losses.pixel_sums import pixel_sums
+from trainer.losses.pixel_sums import count_seen, pixel_sums
 from trainer.losses.pixel_terms import IGNORE, Terms
 from trainer.losses.plm import Classifiers
 
@@ -44,8 +44,6 @@ def pixel_losses(
         # finite, so that interpolation between two of them is
         logits = logits.masked_fill(absent[:, :, None, None], torch.finfo(logits.dtype).min / 4)
     sums = pixel_sums(logits, target, Terms(num_seen, config.ce, config.nel, config.nel_ignore == "masked"))
-    labelled, present = target != IGNORE, target.new_zeros(len(target), num_seen + 1)
-    present.scatter_(1, target.where(labelled & (target < num_seen), num_seen).flatten(1), 1)
-    num_present = present[:, :-1].sum()
-    means = all_reduce_sum(sums) / all_reduce_sum(torch.stack([labelled.sum(), num_present, num_present])).clamp(min=1)
+    num_labelled, num_present = (target != IGNORE).sum(), (count_seen(target, num_seen) > 0).sum()
+    means = all_reduce_sum(sums) / all_reduce_sum(torch.stack([num_labelled, num_present, num_present])).clamp(min=1)
     return dict(zip(("ce", "focal", "dice"), means.unbind(), strict=True))

@@ -1,9 +1,9 @@
 """Cross-entropy, focal and dice sums over upsampled logits, with a backward pass of their own.
 
 The logits live on the student's grid, a quarter of the image's side or less, and every pixel needs them interpolated.
-Autograd would keep a dozen tensors of full-resolution logits, which need not exist. The forward pass keeps the
-log-sum-exp of each pixel and the dice sums of each class, and the backward pass recomputes the rest: in chunks
-(`trainer.losses.pixel_torch`), or on a GPU in two kernels (`trainer.losses.pixel_triton`).
+Autograd would keep a dozen tensors of full-resolution logits, which need not exist. The forward pass keeps the dice
+sums of each class, and the backward pass recomputes the rest: in chunks (`trainer.losses.pixel_torch`), or on a GPU in
+two kernels, which also keep each pixel's log-sum-exp (`trainer.losses.pixel_triton`).
 """
 
 from importlib.util import find_spec
@@ -40,7 +40,9 @@ class _PixelSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, terms: Terms) -> Tensor:
         statistics = _backend(logits).statistics(logits, target, terms)
-        pixels, count = _counts(target, terms)
+        count = count_seen(target, terms.num_seen)
+        pixels = count.sum(dim=1) if terms.masked else torch.full_like(count[:, 0], target[0].numel())
+        pixels = pixels.clamp(min=1)
         present = count > 0 if terms.nel else torch.zeros_like(count, dtype=torch.bool)
         denominator = statistics.probability + count + 1
         dice = torch.where(present, 1 - (2 * statistics.overlap + 1) / denominator, 0.0)
@@ -67,11 +69,9 @@ def _backend(logits: Tensor) -> ModuleType:
     return pixel_torch
 
 
-def _counts(target: Tensor, terms: Terms) -> tuple[Float[Tensor, "image"], Int[Tensor, "image seen"]]:
-    """How many pixels focal and dice count in each image, at least one, and how many have each seen class."""
+def count_seen(target: Int[Tensor, "image height width"], num_seen: int) -> Int[Tensor, "image seen"]:
+    """How many pixels of each image have each seen class as their target."""
     flat = target.flatten(1)
-    seen = (flat != IGNORE) & (flat < terms.num_seen)
-    count = torch.zeros(len(flat), terms.num_seen + 1, dtype=torch.long, device=flat.device)
-    count.scatter_add_(1, flat.where(seen, terms.num_seen), torch.ones_like(flat))
-    pixels = seen.sum(dim=1) if terms.masked else torch.full_like(count[:, 0], flat.shape[1])
-    return pixels.clamp(min=1), count[:, :-1]
+    seen = (flat != IGNORE) & (flat < num_seen)
+    count = torch.zeros(len(flat), num_seen + 1, dtype=torch.long, device=flat.device)
+    return count.scatter_add_(1, flat.where(seen, num_seen), torch.ones_like(flat))[:, :-1]

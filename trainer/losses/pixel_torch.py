@@ -1,6 +1,7 @@
 """The pixel sums on any device: logits are upsampled a few rows at a time, for as many images at once as fit."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -66,8 +67,8 @@ class _Chunk:
         self.logits, self.terms = logits, terms
         self.labelled = target != IGNORE
         self.row = target.clamp(min=0)
-        self.target_logit = logits.gather(1, self.row[:, None])[:, 0]
         if terms.nel:
+            self.target_logit = logits.gather(1, self.row[:, None])[:, 0]
             self.positive = self.labelled & (target < terms.num_seen)
             self.seen_row = self.row.where(self.positive, 0)
             self.softplus = F.softplus(logits[:, : terms.num_seen])
@@ -133,12 +134,16 @@ class _Upsample:
         cells = torch.eye(logits.shape[3], dtype=logits.dtype, device=logits.device)[None]
         self.columns = F.interpolate(cells, size[1], mode="linear", align_corners=False)[0]
         self.wide = logits if logits.shape[3] == size[1] else logits @ self.columns
-        self.sum = torch.zeros_like(self.wide)
         # the same source positions as in F.interpolate with align_corners=False
         source = (torch.arange(size[0], dtype=torch.float64) + 0.5) * logits.shape[2] / size[0] - 0.5
         source = source.clamp(min=0)
         self.above = source.long().clamp(max=logits.shape[2] - 1)
         self.weight = (source - self.above).to(logits)[:, None]
+
+    @cached_property
+    def sum(self) -> Float[Tensor, "image row y width"]:
+        """The gradient of `wide`, added up; only the backward pass needs it."""
+        return torch.zeros_like(self.wide)
 
     def row_chunks(self) -> Iterator[slice]:
         """Slices of rows of pixels; if they are interpolated, each lies between the same two rows of cells."""
