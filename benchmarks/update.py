@@ -41,8 +41,9 @@ from trainer.losses.pixel import pixel_logits
 from trainer.losses.pixel_terms import IGNORE
 from trainer.losses.plm import Classifiers
 from trainer.losses.total import TeacherLoss, TeacherTargets
+from trainer.optimizer import create_optimizer
 from trainer.sampler import Draw
-from trainer.students.network import StudentNetwork, parameter_groups
+from trainer.students.network import StudentNetwork
 
 DEMO = "demo"
 SEEN, CHANNELS, CLUSTERS = 156, 512, 15
@@ -97,10 +98,7 @@ class Update:
         self.network = StudentNetwork(config.arch, config.encoder, "none", channels).to(device).train()
         self.loss = TeacherLoss(config, torch.randn(seen, channels)).to(device)
         modules = torch.nn.ModuleList([self.network, self.loss])
-        encoder = self.network.network.encoder
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(modules, config.lr, config.head_lr, config.weight_decay, slow=encoder)
-        )
+        self.optimizer = create_optimizer(modules, self.network.network.encoder, config)
         target = np.random.default_rng(0).integers(IGNORE, seen + clusters, (config.batch_size, 8, 8))
         self.targets = TeacherTargets(
             torch.randn(config.batch_size, channels, device=device),

@@ -31,10 +31,11 @@ from trainer.interrupt import interruptible
 from trainer.loader import batches
 from trainer.losses.total import TeacherLoss, TeacherTargets
 from trainer.memory import check_memory, check_processes, peak_memory
+from trainer.optimizer import create_optimizer, step_if_finite
 from trainer.resume import restore, resume_state, seed_rank
 from trainer.run import LOG, exclusive_run, full_disk_advice, reopen_log, repair_log
 from trainer.sampler import Stream
-from trainer.students.network import StudentNetwork, check_size, parameter_groups
+from trainer.students.network import StudentNetwork, check_size
 from trainer.teacher import CachedTeacher, TeacherSource, teacher_targets
 
 NUM_CHECKED = 16
@@ -125,11 +126,12 @@ def train_rank(
             copy = AsyncHostCopy({"losses": torch.stack([value.detach() for value in terms.values()])})
             optimizer.zero_grad()
             fabric.backward(terms["total"])
-            losses = dict(zip(terms, copy.arrays()["losses"].tolist(), strict=True))
-            _check_finite(losses, batch, step + 1, saver)
             if config.max_grad_norm:
                 fabric.clip_gradients(learner, optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False)
-            optimizer.step()
+            step_if_finite(optimizer, terms["total"].detach())
+            # only now: until here, the GPU receives work without a pause
+            losses = dict(zip(terms, copy.arrays()["losses"].tolist(), strict=True))
+            _check_finite(losses, batch, step + 1, saver)
             step += 1
 
             line = {"step": step, "lr": optimizer.param_groups[0]["lr"], **losses}
@@ -262,10 +264,8 @@ def _learner(fabric: Fabric, config: TrainConfig, data: TrainingData) -> tuple[A
     learner: Any = Learner(config, data)
     if ranks.world_size() > 1 and fabric.device.type == "cuda":
         learner = convert_sync_batchnorm(learner)
-    encoder = learner.network.network.encoder
-    groups = parameter_groups(learner, config.lr, config.head_lr, config.weight_decay, slow=encoder)
-    peak_lrs = [group["lr"] for group in groups]
-    optimizer = torch.optim.AdamW(groups, fused=fabric.device.type == "cuda")
+    optimizer = create_optimizer(learner, learner.network.network.encoder, config)
+    peak_lrs = [group["lr"] for group in optimizer.param_groups]
     return *fabric.setup(learner, optimizer), peak_lrs
 
 
@@ -281,7 +281,12 @@ def _fabric(config: TrainConfig) -> Fabric:
         return Fabric(accelerator=device.type, devices=devices, precision=precision)
     # LightningEnvironment: `launch_ranks` started these processes, even if a cluster's variables suggest otherwise.
     # find_unused_parameters: a batch without any label leaves the adapter out of the loss.
-    strategy = DDPStrategy(cluster_environment=LightningEnvironment(), find_unused_parameters=True)
+    # gloo for what is in host memory, so that exchanging it does not wait for the GPUs
+    strategy = DDPStrategy(
+        cluster_environment=LightningEnvironment(),
+        find_unused_parameters=True,
+        process_group_backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+    )
     fabric = Fabric(accelerator=device.type, devices=ranks.world_size(), strategy=strategy, precision=precision)
     fabric.launch()
     return fabric

@@ -54,8 +54,9 @@ def any_rank(flag: bool) -> bool:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
-        distributed.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+        # in host memory: reading them from a GPU would wait for it
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(world_size())]
+        distributed.all_gather(sizes, torch.tensor([len(rows)]))
         lengths = [int(size) for size in sizes]
         ctx.start, ctx.stop = sum(lengths[: rank()]), sum(lengths[: rank() + 1])
         # distributed.all_gather requires equal shapes
