@@ -37,7 +37,7 @@ from data_cache.datasets import open_dataset
 from data_cache.datasets.paired_files import PairedFiles
 from data_cache.splits import make_split
 from data_cache.views import Cropping
-from pipeline.config import PrecomputeConfig
+from pipeline.config import GPU_SHARD, PrecomputeConfig
 from pipeline.encode_job import load_clip
 from pipeline.feeder import Feeder
 from pipeline.masks.fusion import NOT_IGNORED
@@ -192,6 +192,7 @@ def precomputed(root: Path, cache: Path, images: int, dense: Any, speed: float) 
     device = StandIn(speed)
     clip = {"clip": str(Path(__file__).parents[1] / "tests/helpers/tiny-vit.json"), "image_size": SIZE}
     options = {"clip_weights": "random", "unseen": UNSEEN, "dense": dense, "device": "cpu", "precision": "fp32"}
+    options |= {"shard": GPU_SHARD} if dense == "none" else {}
     settings = PrecomputeConfig("folder", cache, root, **clip, **options)
     load_clip.cache_clear()
     free = {

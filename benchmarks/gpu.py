@@ -71,7 +71,7 @@ def main() -> None:
 def precomputed(root: Path, folder: Path, dense: Any, compiled: bool) -> dict[str, object]:
     """Images per second of all of `precompute`, and the seconds of its stages."""
     # only the first GPU, as for encoding; with "cuda" each GPU would get a process
-    given = {"precision": "bf16", "device": "cuda:0", "shard": 256, "prompts": "single", "unseen": UNSEEN}
+    given = {"precision": "bf16", "device": "cuda:0", "prompts": "single", "unseen": UNSEEN}
     given |= {"clip": SOURCE.clip, "clip_weights": SOURCE.weights, "dense": dense, "compile": compiled}
     work = plan(PrecomputeConfig("folder", folder / f"{dense}.zarr", root, **given))
     work.job.encoder.clip.encode(np.zeros((BATCH["cuda"], 512, 512, 3), np.uint8))

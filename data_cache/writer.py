@@ -68,10 +68,15 @@ class CacheWriter(Cache):
         _create_masks(group, name, self.layout, attributes)
         finalize_metadata(self.path)
 
-    def check_settings(self, fingerprint: Fingerprint, masks: str, attributes: Mapping[str, Any], shard: int) -> None:
-        """Raise UserError with the differences unless the cache was made with exactly these settings."""
+    def check_settings(
+        self, fingerprint: Fingerprint, masks: str, attributes: Mapping[str, Any], shard: int | None = None
+    ) -> None:
+        """Raise UserError with the differences unless the cache was made with exactly these settings.
+
+        `shard` is the number of images per shard; None accepts any.
+        """
         there = {**self.fingerprint, "shard": self.layout.shard, "masks": _compared(self.mask_attributes(masks))}
-        here = {**fingerprint, "shard": shard, "masks": _compared(attributes)}
+        here = {**fingerprint, "shard": shard or self.layout.shard, "masks": _compared(attributes)}
         if differences := difference(there, here):
             raise UserError(
                 f"{self.path}: this cache was made with other settings ({'; '.join(differences)}); "

@@ -100,7 +100,7 @@ def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> dict[str
     test_images = _open_test_images(config, on_dataset)
     images = open_dataset(stage1.dataset, stage1.root, stage1.split, stage1.limit)
     clip = load_clip(replace(stage1.clip_source, weights=RANDOM), "fp32", "cpu")
-    layout = Layout(len(images), stage1.views, clip.channels, clip.grid, stage1.shard, stage1.dense)
+    layout = Layout(len(images), stage1.views, clip.channels, clip.grid, stage1.shard_on("cpu"), stage1.dense)
     network = StudentNetwork(train.arch, train.encoder, "none", clip.channels)
     size = train.size or clip.image_size
     check_size(network, train, size)

@@ -19,6 +19,9 @@ from pipeline.teacher.prompts import CLEAN, Prompts, prompt_sets
 if TYPE_CHECKING:
     from pipeline.teacher.weights import CLIPSource
 
+SHARD, GPU_SHARD = 64, 256
+"""Images per shard by default; the second on a GPU without dense tokens. A shard takes Dask and Zarr about 50 ms of a
+core, in which a GPU encodes 75 images. Dense tokens of two shards are in memory at once."""
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 KMeansChoice = Literal["auto", "faiss", "faiss-gpu", "torch"]
 
@@ -66,7 +69,13 @@ class PrecomputeConfig:
     kmeans: KMeansChoice = option("auto", _KMEANS)
     compile: bool = option(False, "Compile CLIP: the first batch takes a minute longer.")
     dense: Dense = option("float16", "How dense tokens are stored.")
-    shard: int = option(64, "Images per shard, the unit of work and resume.", minimum=1, maximum=SHARD_IMAGES)
+    shard: int | None = option(
+        None,
+        f"Images per shard, the unit of work and resume; by default {SHARD} ({GPU_SHARD} on a GPU with --dense none), "
+        "or as in an existing cache.",
+        minimum=1,
+        maximum=SHARD_IMAGES,
+    )
     extend: bool = option(False, "Add images that are new in the dataset.")
     overwrite: bool = option(False, "Delete an existing cache first.")
     retry_failed: bool = option(False, "Encode failed images again.")
@@ -84,6 +93,10 @@ class PrecomputeConfig:
         if self.overwrite and (self.extend or self.retry_failed):
             other = "--extend" if self.extend else "--retry-failed"
             raise UsageError(f"--overwrite: replaces the whole cache; leave {other} out")
+
+    def shard_on(self, device: str) -> int:
+        """Images per shard of a new cache that a device encodes."""
+        return self.shard or (GPU_SHARD if device.startswith("cuda") and self.dense == "none" else SHARD)
 
     @property
     def clip_source(self) -> "CLIPSource":

@@ -83,7 +83,8 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
     masker = Masker(split, clip.grid, kmeans=config.kmeans, device=device)
     masker.attributes()  # raises if this machine cannot run this --kmeans
     cache, dataset, added = _existing(config, dataset, clip, masker)
-    layout = Layout(len(dataset), config.views, clip.channels, clip.grid, config.shard, config.dense)
+    shard = cache.layout.shard if cache else config.shard_on(device)
+    layout = Layout(len(dataset), config.views, clip.channels, clip.grid, shard, config.dense)
     weights_hash = clip.weights_hash if workers.out_of_process else ""
     job = EncodeJob(config, dataset.uncached(), precision, masker, layout, weights_hash)
     images, shards = layout.images, layout.shards

@@ -280,6 +280,18 @@ def test_overwrite_replaces_the_target_of_a_symlink(settings, root, tmp_path):
     assert [one.name for one in (tmp_path / "large").iterdir()] == ["real.zarr"]
 
 
+def test_rerun_without_shard_keeps_the_shards_of_the_cache(settings):
+    work = plan(replace(settings, shard=None))
+    assert (work.job.layout.shard, work.images) == (settings.shard, 0)
+
+
+def test_default_shard_is_larger_on_a_gpu_without_dense_tokens(settings):
+    default = replace(settings, shard=None)
+    assert [default.shard_on(device) for device in ("cpu", "cuda:0")] == [64, 64]
+    assert [replace(default, dense="none").shard_on(device) for device in ("cpu", "cuda", "cuda:1")] == [64, 256, 256]
+    assert settings.shard_on("cuda") == settings.shard
+
+
 @pytest.mark.parametrize("shard", [0, 2**16 + 1])
 def test_invalid_shard_size_is_refused(settings, tmp_path, shard):
     refused(
