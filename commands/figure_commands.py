@@ -9,10 +9,9 @@ from commands.console import bar, echo, echo_note, echo_warnings
 from commands.console import show as print_result
 from commands.options import Given, Json, options
 from data_cache.errors import UsageError
+from data_cache.paths import FIGURES, REPORT
 from data_cache.system.atomic import atomic_write
 from experiments.config import ATTENTION, PREDICTIONS, ReportConfig, ShowConfig
-
-Out = Annotated[Path | None, typer.Option(help="The file to write.")]
 
 
 @options(ShowConfig)
@@ -24,7 +23,13 @@ def show(
     predictions: Annotated[
         bool, typer.Option("--predictions", help="For a run (the default): ground truth and prediction.")
     ] = False,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"The file to write; by default {FIGURES}/<figure>.png in the run's folder, which for a cache is "
+            "runs/<name of the cache>."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw one of the paper's figures as a PNG: masks of a cache (6), a student's attention (5) or predictions (7)."""
@@ -42,14 +47,20 @@ def show(
 
 
 @options(ReportConfig)
-def report(given: Given, out: Out = None, as_json: Json = False) -> None:
+def report(
+    given: Given,
+    out: Annotated[
+        Path | None, typer.Option(help=f"The file to write; {REPORT} in the run's folder by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Evaluate a run and write one HTML page with its settings, curves, metrics and figures."""
     config = ReportConfig(**given)
     from experiments.history import run_in
     from experiments.report import build_report
     from experiments.report_page import page
 
-    file = _check_out(out or run_in(config.run) / "report.html", ".html")
+    file = _check_out(out or run_in(config.run) / REPORT, ".html")
     content = build_report(config, bar("nothing was written"), echo_note)
     with atomic_write(file) as draft:
         draft.write_text(page(content), encoding="utf-8")

@@ -66,7 +66,7 @@ def train(
     preset: Preset = None,
     student: Student = None,
     config: Annotated[Path | None, typer.Option(help="A config.json to start from; options override it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<cache name> by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name of the cache> by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint in --out.")] = False,
     online: Annotated[
         bool, typer.Option("--online", help="Run CLIP and clustering for each batch instead of reading the cache.")
@@ -82,7 +82,7 @@ def train(
     from experiments.stages import live_for, updates
     from trainer.loop import train as run
 
-    out = run_folder(out, Path(settings.cache or ""))
+    out = out or run_folder(Path(settings.cache or ""))
     echo_warnings(Cache(Path(settings.cache or "")).texts().warnings)
     echo(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     echo(f"run {out}, warm-up {settings.warmup_updates} updates")
@@ -100,7 +100,7 @@ def _training(
     if resume and config is None:
         from trainer.run import run_config
 
-        settings = run_config(run_folder(out, cache), echo, **given)
+        settings = run_config(out or run_folder(cache or only_cache()), echo, **given)
     else:
         settings = read_config(config, **given)
     if settings.cache is None:

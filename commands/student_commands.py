@@ -12,7 +12,7 @@ def predict(given: Given, as_json: Json = False) -> None:
     from experiments.predict import predict as run
 
     report = run(config, bar("finished images are kept"))
-    show(report.as_json() if as_json else str(report))
+    show(report.as_json() if as_json else report.lines)
     echo_warnings(report.warnings)
     echo_failures(report.failures)
     report.check()

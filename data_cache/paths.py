@@ -1,9 +1,18 @@
-"""Default paths of caches and runs."""
+"""Where commands put their files unless an option says otherwise (docs/files.md).
+
+Caches are `data_cache/NAME.zarr`. Everything else goes into `runs/NAME`, the folder of the run; NAME is that of the
+cache. Files made from a student go into the folder of its run, wherever that is.
+"""
 
 import os
 from pathlib import Path
 
 from data_cache.errors import UsageError
+
+RUNS = Path("runs")
+"""The folder of runs, below the working directory."""
+FIGURES, PREDICTED, REPORT, GRAPH = "figures", "predictions", "report.html", "student.onnx"
+"""What `show`, `predict`, `report` and `export` write into the folder of a run."""
 
 
 def cache_folder() -> Path:
@@ -21,6 +30,12 @@ def only_cache() -> Path:
     raise UsageError(f"several caches: pass --cache with one of {', '.join(map(str, caches))}")
 
 
-def run_folder(out: Path | None, cache: Path | None) -> Path:
-    """`out`, else runs/<name of the cache>."""
-    return out or Path("runs") / (cache or only_cache()).name.removesuffix(".zarr")
+def run_folder(cache: Path) -> Path:
+    """The folder of the run that `train` makes from a cache: runs/<name of the cache>."""
+    named = cache if cache.name.strip(".") else cache.resolve()
+    return RUNS / named.name.removesuffix(".zarr")
+
+
+def figure_file(run: Path, figure: str) -> Path:
+    """The file of a figure in the folder of a run."""
+    return run / FIGURES / f"{figure}.png"

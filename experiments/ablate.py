@@ -36,7 +36,7 @@ PICKED = "picked"
 logits, in which rows differ."""
 SAMPLES = 150
 """Number of training images on which gamma is picked."""
-RESULT = "result.json"
+RESULT, TABLE = "result.json", "table.md"
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,10 @@ def ablate(config: AblateConfig, full: TrainConfig, log: Log = ignore) -> dict[s
             for row, of_row in results.items()
         },
     }
-    for name, text in {RESULT: json.dumps(report, indent=2), "table.md": markdown(report)}.items():
+    for name, text in {RESULT: json.dumps(report, indent=2), TABLE: markdown(report)}.items():
         with atomic_write(config.out / name) as draft:
             draft.write_text(text + "\n")
+    log(f"saved as {config.out / TABLE} and {config.out / RESULT}")
     return report
 
 

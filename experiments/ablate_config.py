@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.options import check_choice, option, same_option
+from data_cache.paths import RUNS
 from experiments.config import CheckedConfig
 from pipeline.config import PrecomputeConfig
 
@@ -66,7 +67,7 @@ class AblateConfig(CheckedConfig):
     seeds: int = option(3, "Runs per row, with seeds 0, 1, ...", minimum=1)
     tested: int | None = option(None, "Only the first N test images.")
     jobs: int = option(1, "Parallel trainings, one thread each.", minimum=1)
-    out: Path = option(Path("runs/ablate"), "Folder of all runs.")
+    out: Path = option(RUNS / "ablate", "Folder of all runs.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,12 +3,13 @@
 The command line imports this file at start-up, so it imports nothing heavy.
 """
 
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_cache.errors import UsageError
 from data_cache.options import argument, check_options, option, same_option
+from data_cache.paths import GRAPH, PREDICTED
 from pipeline.config import PrecomputeConfig
 from pipeline.teacher.prompts import CLEAN, prompt_sets
 from trainer.config import GAMMA, TrainConfig
@@ -108,7 +109,7 @@ class PredictConfig(CheckedConfig):
         "training by default.",
         metavar="NAMES",
     )
-    out: Path = option(Path("runs/predict"), "Output folder.")
+    out: Path | None = option(None, f"Output folder; {PREDICTED} in the run's folder by default.")
     gamma: float = _gamma(GAMMA)
     sliding: bool = _sliding()
     prompts: str | None = same_option(PrecomputeConfig, "prompts", help=_PROMPTS)
@@ -122,7 +123,7 @@ class ExportConfig(CheckedConfig):
     """Settings of `export`."""
 
     checkpoint: Path = argument(_CHECKPOINT)
-    onnx: Path = option(MISSING, "The file to write.", metavar="FILE")
+    onnx: Path | None = option(None, f"The file to write; {GRAPH} in the run's folder by default.", metavar="FILE")
     classes: str | None = same_option(PredictConfig, "classes")
     gamma: float | None = _gamma(None, " By default the graph adds nothing.")
     size: str | None = option(

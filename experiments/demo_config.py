@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.options import option
+from data_cache.paths import RUNS
 from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig
 
@@ -52,7 +53,7 @@ class DemoConfig:
 
     """
 
-    out: Path = option(Path("runs/demo"), "Folder of the caches, runs and the sheet.")
+    out: Path = option(RUNS / "demo", "Folder of the caches, runs and the sheet.")
     student: TrainConfig = STUDENT
     limit: int = option(2000, "Number of training scenes.")
     views: int = 1

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from data_cache.callbacks import Log, ignore
 from data_cache.content import indistinguishable_warnings
 from data_cache.errors import UsageError, UserError, one_line
-from data_cache.paths import cache_folder
+from data_cache.paths import GRAPH, cache_folder
 from data_cache.system.atomic import atomic_write
 from experiments.config import ExportConfig
 from experiments.graph import Graph
 from experiments.vocabulary import parse_names, vocabulary_for_names
-from trainer.checkpoint import Checkpoint, load
+from trainer.checkpoint import Checkpoint, load, run_of
 from trainer.config import GAMMA
 from trainer.losses.pixel import pixel_logits
 from trainer.segmenter import Vocabulary
@@ -77,8 +77,9 @@ def export(config: ExportConfig, log: Log = ignore) -> ExportedGraph:
     for package in PACKAGES:
         if find_spec(package) is None:
             raise UserError(f"export needs the package {package}: pip install 'clipteacher[onnx]'")
-    if config.onnx.is_dir():
-        raise UserError(f"--onnx {config.onnx}: is a folder; name a file")
+    file = config.onnx or run_of(config.checkpoint) / GRAPH
+    if file.is_dir():
+        raise UserError(f"--onnx {file}: is a folder; name a file")
     names = None if config.classes is None else parse_names(config.classes)
     checkpoint = load(config.checkpoint, torch.device("cpu"))
     size = None if config.size in (None, ANY) else _parse_size(str(config.size), checkpoint.network.multiple)
@@ -87,7 +88,7 @@ def export(config: ExportConfig, log: Log = ignore) -> ExportedGraph:
     )
     for warning in indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True)):
         log(warning)
-    exporter = _Exporter(config, checkpoint, vocabulary)
+    exporter = _Exporter(file, config, checkpoint, vocabulary)
     if config.size is not None:
         return exporter.write(size)
     reason = f"exporting for any size takes many minutes: --size {ANY}"
@@ -119,16 +120,17 @@ def _parse_size(text: str, multiple: int) -> Size:
 class _Exporter:
     """Traces and writes a graph, and keeps it only if it equals the student."""
 
+    path: Path
     config: ExportConfig
     checkpoint: Checkpoint
     vocabulary: Vocabulary
 
     def write(self, size: Size | None) -> ExportedGraph:
         """Write a graph for one size, or for any if None. Raises UserError if that is impossible."""
-        path, metadata = self.config.onnx, self._metadata(size)
+        metadata = self._metadata(size)
         graph = Graph(self.checkpoint, self.vocabulary, self.config.gamma or 0.0).eval()
         try:
-            with atomic_write(path) as draft, _quiet(), torch.no_grad():
+            with atomic_write(self.path) as draft, _quiet(), torch.no_grad():
                 program = _trace(graph, size)
                 program.model.metadata_props.update(metadata)
                 program.model.doc_string = _description(metadata)
@@ -138,7 +140,7 @@ class _Exporter:
             raise
         except Exception as error:  # the exporter raises exceptions of many unrelated types
             raise UserError(f"this student cannot be exported: {one_line(error)}") from None
-        return ExportedGraph(path, metadata, difference)
+        return ExportedGraph(self.path, metadata, difference)
 
     def _metadata(self, size: Size | None) -> dict[str, str]:
         """The metadata of a graph (docs/export.md)."""

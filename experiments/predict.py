@@ -16,12 +16,12 @@ from data_cache.datasets.decode import decode_image
 from data_cache.datasets.pairing import files_below, is_text
 from data_cache.datasets.pairing_notes import READABLE_SUFFIXES, skipped_images
 from data_cache.errors import UsageError, UserError
-from data_cache.paths import cache_folder
+from data_cache.paths import PREDICTED, cache_folder
 from data_cache.system.devices import resolve_device
-from experiments.areas import ResultWriter, SegmentedImage
+from experiments.areas import OVERLAY, ResultWriter, SegmentedImage
 from experiments.config import PredictConfig
 from experiments.vocabulary import parse_names, vocabulary_for_names
-from trainer.checkpoint import Checkpoint, load
+from trainer.checkpoint import Checkpoint, load, run_of
 from trainer.predictor import Predictor, check_aspect_ratio
 from trainer.segmenter import Vocabulary
 
@@ -53,11 +53,12 @@ class PredictReport:
             "areas": {image.file: image.areas(1) for image in self.segmented},
         }
 
-    def __str__(self) -> str:
-        """The areas of a single image, or the number of images."""
+    @property
+    def lines(self) -> list[str]:
+        """The areas of a single image and its overlay, or the number of images and their folder."""
         if len(self.segmented) == 1:
-            return str(self.segmented[0])
-        return f"{self.out}: {len(self.segmented)} of {self.total} images segmented"
+            return [str(image := self.segmented[0]), str(self.out / f"{image.file}{OVERLAY}")]
+        return [f"{self.out}: {len(self.segmented)} of {self.total} images segmented"]
 
     def check(self) -> None:
         """Raise UserError if an image failed."""
@@ -76,20 +77,22 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
 
     """
     root, names = find_images(config.images)
-    _check_output_folder(config, root, names)
+    out = config.out or run_of(config.checkpoint) / PREDICTED
+    if config.images.is_dir():
+        _check_output_folder(out, root, names)
     classes = None if config.classes is None else parse_names(config.classes)
     checkpoint = load(config.checkpoint, resolve_device(config.device))
     vocabulary = vocabulary_for_names(
         checkpoint, classes, cache_folder(), config.prompts, config.clip, config.clip_weights
     )
     predictor = Predictor(checkpoint, config.sliding, vocabulary)
-    writer = ResultWriter(config.out, vocabulary, _settings(config, checkpoint, vocabulary))
+    writer = ResultWriter(out, vocabulary, _settings(config, checkpoint, vocabulary))
     segmented, failures = [], {}
     with progress_bar("segmenting", len(names), "images") as advance:
         for name in names:
             try:
                 image = _read(root, name)
-                with _name_errors(config.out):
+                with _name_errors(out):
                     segmented.append(writer.write(root / name, name, image, predictor(image).at(config.gamma)))
             except UserError as error:
                 if config.images.is_file():
@@ -99,7 +102,7 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
     warnings = indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True))
     if config.images.is_dir():
         warnings.append(skipped_images(files_below(root), READABLE_SUFFIXES, root))
-    return PredictReport(config.out, writer.settings, tuple(segmented), failures, tuple(filter(None, warnings)))
+    return PredictReport(out, writer.settings, tuple(segmented), failures, tuple(filter(None, warnings)))
 
 
 def _settings(config: PredictConfig, checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -130,14 +133,12 @@ def find_images(path: Path) -> tuple[Path, list[str]]:
     return path, names
 
 
-def _check_output_folder(config: PredictConfig, root: Path, names: list[str]) -> None:
+def _check_output_folder(out: Path, root: Path, names: list[str]) -> None:
     """Raise UsageError if results would be written among the input images: the next run would segment them."""
-    if config.images.is_file():
-        return
     inputs = root.resolve()
-    for folder in {(config.out / name).parent for name in names}:
+    for folder in {(out / name).parent for name in names}:
         if folder.resolve().is_relative_to(inputs):
-            raise UsageError(f"--out {config.out}: would write into {root}, among the images; name another folder")
+            raise UsageError(f"--out {out}: would write into {root}, among the images; name another folder")
 
 
 @contextmanager

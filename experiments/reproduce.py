@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from data_cache.arrays import bytes_per_image
@@ -51,8 +52,13 @@ class ReproducedRow:
         }
 
     @property
+    def file(self) -> Path:
+        """The file that has the row as JSON, in the folder of the run."""
+        return self.config.run / f"{self.config.test_on or self.config.preset.dataset}.json"
+
+    @property
     def lines(self) -> list[str]:
-        """The paper's row and ours, in percent."""
+        """The paper's row and ours, in percent, and where they are saved."""
         rows = {"paper": self.config.row, "ours": _percent(self.evaluation.at(self.gamma))}
         if self.evaluation.vocabulary.transferred:
             rows["by training vocabulary"] = _percent(self.evaluation.by_training_labels(self.gamma))
@@ -60,7 +66,8 @@ class ReproducedRow:
         title += f" tested on {self.config.test_on}" if self.config.test_on else ""
         lines = [f"{title:32}" + "".join(f"{name:>9}" for name in Metrics.COLUMNS.values())]
         lines += [f"{name:32}" + "".join(f"{value:9.1f}" for value in row) for name, row in rows.items() if row]
-        return lines + [f"not the paper's settings: {departure}" for departure in self.departures]
+        lines += [f"not the paper's settings: {departure}" for departure in self.departures]
+        return [*lines, f"saved as {self.file}"]
 
     @property
     def departures(self) -> list[str]:
@@ -85,7 +92,7 @@ def reproduce(config: ReproduceConfig, progress_bar: ProgressBar, on_dataset: On
     predictor = Predictor(checkpoint, options["sliding"], vocabulary)
     evaluation = evaluate_stage(predictor, images, options["gamma"], progress_bar, timer)
     row = ReproducedRow(config, evaluation, timer.seconds)
-    with atomic_write(config.run / f"{images.name}.json") as draft:
+    with atomic_write(row.file) as draft:
         draft.write_text(json.dumps(row.as_json(), indent=2) + "\n")
     return row
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_cache.errors import UsageError
 from data_cache.options import argument, option, same_option
-from data_cache.paths import cache_folder
+from data_cache.paths import RUNS, cache_folder
 from experiments.config import CheckedConfig
 from experiments.presets import PRESETS, STUDENTS, Preset, paper
 from pipeline.config import PrecomputeConfig
@@ -75,7 +75,7 @@ class ReproduceConfig(CheckedConfig):
     def run(self) -> Path:
         """The run's folder."""
         suffix = "" if self.limit is None else f"_{self.limit}"
-        return self.out or Path("runs") / f"{self.benchmark}_{self.student_name}{suffix}"
+        return self.out or RUNS / f"{self.benchmark}_{self.student_name}{suffix}"
 
     @property
     def row(self) -> list[float]:

@@ -9,7 +9,7 @@ from data_cache.callbacks import OnDataset, ignore
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError
-from data_cache.paths import cache_folder
+from data_cache.paths import cache_folder, figure_file, run_folder
 from data_cache.system.devices import resolve_device
 from experiments.config import ATTENTION, PREDICTIONS, ShowConfig
 from experiments.figures import attention_figure, predictions_figure
@@ -18,7 +18,7 @@ from experiments.image_choice import choose_images
 from experiments.scales import masks_figure
 from experiments.transfer import vocabulary_for_dataset
 from trainer.card import CARD
-from trainer.checkpoint import Checkpoint, load
+from trainer.checkpoint import Checkpoint, load, run_of
 from trainer.predictor import Predictor
 from viewer.figure import Figure
 from viewer.reader import CacheReader, ImageRecord, open_finished_cache
@@ -56,11 +56,9 @@ def kind_of(config: ShowConfig) -> str:
 
 
 def default_file(config: ShowConfig) -> Path:
-    """The output file without `--out`: in the run's folder, or for a cache in the working directory."""
+    """The output file without `--out`."""
     kind = kind_of(config)
-    if kind == MASKS:
-        return Path(f"{config.target.resolve().name.removesuffix('.zarr')}_masks.png")
-    return run_in(config.target) / f"{kind}.png"
+    return figure_file(run_folder(config.target) if kind == MASKS else run_of(_student_at(config.target)), kind)
 
 
 def indices_of(config: ShowConfig, ids: list[str], first: Callable[[int], list[int]]) -> list[int]:
@@ -93,9 +91,7 @@ def figure_of(config: ShowConfig, on_dataset: OnDataset = ignore) -> Figure:
         return masks_figure(
             views_of(config, open_finished_cache(config.target, config.root, config.masks)), config.side
         )
-    folder = config.target if config.target.is_dir() else config.target.parent
-    location = folder if (folder / CARD).is_file() else run_in(config.target)
-    checkpoint = load(location, resolve_device(config.device))
+    checkpoint = load(_student_at(config.target), resolve_device(config.device))
     if kind == ATTENTION:
         cache = training_cache(checkpoint, config.cache, config.root)
         return attention_figure(checkpoint, views_of(config, cache), config.side)
@@ -104,6 +100,12 @@ def figure_of(config: ShowConfig, on_dataset: OnDataset = ignore) -> Figure:
     vocabulary = vocabulary_for_dataset(checkpoint, images, config.unseen, cache_folder())
     indices = indices_of(config, images.ids, lambda count: list(range(min(count, len(images)))))
     return predictions_figure(Predictor(checkpoint, vocabulary=vocabulary), images, indices, config.gamma, config.side)
+
+
+def _student_at(path: Path) -> Path:
+    """The checkpoint or the run at a path. Raises UserError if there is neither."""
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / CARD).is_file() else run_in(path)
 
 
 def training_cache(checkpoint: Checkpoint, cache: Path | None, root: Path | None) -> CacheReader:

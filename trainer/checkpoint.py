@@ -106,6 +106,16 @@ def latest(path: Path) -> Path:
     return steps[-1]
 
 
+def run_of(path: Path) -> Path:
+    """The folder of the run that the newest checkpoint at `path` is in; the checkpoint itself if it is in none.
+
+    Raises UserError if there is no checkpoint.
+    """
+    folder = latest(path)
+    folder = folder if folder.name else folder.resolve()
+    return folder.parent if folder in [*_named(folder.parent, STEP), *_named(folder.parent, FAILED)] else folder
+
+
 def load(path: Path, device: torch.device) -> Checkpoint:
     """Load the newest checkpoint at `path` for prediction. Raises UserError if it is damaged or foreign."""
     folder = latest(path)

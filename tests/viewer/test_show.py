@@ -67,12 +67,6 @@ def test_masks_figure_shows_the_requested_images(clipteacher, made, tmp_path):
         assert picture.height > 3 * 192
 
 
-def test_masks_figure_is_written_to_the_working_directory(clipteacher, made, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert clipteacher.good("show", made.cache, "--images", 1).out.strip() == "drawn_masks.png"
-    assert (tmp_path / "drawn_masks.png").is_file()
-
-
 @pytest.mark.parametrize("view", range(VIEWS))
 def test_scale_maps_fuse_to_the_stored_masks(made, cache, view):
     views = [record.view(view) for record in cache]
@@ -189,7 +183,7 @@ def test_heat_is_orange_at_the_peak_and_gray_at_zero():
 
 def test_attention_figure_is_saved_in_the_run(clipteacher, made, cache, student):
     result = clipteacher.good("show", made.run, "--attention", "--images", 2, "--side", 64)
-    file = made.run / "attention.png"
+    file = made.run / "figures/attention.png"
     assert result.out.strip() == str(file)
     assert not result.err
     with Image.open(file) as picture:
@@ -240,10 +234,10 @@ def test_predictions_and_ground_truth_share_colors(student, made):
 
 
 def test_run_shows_predictions_by_default(clipteacher, made):
-    assert clipteacher.good("show", made.run, "--image", 1).out.strip() == str(made.run / "predictions.png")
+    assert clipteacher.good("show", made.run, "--image", 1).out.strip() == str(made.run / "figures/predictions.png")
     checkpoint = next(made.run.glob("step_*/model.safetensors"))
     named = clipteacher.good("show", checkpoint, "--predictions", "--image", "images/val/001.png")
-    assert named.out.strip() == str(made.run / "predictions.png")
+    assert named.out.strip() == str(made.run / "figures/predictions.png")
 
 
 def test_gamma_changes_predictions(clipteacher, made, tmp_path):
