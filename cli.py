@@ -3,9 +3,10 @@
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from commands import cache_commands, experiment_commands, figure_commands, stage_commands, student_commands
-from commands.console import Commands, echo_error, escape_unencodable_output
+from commands.console import Commands, echo_error, escape_unencodable_output, parser_error
 from data_cache.errors import UserError, explain_os_error
 
 app = typer.Typer(
@@ -32,9 +33,13 @@ def main() -> None:
     """Run the command line. A UserError becomes one line on stderr and exit status 1 or 2."""
     escape_unencodable_output()
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         echo_error(error)
+        sys.exit(error.exit_code)
+    except TyperException as error:
+        if message := parser_error(error):
+            echo_error(message)
         sys.exit(error.exit_code)
     except OSError as error:
         # for example, a file in place of a folder

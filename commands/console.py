@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from data_cache.datasets.base import Dataset
-from data_cache.errors import InterruptError, UserError, disk_errors
-from data_cache.messages import printable
+from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
+from data_cache.messages import did_you_mean, printable
 from data_cache.system.signals import sigterm_as_interrupt
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 class Commands(TyperGroup):
     """Commands that Ctrl-C and SIGTERM end with a one-line message, even outside of a progress bar."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command by name. Raises UsageError with the nearest names for an unknown one."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            nearest = did_you_mean(args[0], self.commands) or f"; the commands are {', '.join(self.commands)}"
+            raise UsageError(f"no command named '{args[0]}'{nearest}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
@@ -34,6 +42,22 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptError("interrupted; rerun the same command to resume or to start again") from None
+
+
+def parser_error(error: TyperException) -> UsageError | None:
+    """An error of the command line's parser as one line with the nearest names; None if it is a help page.
+
+    typer prints a box of several lines instead.
+    """
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return None
+    see = f"; see `{context.command_path} --help`" if context else ""
+    if not hasattr(error, "possibilities"):
+        text = error.format_message().removesuffix(".")
+        return UsageError(f"{text[:1].lower()}{text[1:]}{see}")
+    known = [name for entry in context.command.params for name in (*entry.opts, *entry.secondary_opts)]
+    return UsageError(f"no option named {option}{did_you_mean(option, known) or see}")
 
 
 def echo(text: str, lead: str = "", style: str = "") -> None:

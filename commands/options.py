@@ -12,7 +12,7 @@ import typer
 
 from commands.choices import CHECKS, choice
 from data_cache.errors import UsageError
-from data_cache.options import check_option, default_of, field_of, flag_of, help_of, parts_of
+from data_cache.options import check_option, default_of, field_of, flag_of, help_of, number, parts_of
 from experiments.presets import PRESETS, STUDENTS
 
 Given = dict[str, Any]
@@ -32,7 +32,6 @@ Preset = Annotated[
     str | None, choice("--preset", PRESETS, "The paper's settings of a benchmark; options override them.")
 ]
 Student = Annotated[str | None, choice("--student", STUDENTS, "Architecture and encoder of the paper.")]
-Failures = Annotated[float, typer.Option(help="Accepted share of failed images.")]
 PATHS = ("cache", "root")
 """Options that are paths although `TrainConfig`, which is written as JSON, stores them as text."""
 
@@ -95,8 +94,8 @@ def _parameter(source: Some, name: str) -> Parameter:
         annotation = list[str] if str in get_args(kind) else str
     elif get_origin(kind) is Literal:
         annotation = str
-    elif kind is float and metavar:
-        annotation = str  # parsed here, because typer prints errors in a box of several lines
+    elif kind in (int, float):
+        annotation, metavar = str, metavar or f"<{kind.__name__}>"  # parsed here: typer would accept "1_0"
     elif kind is str and name in PATHS:
         annotation = Path
     info = typer.Option(
@@ -153,8 +152,8 @@ def parsed(config: type, name: str, value: Any) -> Any:
     tuples = [get_args(part) for part in parts_of(hint) if get_origin(part) is tuple]
     if tuples:
         value = tuple(value) if isinstance(value, list) else _numbers(flag, value, tuples[0])
-    elif float in parts_of(hint) and isinstance(value, str):
-        value = _number(flag, value)
+    elif isinstance(value, str) and (kinds := [part for part in parts_of(hint) if part in (int, float)]):
+        value = _number(flag, value, kinds[0])
     if name in PATHS and str in parts_of(hint):
         value = str(value)
     if name in CHECKS:
@@ -163,18 +162,18 @@ def parsed(config: type, name: str, value: Any) -> Any:
     return value
 
 
-def _number(flag: str, text: str) -> float:
+def _number(flag: str, text: str, kind: type) -> float:
     try:
-        return float(text)
+        return number(text, kind)
     except ValueError:
-        raise UsageError(f"{flag} {text}: must be a number") from None
+        raise UsageError(f"{flag} {text[:40]}: must be a {'whole ' if kind is int else ''}number") from None
 
 
 def _numbers(flag: str, text: str, kinds: tuple[Any, ...]) -> tuple[float, ...]:
     any_length = Ellipsis in kinds
     amount = "numbers" if any_length else f"{len(kinds)} numbers"
     try:
-        numbers = tuple(map(kinds[0], text.split(",")))
+        numbers = tuple(number(part, kinds[0]) for part in text.split(","))
     except ValueError:
         numbers = ()
     if not numbers or not (any_length or len(numbers) == len(kinds)):

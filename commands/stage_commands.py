@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from commands.console import bar, echo, echo_failures, echo_note, echo_plan, echo_warnings, progress, show
-from commands.options import Failures, Given, Json, Preset, Some, Student, options
+from commands.options import Given, Json, Preset, Some, Student, options
+from data_cache.options import default_of
 from data_cache.paths import only_cache, run_folder
 from experiments.config import EvaluateConfig
 from experiments.presets import PRESETS, cache_of, train_options
+from experiments.reproduce_config import ReproduceConfig
 from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig, read_config
 
@@ -21,9 +23,10 @@ TRAINING = (
 """The training settings that are options; config.json has all of them."""
 
 
-@options(PrecomputeConfig)
-def precompute(given: Given, preset: Preset = None, max_failures: Failures = 0.01, as_json: Json = False) -> None:
+@options(PrecomputeConfig, Some(ReproduceConfig, ("max_failures",)))
+def precompute(given: Given, preset: Preset = None, as_json: Json = False) -> None:
     """Run CLIP once per view of each image and cache its features. Rerun the command to resume unfinished shards."""
+    max_failures = given.pop("max_failures", default_of(ReproduceConfig, "max_failures"))
     config = PrecomputeConfig(**(PRESETS[preset].precompute(given) if preset else given))
     from pipeline.plan import plan
     from pipeline.precompute import execute

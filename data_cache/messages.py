@@ -21,12 +21,20 @@ def first_names(names: Sequence[str], count: int = 3) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the closest known names, ignoring case; "" if there are none."""
-    by_lower = {entry.lower(): entry for entry in known}
-    typed = name.lower()
-    matches = [typed] if typed in by_lower else []
+    """The end of a message about an unknown name: the closest known names; "" if there are none.
+
+    Case and punctuation do not count: "vit-b/16" is close to "ViT-B-16".
+    """
+    plain = {entry: _letters(entry) for entry in dict.fromkeys(known)}
+    typed = _letters(name)
     # users type "floor" and "sky" for "floor-wood" and "sky-other", which are no close matches for difflib
-    matches += sorted((key for key in by_lower if typed and typed in key), key=len)
-    matches += difflib.get_close_matches(typed, by_lower, n=3, cutoff=0.7)
-    quoted = [f"'{by_lower[key]}'" for key in dict.fromkeys(matches)][:3]
+    matches = sorted((entry for entry in plain if typed and typed in plain[entry]), key=lambda entry: len(plain[entry]))
+    close = difflib.get_close_matches(typed, plain.values(), n=3, cutoff=0.65)
+    matches += sorted((entry for entry in plain if plain[entry] in close), key=lambda entry: close.index(plain[entry]))
+    quoted = [f"'{entry}'" for entry in dict.fromkeys(matches)][:3]
     return f"; did you mean {' or '.join(quoted)}?" if quoted else ""
+
+
+def _letters(name: str) -> str:
+    """A name's letters and digits in lower case; all of it in lower case if there are none."""
+    return "".join(filter(str.isalnum, name.lower())) or name.lower()

@@ -78,6 +78,16 @@ def flag_of(entry: Field) -> str:
     return ("" if entry.metadata.get("argument") else "--") + entry.name.replace("_", "-")
 
 
+def number(text: str, kind: type = float) -> float:
+    """The number that a user has typed, a whole one if `kind` is int.
+
+    Raises ValueError for anything else, including what Python alone takes for a number, such as "1_0".
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(f"not a number: {text}")
+    return kind(text)
+
+
 def parts_of(hint: Any) -> tuple[Any, ...]:
     """The members of a union type; otherwise the type itself."""
     return get_args(hint) if isinstance(hint, UnionType) else (hint,)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from data_cache.callbacks import Log, ignore
 from data_cache.content import indistinguishable_warnings
 from data_cache.errors import UsageError, UserError, one_line
+from data_cache.options import number
 from data_cache.paths import GRAPH, cache_folder
 from data_cache.system.atomic import atomic_write
 from experiments.config import ExportConfig
@@ -105,7 +106,7 @@ def export(config: ExportConfig, log: Log = ignore) -> ExportedGraph:
 def _parse_size(text: str, multiple: int) -> Size:
     """Height and width from `--size`. Raises UsageError for an invalid size, or sides that are no multiples."""
     try:
-        sides = [int(side) for side in text.split(",")]
+        sides = [int(number(side, int)) for side in text.split(",")]
     except ValueError:
         sides = []
     if len(sides) not in (1, 2) or any(side < 1 or side % multiple for side in sides):

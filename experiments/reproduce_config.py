@@ -28,7 +28,7 @@ class ReproduceConfig(CheckedConfig):
     test_on: str | None = option(None, "Evaluate on voc or context instead (a row of Table 2).")
     test_root: Path | None = option(None, "Root of the dataset of --test-on.")
     limit: int | None = same_option(PrecomputeConfig, "limit")
-    max_failures: float = option(0.01, "Accepted share of failed images.")
+    max_failures: float = option(0.01, "Accepted share of failed images.", minimum=0, maximum=1)
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ Nothing heavy is imported here: the command line imports this file even if it on
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from data_cache.datasets import DATASETS
 from data_cache.errors import UsageError
@@ -15,9 +15,7 @@ from data_cache.options import argument, check_options, option
 from data_cache.paths import cache_folder
 from data_cache.views import Cropping
 from pipeline.teacher.prompts import CLEAN, Prompts, prompt_sets
-
-if TYPE_CHECKING:
-    from pipeline.teacher.weights import CLIPSource
+from pipeline.teacher.weights import CLIPSource
 
 SHARD, GPU_SHARD = 64, 256
 """Images per shard by default; the second on a GPU without dense tokens. A shard takes Dask and Zarr about 50 ms of a
@@ -90,6 +88,7 @@ class PrecomputeConfig:
             object.__setattr__(self, "cache", cache_folder() / f"{self.dataset}.zarr")
         check_options(self)
         _ = self.cropping, self.prompt_set  # raise for invalid settings
+        self.clip_source.check()
         if self.overwrite and (self.extend or self.retry_failed):
             other = "--extend" if self.extend else "--retry-failed"
             raise UsageError(f"--overwrite: replaces the whole cache; leave {other} out")
@@ -99,10 +98,8 @@ class PrecomputeConfig:
         return self.shard or (GPU_SHARD if device.startswith("cuda") and self.dense == "none" else SHARD)
 
     @property
-    def clip_source(self) -> "CLIPSource":
+    def clip_source(self) -> CLIPSource:
         """The CLIP that these settings select."""
-        from pipeline.teacher.weights import CLIPSource  # open_clip takes seconds to import
-
         return CLIPSource(self.clip, self.clip_weights or "", self.image_size)
 
     @property

@@ -10,6 +10,7 @@ from data_cache.errors import UsageError, UserError
 from data_cache.limits import read_json
 from data_cache.options import check_options, option
 from data_cache.system.atomic import atomic_write
+from trainer.students.names import ARCHITECTURES
 
 Pooling = Literal["attention", "max", "mean", "off"]
 Adapters = Literal["transformer", "mlp", "identity"]
@@ -33,7 +34,9 @@ class TrainConfig:
     cache: str | None = option(None, "Cache to train from; by default the only one in ./data_cache.")
     root: str | None = option(None, "Root of the dataset; by default where precompute found it.")
     masks: str | None = option(None, "Name of the mask set; by default the one that precompute made.")
-    arch: str = option("segformer", "Student: segnext, or an architecture of segmentation_models_pytorch.")
+    arch: str = option(
+        "segformer", "Student: segnext, or a decoder of segmentation_models_pytorch.", choices=ARCHITECTURES
+    )
     encoder: str = option("mit_b0", "Its encoder (timm's as tu-NAME; mscan_t to mscan_l).")
     encoder_weights: str = option("imagenet", "Encoder weights: imagenet, none, or the path of a state dict.")
     size: int | None = option(

@@ -1,15 +1,24 @@
 """The torch device that `--device` selects, and what a device may fail to compile."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.system.environment import keep_freed_memory
 
+if TYPE_CHECKING:
+    import torch
 
-def resolve_device(name: str) -> torch.device:
+
+def check_device(name: str) -> None:
+    """Raise UsageError for a device that no machine has. Does not import torch."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+        raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
+
+
+def resolve_device(name: str) -> "torch.device":
     """The device of this name; `auto` is the GPU if available. Raises UsageError if this machine does not have it.
 
     For the CPU, the memory allocator is tuned for network activations (`keep_freed_memory`).
@@ -32,15 +41,13 @@ def compile_errors(what: str) -> Iterator[None]:
         raise UserError(f"--compile: {what} cannot be compiled here ({one_line(error)}); leave it out") from None
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str) -> "torch.device":
+    import torch
+
+    check_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: {torch.cuda.device_count()} CUDA GPUs are visible; pass --device cpu")
     return device

@@ -4,6 +4,8 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 MALLOC_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": (-3, 2**31 - 1),
@@ -39,3 +41,10 @@ def keep_freed_memory() -> None:
     for name, (number, value) in MALLOC_SETTINGS.items():
         if name not in os.environ:
             libc.mallopt(number, value)
+
+
+def package_files(package: str, pattern: str) -> list[Path]:
+    """The files of an installed package that match a pattern; the package is not imported."""
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return [file for folder in folders or () for file in Path(folder).glob(pattern)]

@@ -1,22 +1,25 @@
-"""Where a CLIP comes from: an open_clip name or JSON config, and a pretrained tag, a local file, or `random`."""
+"""Where a CLIP comes from: an open_clip name or JSON config, and a pretrained tag, a local file, or `random`.
 
+Names are checked against the files of the installed open_clip: importing the package takes seconds.
+"""
+
+import ast
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
-
-import open_clip
-import torch
-from open_clip.factory import load_state_dict
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any
 
 from data_cache.errors import FULL, UsageError, UserError, explain_os_error, one_line
 from data_cache.messages import did_you_mean
+from data_cache.system.environment import package_files
+
+if TYPE_CHECKING:
+    import torch
 
 RANDOM = "random"
 RANDOM_SEED = 0
@@ -65,11 +68,22 @@ class CLIPSource:
         local = self._checkpoint and self.clip != TINY
         return {"clip": clip, "weights": str(Path(self.weights).absolute()) if local else self.weights}
 
-    def load(self) -> tuple[Any, Callable[..., torch.Tensor]]:
-        """The model in float32 on the CPU, and its tokenizer. Raises UsageError or UserError in one line."""
+    def check(self) -> None:
+        """Raise UsageError for an unknown name or tag, or weights of another activation, without importing open_clip.
+
+        A name from a hub (`hf-hub:`, `local-dir:`) is checked when it is loaded.
+        """
         if self.image_size is not None and self.image_size < 1:
             raise UsageError(f"--image-size {self.image_size}: must be a positive number of pixels")
-        self._check_weights()
+        if not self._from_hub:
+            self._check_weights()
+
+    def load(self) -> "tuple[Any, Callable[..., torch.Tensor]]":
+        """The model in float32 on the CPU, and its tokenizer. Raises UsageError or UserError in one line."""
+        import open_clip
+        import torch
+
+        self.check()
         size = self.image_size or (None if self._path else PAPER_IMAGE_SIZE)
         with tempfile.TemporaryDirectory() as folder, _quiet_logging(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
@@ -95,6 +109,10 @@ class CLIPSource:
         return Path(self.clip) if self.clip.endswith(".json") else None
 
     @property
+    def _from_hub(self) -> bool:
+        return not self._path and ":" in self.clip
+
+    @property
     def _tag(self) -> str | None:
         return None if self.weights == RANDOM or self._checkpoint else self.weights
 
@@ -107,12 +125,11 @@ class CLIPSource:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
+        if self._from_hub:
+            return {}
         if not self._path:
-            if config := open_clip.get_model_config(self.clip):
-                return config
-            hint = did_you_mean(self.clip, [*open_clip.list_models(), TINY])
-            hint = hint or "; pass an open_clip name or a JSON config"
-            raise UsageError(f"--clip: open_clip has no model named {self.clip!r}{hint}")
+            check_clip(self.clip)
+            return json.loads(clip_configs()[self.clip].read_text(encoding="utf-8"))
         try:
             config = self._file.get("model_cfg", self._file)
             if {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
@@ -141,19 +158,14 @@ class CLIPSource:
             if "openai" in self._checkpoint.name.lower() and not self.quick_gelu:
                 raise UsageError(f"--clip {self.name}: {_NEEDS_QUICKGELU}")
             return
-        if self.clip == TINY:
-            tags = [TINY_TAG]
-        else:
-            tags = [] if self._path else open_clip.list_pretrained_tags_by_model(self.clip)
+        tags = {TINY_TAG: False} if self.clip == TINY else pretrained_tags().get(self.clip, {})
         if self.weights not in tags:
             known = f"its tags are {', '.join(tags)}" if tags else "it has no published weights"
             raise UsageError(
                 f"--clip-weights {self.weights}: neither a file nor a tag of {self.name} ({known}); "
-                "pass the path of a checkpoint, or `random` for untrained weights"
+                f"pass the path of a checkpoint, or `random` for untrained weights{did_you_mean(self.weights, tags)}"
             )
-        if open_clip.get_pretrained_cfg(self.clip, self.weights).get("quick_gelu", False) != config.get(
-            "quick_gelu", False
-        ):
+        if tags[self.weights] != config.get("quick_gelu", False):
             raise UsageError(f"--clip {self.name} with --clip-weights {self.weights}: {_NEEDS_QUICKGELU}")
 
     def _load_error(self, error: Exception) -> str:
@@ -170,6 +182,56 @@ class CLIPSource:
         return f"--clip {self.name} with --clip-weights {self.weights}: does not load ({reason})"
 
 
+def check_clip(name: str) -> None:
+    """Raise UsageError for an architecture that open_clip does not have. Files and hubs are not looked up."""
+    if name.endswith(".json") or ":" in name or name in (TINY, *clip_configs()):
+        return
+    nearest = did_you_mean(name, [*clip_configs(), TINY]) or "; pass an open_clip name or a JSON config"
+    raise UsageError(f"--clip: open_clip has no model named {name!r}{nearest}")
+
+
+@cache
+def clip_configs() -> dict[str, Path]:
+    """The config files of open_clip's architectures by name."""
+    return {file.stem: file for file in package_files("open_clip", "model_configs/*.json")}
+
+
+@cache
+def pretrained_tags() -> dict[str, dict[str, bool]]:
+    """The pretrained tags of each architecture, and whether they need QuickGELU, from open_clip's source file."""
+    known: dict[str, Any] = {}
+
+    def tags(node: ast.expr) -> dict[str, bool]:
+        # a table of tags is a variable, a dict display, or a call dict(tag=_pcfg(.., quick_gelu=True), ..)
+        if isinstance(node, ast.Name):
+            return known.get(node.id, {})
+        if isinstance(node, ast.Call):
+            return {entry.arg: _needs_quick_gelu(entry.value) for entry in node.keywords if entry.arg}
+        return {key.value: _needs_quick_gelu(value) for key, value in _items(node)}
+
+    for file in package_files("open_clip", "pretrained.py"):
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                name = statement.targets[0].id
+                models = {key.value: tags(value) for key, value in _items(statement.value)}
+                known[name] = models if name == "_PRETRAINED" else tags(statement.value)
+    models = known.get("_PRETRAINED", {})
+    # open_clip adds these itself: weights that need QuickGELU in the architecture that has it
+    quick = {f"{name}-quickgelu": {t: q for t, q in entry.items() if q} for name, entry in models.items()}
+    return models | {name: entry for name, entry in quick.items() if entry}
+
+
+def _items(node: ast.expr) -> list[tuple[ast.Constant, ast.expr]]:
+    """The items of a dict display with constant keys."""
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    return [(key, value) for key, value in pairs if isinstance(key, ast.Constant)]
+
+
+def _needs_quick_gelu(entry: ast.expr) -> bool:
+    options = {option.arg: option.value for option in entry.keywords} if isinstance(entry, ast.Call) else {}
+    return ast.unparse(options["quick_gelu"]) == "True" if "quick_gelu" in options else False
+
+
 _NEEDS_QUICKGELU = (
     "these weights were trained with another activation function and would silently give wrong features; "
     "for OpenAI weights name the -quickgelu architecture, e.g. --clip ViT-B-16-quickgelu"
@@ -178,6 +240,10 @@ _NEEDS_QUICKGELU = (
 
 def _in_float32(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint, or a float32 copy: open_clip cannot resize half-precision position embeddings on a CPU."""
+    import torch
+    from open_clip.factory import load_state_dict
+    from safetensors.torch import save_file
+
     if checkpoint.suffix == ".npz":
         return checkpoint
     # not exported by open_clip itself: it unwraps all kinds of checkpoints that `load_checkpoint` reads

@@ -4,7 +4,7 @@ import pytest
 from command_line import in_a_process
 from refusals import refused
 
-from commands.choices import CHECKS, check_clip, choice, clip_names
+from commands.choices import CHECKS, choice
 from data_cache.datasets.folder import read_classes
 from data_cache.errors import UsageError
 from data_cache.messages import did_you_mean
@@ -14,37 +14,70 @@ from experiments.presets import PRESETS, STUDENTS
 from experiments.vocabulary import parse_names
 from pipeline.config import PrecomputeConfig
 from pipeline.teacher.prompts import prompt_sets
+from pipeline.teacher.weights import check_clip, clip_configs, pretrained_tags
+from trainer.config import TrainConfig
+from trainer.students import names
 
 MISSPELLED = {
-    "--dataset": ("CamVid", "'camvid'"),
-    "--preset": ("contxt", "'context'"),
-    "--prompts": ("maskclip-85-clean", "'maskclip85'"),
-    "--dense": ("Float16", "'float16'"),
-    "--kmeans": ("fais", "'faiss'"),
-    "--precision": ("FP32", "'fp32'"),
-    "--clip": ("vit-b-16", "'ViT-B-16'"),
+    "precompute": {
+        "--dataset=CamVid": "'camvid'",
+        "--preset=contxt": "'context'",
+        "--prompts=maskclip-85-clean": "'maskclip85'",
+        "--dense=Float16": "'float16'",
+        "--kmeans=fais": "'faiss'",
+        "--precision=FP32": "'fp32'",
+        "--clip=vit-b-16": "'ViT-B-16'",
+        "--clip=ViT-B/16": "'ViT-B-16'",
+        "--dataset=scenes --clip=ViT-B-16 --clip-weights=laion2b": "'laion2b_s34b_b88k'",
+        "--datset=coco": "'--dataset'",
+        "--Clip=tiny": "'--clip'",
+    },
+    "train": {
+        "--student=swinb": "'swin-b'",
+        "--arch=unett": "'unet'",
+        "--encoder=resnet5": "'resnet50'",
+        "--encoder=convnext_tiny": "'tu-convnext_tiny'",
+        "--encoder=tu-swin_bas_patch4_window7_224": "'tu-swin_base_patch4_window7_224'",
+        "--encoder-weights=imagnet": "'imagenet'",
+        "--glm=Attention": "'attention'",
+    },
+    "reproduce": {"cocoo": "'coco'"},
+    "precomput": {"": "'precompute'"},
+    "Train": {"": "'train'"},
 }
+"""Mistakes by command, and the first suggestion."""
+REFUSED = {
+    "precompute": ("--device=cud", "--device=cuda:x", "--limit=1_0", "--view-scale=0_1,1", "--max-failures=0_1"),
+    "cluster x --name=y": ("--windows=1_0", "--threshold=0_1"),
+    "export x --onnx=y": ("--gamma=1_0",),
+    "train": ("--iterations=1_0", "--lr=1_0", "--device=mps"),
+}
+"""Values that are refused without a suggestion."""
 
 
 def test_misspelled_names_are_refused_before_heavy_imports():
+    suggested = {
+        f"{command} {mistake}": hint for command, entry in MISSPELLED.items() for mistake, hint in entry.items()
+    }
+    lines = [*suggested, *(f"{command} {mistake}" for command, entry in REFUSED.items() for mistake in entry)]
     code = f"""
 import cli, sys
-for flag, (value, suggestion) in {MISSPELLED!r}.items():
-    sys.argv = ["cli.py", "precompute", flag, value]
+for line in {lines!r}:
+    sys.argv = ["cli.py", *line.split()]
     try:
         cli.main()
     except SystemExit as end:
-        assert end.code == 2, flag
+        assert end.code == 2, line
 heavy = {{"torch", "open_clip", "zarr", "dask", "timm", "pandas", "scipy"}} & sys.modules.keys()
 assert not heavy, heavy
 sys.exit()
 """
     done = in_a_process(prelude=code)
     assert done.returncode == 0, done.stderr
-    for line, (flag, (value, suggestion)) in zip(done.stderr.splitlines(), MISSPELLED.items(), strict=True):
-        assert line.startswith(f"error: {flag}")
-        assert value in line
-        assert f"did you mean {suggestion}" in line
+    for message, line in zip(done.stderr.splitlines(), lines, strict=True):
+        assert message.startswith("error: ")
+        assert line.split()[-1].split("=")[0] in message
+        assert line not in suggested or f"did you mean {suggested[line]}" in message, message
 
 
 def test_choices_match_the_implementations():
@@ -54,11 +87,44 @@ def test_choices_match_the_implementations():
     from pipeline.masks.kmeans import backend_name
     from pipeline.teacher.clip import DTYPES
 
-    assert clip_names() == set(open_clip.list_models())
+    assert clip_configs().keys() == set(open_clip.list_models())
+    assert {(model, tag) for model, tags in pretrained_tags().items() for tag in tags} == set(
+        open_clip.list_pretrained()
+    )
+    for model, tags in pretrained_tags().items():
+        for tag, quick_gelu in tags.items():
+            assert open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False) == quick_gelu, (model, tag)
     assert choices_of(PrecomputeConfig, "dense") == tuple(DENSE)
     assert choices_of(PrecomputeConfig, "precision") == ("auto", *DTYPES)
     message = refused(lambda: backend_name("none", "cpu"), kind=UsageError)
     assert all(name in message for name in choices_of(PrecomputeConfig, "kmeans"))
+
+
+def test_names_of_students_match_the_packages():
+    import segmentation_models_pytorch as smp
+    import timm
+
+    from trainer.students import mscan
+
+    assert {*choices_of(TrainConfig, "arch")} == {*smp.MODEL_ARCHITECTURES_MAPPING, names.SEGNEXT}
+    own = {*mscan.ENCODERS}  # a test that ran before may have added them to smp's
+    assert {*names.MSCAN} == own
+    assert {*names.smp_encoders()} == {*smp.encoders.get_encoder_names()} - own
+    tags = {tag for entry in smp.encoders.encoders.values() for tag in entry["pretrained_settings"]}
+    assert {*names.smp_tags()} == tags
+    assert {*names.timm_models()} == {*timm.list_models()}
+
+
+@pytest.mark.parametrize(
+    "encoder", ["mit_b0", "mscan_b", "tu-resnet50", "tu-swin_base_patch4_window7_224.ms_in1k", "timm-efficientnet-b0"]
+)
+def test_valid_encoders_are_accepted(encoder):
+    names.check_encoder(encoder)
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "none", "advprop", "own/weights", "weights.pth"])
+def test_valid_encoder_weights_are_accepted(weights):
+    names.check_encoder_weights(weights)
 
 
 @pytest.mark.parametrize("option", ["dataset", "dense", "kmeans", "precision"])

@@ -26,7 +26,7 @@ def options():
     for command, entry in sorted(GROUP.commands.items()):
         for parameter in entry.params:
             if parameter.param_type_name == "option" and not parameter.is_flag and parameter.name != "help":
-                number = parameter.type_descriptor.annotation in (int, float)
+                number = parameter.metavar in ("<int>", "<float>")
                 yield command, parameter.opts[0], NUMBERS if number else WORDS
 
 

@@ -11,14 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_cache.errors import UsageError, UserError, one_line
+from data_cache.options import check_choice
 from trainer.config import TrainConfig
 from trainer.students import mscan
+from trainer.students.names import ARCHITECTURES, SEGNEXT, check_encoder
 from trainer.students.segnext import SegNeXt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FINEST_STRIDE = 4
 _NO_DECAY_NAMES = ("pos_embed", "position", "pos_block")
-_SEGNEXT = "segnext"
 # as in mmsegmentation; smp's default is half as wide
 _DECODERS = {"upernet": {"decoder_channels": 512}}
 # by default timm's Swin accepts a single input size, and does not shift the windows of small feature maps
@@ -131,20 +132,19 @@ def _tag(encoder: str, weights: str) -> str | None:
 
 
 def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
-    known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, _SEGNEXT])
-    if arch not in known:
-        raise UsageError(f"--arch {arch}: choose {', '.join(known)}")
+    check_choice("--arch", arch, ARCHITECTURES)
+    check_encoder(encoder)
     smp.encoders.encoders.update(mscan.ENCODERS)
     try:
-        if arch == _SEGNEXT:
+        if arch == SEGNEXT:
             return SegNeXt(encoder, tag, classes=1)
         options = _DECODERS.get(arch, {}) | (_SWIN if encoder.startswith("tu-swin_") else {})
         pretrained = bool(tag) or None if encoder.startswith("tu-") else tag  # for timm, smp only tests for None
         return smp.create_model(arch, encoder_name=encoder, encoder_weights=pretrained, classes=1, **options)
     except KeyError:
         raise UsageError(
-            f"--encoder {encoder}: is not an encoder of smp, or has no --encoder-weights {tag or 'none'}; "
-            "timm's encoders are named tu-NAME"
+            f"--encoder {encoder}: has no --encoder-weights {tag or 'none'}, or does not fit --arch {arch}; choose "
+            "another"
         ) from None
     except Exception as error:
         raise UserError(
