@@ -21,6 +21,7 @@ from viewer.summary import summary
 from viewer.view_figure import heading, thumbnail, view_figure
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 
@@ -106,7 +107,13 @@ class CacheReader(MaskSet):
 
     def stats(self) -> Stats:
         """Pseudo labels, ignored tokens and CLS norms of all views, read shard by shard."""
-        return stats(self.cache, self.masks)
+        return stats(self)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per view with its numbers: `data_cache.as_dataframe.dataframe`."""
+        from data_cache.as_dataframe import dataframe
+
+        return dataframe(self)
 
     def xarray(self, chunks: Any = None) -> "xarray.Dataset":
         """The arrays with named dimensions: `data_cache.as_xarray.arrays`."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from data_cache.layout import reserved_label
-from data_cache.reader import Cache
+from data_cache.mask_set import MaskSet
 from viewer.cards import card, table
 
 COLUMNS = {"min": 0, "5 %": 5, "median": 50, "95 %": 95, "max": 100}
@@ -60,19 +59,21 @@ class Stats:
         return f"{self.title}: {len(self.count)} views of {self.tokens} tokens"
 
 
-def stats(cache: Cache, masks: str) -> Stats:
-    """Read a mask set and the CLS tokens shard by shard. Raises UserError if a file is missing or damaged."""
-    layout, reserved = cache.layout, reserved_label(cache.mask_attributes(masks)["dtype"])
-    pending = set(cache.pending_shards(masks))
-    parts: dict[str, list[np.ndarray]] = {"count": [], "ignored": [], "norm": []}
-    for shard in (shard for shard in range(layout.shards) if shard not in pending):
-        loaded = cache.load(masks, shard)
-        parts["count"].append(loaded.count[loaded.ok].ravel())
-        parts["ignored"].append((loaded.label[loaded.ok] != reserved).sum(axis=(2, 3)).ravel())
-        parts["norm"].append(np.linalg.norm(loaded.cls[loaded.ok].astype(np.float32), axis=2).ravel())
-    empty = {"count": np.zeros(0, int), "ignored": np.zeros(0, int), "norm": np.zeros(0)}
-    values = {name: np.concatenate([empty[name], *arrays]) for name, arrays in parts.items()}
-    return Stats(f"{cache.path.name}, masks {masks}", layout.grid[0] * layout.grid[1], **values)
+def stats(mask_set: MaskSet) -> Stats:
+    """The statistics of a mask set and the CLS tokens. Raises UserError if a file is missing or damaged."""
+    from data_cache.as_dataframe import dataframe  # pandas takes a second
+
+    layout = mask_set.cache.layout
+    tokens = layout.grid[0] * layout.grid[1]
+    views = dataframe(mask_set).dropna(subset="pseudo_labels")
+    ignored = (views["ignored"] * tokens).round().to_numpy(int)
+    return Stats(
+        f"{mask_set.cache.path.name}, masks {mask_set.masks}",
+        tokens,
+        views["pseudo_labels"].to_numpy(int),
+        ignored,
+        views["cls_norm"].to_numpy(float),
+    )
 
 
 def _summary(values: Real[np.ndarray, "value"]) -> list[str]:

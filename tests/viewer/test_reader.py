@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 import zarr
 from command_line import REPOSITORY
-from displays import CROP, FAILED, IMAGES, cache_hostile, hatched, images_by_title, name, rendered, visible_text
+from displays import (
+    CROP,
+    FAILED,
+    IMAGES,
+    UNLABELLED,
+    cache_hostile,
+    hatched,
+    images_by_title,
+    name,
+    rendered,
+    visible_text,
+)
+from folders import make_cache
 from PIL import Image
 from refusals import refused
 
@@ -129,6 +141,57 @@ def test_xarray_has_named_dimensions_and_no_warnings(made):
     assert (arrays.attrs["masks"], arrays.attrs["reserved"], arrays.attrs["threshold"]) == ("fine", 255, 0.99)
     assert lazily["dense"].chunks is not None
     np.testing.assert_array_equal(lazily["dense"].isel(image=5).compute(), group["dense"][5])
+
+
+@pytest.mark.parametrize("masks", ["default", "fine"])
+def test_dataframe_has_the_numbers_of_every_view(made, masks):
+    cache, group = open_cache(made.cache, masks=masks), zarr.open_group(made.cache, mode="r")
+    views = cache.to_dataframe()
+    assert len(views) == IMAGES * 2
+    assert views.columns.tolist() == [
+        *("image", "view", "id", "path", "status", "height", "width", "has_label", "top", "left", "bottom", "right"),
+        *("mirrored", "pseudo_labels", "ignored", "cls_norm"),
+    ]
+    assert (
+        views["id"].tolist() == [name(image) for image in range(IMAGES) for _ in range(2)] == [*np.repeat(cache.ids, 2)]
+    )
+    for row in views.itertuples():
+        assert Path(row.path) == made.root / row.id
+        if row.image == FAILED:
+            assert row.status == cache[FAILED].status
+            continue
+        record = cache[row.image].view(row.view)
+        assert row.status == "ok"
+        assert (row.height, row.width) == record.image.shape[:2]
+        assert row.has_label == record.has_label == (row.image != UNLABELLED)
+        assert (row.top, row.left, row.bottom, row.right) == record.geometry.box
+        assert row.mirrored == record.geometry.flip
+        assert row.pseudo_labels == record.count == group[f"masks/{masks}/count"][row.image, row.view]
+        assert row.ignored == (record.masks != record.reserved).mean()
+        assert row.cls_norm == pytest.approx(np.linalg.norm(record.cls.astype(float)), rel=1e-5)
+    numbers = views.columns[5:]
+    assert views.loc[views["image"] == FAILED, numbers].isna().all(axis=None)
+    assert views.loc[views["image"] != FAILED].notna().all(axis=None)
+
+
+def test_dataframe_can_be_filtered_and_grouped(made):
+    views = open_cache(made.cache).to_dataframe()
+    assert set(views[views["status"] == "ok"]["image"]) == set(range(IMAGES)) - {FAILED}
+    assert set(views.query("has_label == False")["image"]) == {UNLABELLED}
+    largest = views.groupby("image")["pseudo_labels"].max()
+    np.testing.assert_array_equal(largest.drop(FAILED), np.delete(open_cache(made.cache).counts.max(axis=1), FAILED))
+
+
+def test_dataframe_of_an_unfinished_cache_has_a_row_for_every_view(cache_copy):
+    (cache_copy.cache / "journal/c/0").unlink()
+    views = open_cache(cache_copy.cache).to_dataframe()
+    assert views["status"].tolist()[:5] == ["not done"] * 4 + ["ok"]
+    assert views["pseudo_labels"].isna().tolist() == [True] * 4 + [False] * 2 + [True] * 2 + [False] * 4
+
+
+def test_dataframe_of_scenes_has_no_paths(tmp_path):
+    path = make_cache(None, tmp_path / "scenes.zarr", dataset="scenes", limit=2)
+    assert open_cache(path).to_dataframe()["path"].isna().all()
 
 
 def test_unfinished_cache_shows_finished_images(cache_copy):
