@@ -7,9 +7,10 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,17 @@ from typer.exceptions import TyperException
 
 from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
-from data_cache.messages import did_you_mean, printable
+from data_cache.messages import did_you_mean, duration, printable
 from data_cache.system.signals import sigterm_as_interrupt
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
     from pipeline.plan import Plan
+
+PERIOD = 60.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 class Commands(TyperGroup):
@@ -62,11 +69,18 @@ def parser_error(error: TyperException) -> UsageError | None:
 
 def echo(text: str, lead: str = "", style: str = "") -> None:
     """Print a line on stderr, with `lead` in a rich style."""
-    from rich.console import Console
     from rich.text import Text
 
     # `Text.assemble` does not interpret brackets in file names as markup
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((lead, style), printable(text)))
+    stderr().print(Text.assemble((lead, style), printable(text)), soft_wrap=True, highlight=False)
+
+
+@cache
+def stderr() -> "Console":
+    """The console of stderr. There is one, so that lines printed while a progress bar is shown go above the bar."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def echo_error(error: UserError | str) -> None:
@@ -144,29 +158,85 @@ def bar(interrupted: str) -> Callable[..., Any]:
 
 @contextmanager
 def progress(verb: str, total: int | None, unit: str, interrupted: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; yields a function that advances it by an amount, or to it if `absolute`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """A progress bar on stderr, or lines where there is no terminal; yields `ShownProgress.advance`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Column
 
+    fixed = partial(Column, no_wrap=True)
     columns = (
-        TextColumn(verb, table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
+        TextColumn(verb, table_column=fixed()),
+        BarColumn(bar_width=None, table_column=Column(max_width=12)),  # shrinks until the rest fits
+        MofNCompleteColumn(table_column=fixed()),
+        TextColumn(f"{{task.fields[rate]}} {unit}/s, ETA {{task.fields[eta]}}", table_column=fixed()),
+        TextColumn("{task.fields[note]}", table_column=fixed()),
     )
-    with Progress(*columns, console=Console(stderr=True)) as opened:
-        task = opened.add_task(verb, total=total, rate="-", note="")
-
-        def advance(amount: int, absolute: bool = False, note: str = "") -> None:
-            opened.update(task, completed=amount if absolute else opened.tasks[0].completed + amount)
-            opened.update(task, note=printable(note))
-            speed = opened.tasks[0].speed
-            opened.update(task, rate=f"{speed:.2f}" if speed else "-")
-
+    with Progress(*columns, console=stderr(), disable=not stderr().is_terminal) as opened:
+        opened.add_task(verb, total=total, rate="-", note="", eta="-:--:--")
+        shown = ShownProgress(opened, verb, unit)
         try:
-            yield advance
+            yield shown.advance
         except KeyboardInterrupt:
             raise InterruptError(f"interrupted; {interrupted}") from None
+        finally:
+            shown.end()
+
+
+class ShownProgress:
+    """Shows progress in a bar, or in lines where there is no terminal."""
+
+    def __init__(self, opened: "Progress", verb: str, unit: str) -> None:
+        self._opened, self._verb, self._unit = opened, verb, unit
+        self._task = opened.tasks[0]
+        self._printed, self._has_lines = time.monotonic(), False
+
+    def advance(
+        self,
+        amount: int,
+        absolute: bool = False,
+        note: str = "",
+        rate: float | None = None,
+        eta: float | None = None,
+        line: str = "",
+        notice: str = "",
+        warning: str = "",
+    ) -> None:
+        """Show that work was done.
+
+        Args:
+            amount: items finished since the last call, or in all if `absolute`.
+            absolute: see `amount`.
+            note: text after the bar.
+            rate: items per second; measured here by default.
+            eta: seconds left; measured here by default.
+            line: text to print where there is no terminal. Callers that never give one get a line every minute.
+            notice: text to print, with or without a terminal.
+            warning: the same.
+
+        """
+        task = self._task
+        self._opened.update(task.id, completed=amount if absolute else task.completed + amount)
+        rate, eta = task.speed if rate is None else rate, task.time_remaining if eta is None else eta
+        fields = {"rate": "-" if rate is None else f"{rate:.2f}", "eta": "-:--:--" if eta is None else duration(eta)}
+        self._opened.update(task.id, note=printable(note), **fields)
+        if notice:
+            echo(notice)
+        echo_warnings([warning] if warning else [])
+        if not self._opened.disable:
+            return
+        if line:
+            self._has_lines = True
+            echo(line)
+        elif not self._has_lines and time.monotonic() > self._printed + PERIOD:
+            self._print()
+
+    def end(self) -> None:
+        """Print the last state where there is no terminal."""
+        if self._opened.disable and not self._has_lines:
+            self._print()
+
+    def _print(self) -> None:
+        task = self._task
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        speed = f"{task.fields['rate']} {self._unit}/s, ETA {task.fields['eta']} {task.fields['note']}"
+        echo(f"{self._verb} {task.completed:.0f}{total} {self._unit}, {speed}".strip())
+        self._printed = time.monotonic()

@@ -89,8 +89,9 @@ def train(
     echo_warnings(Cache(Path(settings.cache or "")).texts().warnings)
     echo(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
     echo(f"run {out}, warm-up {settings.warmup_updates} updates")
-    with progress("training", settings.iterations, "updates", "the newest checkpoint, if any, is kept") as advance:
-        last = run(settings, out, resume, strict, updates(advance), live_for(settings) if online else None, echo)
+    with progress("training", settings.iterations, "images", "the newest checkpoint, if any, is kept") as advance:
+        teacher = live_for(settings) if online else None
+        last = run(settings, out, resume, strict, updates(advance, settings), teacher, echo)
     peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at peak"
     show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
 

@@ -35,6 +35,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(quoted)}?" if quoted else ""
 
 
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as 1:02:33."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
 def _letters(name: str) -> str:
     """A name's letters and digits in lower case; all of it in lower case if there are none."""
     return "".join(filter(str.isalnum, name.lower())) or name.lower()

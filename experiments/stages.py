@@ -14,7 +14,7 @@ from pipeline.config import PrecomputeConfig
 from pipeline.live import LiveTeacher, live_teacher
 from pipeline.plan import plan
 from pipeline.precompute import execute
-from trainer import checkpoint, loop
+from trainer import checkpoint, loop, monitor
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig
 from trainer.evaluate import Evaluation, evaluate
@@ -26,9 +26,28 @@ def silent(verb: str, total: int | None, unit: str) -> AbstractContextManager[Ca
     return nullcontext(lambda *_, **__: None)
 
 
-def updates(advance: Callable[..., None]) -> OnUpdate:
-    """The callback that advances a progress bar with each update."""
-    return lambda line: advance(line["step"], absolute=True, note=f"loss {line['total']:.3f}")
+def updates(advance: Callable[..., None], config: TrainConfig) -> OnUpdate:
+    """The callback that shows each update in a progress bar, or the lines of the log where there is no terminal."""
+    first = None
+
+    def on_update(line: dict[str, float]) -> None:
+        nonlocal first
+        first = first or line["step"]
+        notice, warning = "", ""
+        if line["step"] - first + 1 == monitor.ESTIMATED_AFTER:
+            notice, warning = monitor.estimate(line, config)
+        advance(
+            line["step"],
+            absolute=True,
+            note=monitor.brief(line),
+            rate=line["images_per_second"],
+            eta=line["eta_seconds"],
+            line=monitor.describe(line, config) if monitor.is_logged(line, config) else "",
+            notice=notice,
+            warning=warning,
+        )
+
+    return on_update
 
 
 class StageTimer:
@@ -68,9 +87,9 @@ def train_stage(
 ) -> Checkpoint:
     """Train a student, or resume, and load it on `device`. Raises as `train` does."""
     start = time.perf_counter()
-    with progress_bar("training", config.iterations, "updates") as advance:
+    with progress_bar("training", config.iterations, "images") as advance:
         try:
-            loop.train(config, run, resume=bool(checkpoint.checkpoints(run)), on_update=updates(advance))
+            loop.train(config, run, resume=bool(checkpoint.checkpoints(run)), on_update=updates(advance, config))
         except InterruptError:
             raise InterruptError("interrupted; the last update is saved; rerun the same command to resume") from None
     loaded = checkpoint.load(run, resolve_device(device))

@@ -1,13 +1,11 @@
 """The training loop, readable top to bottom: cache -> batches -> student -> losses -> checkpoint."""
 
-import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -18,12 +16,12 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from data_cache.callbacks import Log, OnUpdate, ignore
-from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
+from data_cache.errors import InterruptError, UsageError, UserError
 from data_cache.system.async_copy import AsyncHostCopy
 from data_cache.system.devices import compile_errors, resolve_device
 from trainer import checkpoint
 from trainer.card import ONLINE, make_card
-from trainer.config import CONFIG, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import Batch, TrainingData, ViewDataset, load_training_data
 from trainer.distributed import ranks
 from trainer.distributed.launch import launch_ranks
@@ -31,9 +29,10 @@ from trainer.interrupt import interruptible
 from trainer.loader import batches
 from trainer.losses.total import TeacherLoss, TeacherTargets
 from trainer.memory import check_memory, check_processes, peak_memory
+from trainer.monitor import monitored
 from trainer.optimizer import create_optimizer, step_if_finite
 from trainer.resume import restore, resume_state, seed_rank
-from trainer.run import LOG, exclusive_run, full_disk_advice, reopen_log, repair_log
+from trainer.run import LOG, exclusive_run, repair_log
 from trainer.sampler import Stream
 from trainer.students.network import StudentNetwork, check_size
 from trainer.teacher import CachedTeacher, TeacherSource, teacher_targets
@@ -110,15 +109,15 @@ def train_rank(
     views = _checked_views(config, data, strict)
     stream = Stream(len(views), data.loaded.cls.shape[1], config.batch_size, config.seed)
 
-    first_step, start, line = step, time.perf_counter(), {}
+    first_step, line = step, {}
 
     def save_progress() -> Path | None:
         return saver.save(step) if step > first_step else None
 
     learner.train()
-    with _open_log(config, out, step) as log, interrupts as interrupted:
+    with monitored(config, out, step, fabric.device, on_update) as monitor, interrupts as interrupted:
         loader = batches(views, stream, step, config.iterations, config.workers)
-        for batch in _save_on_error(loader, out, save_progress):
+        for batch in monitor.timed(_save_on_error(loader, out, save_progress)):
             for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
                 group["lr"] = peak_lr * schedule(step, config)
             targets = teacher_targets(teacher, batch, len(data.split.seen), fabric.device)
@@ -134,12 +133,7 @@ def train_rank(
             _check_finite(losses, batch, step + 1, saver)
             step += 1
 
-            line = {"step": step, "lr": optimizer.param_groups[0]["lr"], **losses}
-            line["seconds"] = round(time.perf_counter() - start, 3)
-            on_update(line)
-            if log and (step % config.log_every == 0 or step in (1, config.iterations)):
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+            line = monitor.update(step, {"lr": optimizer.param_groups[0]["lr"], **losses})
             stop = ranks.any_rank(interrupted())
             if step % config.checkpoint_every == 0 or step == config.iterations or stop:
                 saver.save(step)
@@ -235,18 +229,6 @@ def _save_on_error(loader: Iterator[Batch], out: Path, save: Callable[[], Path |
         if ranks.world_size() > 1 or not (saved := save()):
             raise
         raise type(error)(f"{error}; {saved.name} is saved, resume with `train --out {out} --resume`") from None
-
-
-@contextmanager
-def _open_log(config: TrainConfig, out: Path, step: int) -> Iterator[TextIO | None]:
-    """Save the config and open the log, on rank 0 only. A full disk is reported as a one-line error."""
-    with disk_errors(out, lambda: full_disk_advice(out)):
-        if ranks.rank():
-            yield None
-            return
-        config.save(out / CONFIG)
-        with reopen_log(out / LOG, step) as log:
-            yield log
 
 
 def _checked_views(config: TrainConfig, data: TrainingData, strict: bool) -> ViewDataset:

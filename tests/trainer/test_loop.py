@@ -23,6 +23,7 @@ from trainer.config import GAMMA, TrainConfig
 from trainer.evaluate import evaluate
 from trainer.loop import schedule, train
 from trainer.losses.total import TeacherLoss
+from trainer.monitor import TIMINGS
 from trainer.predictor import Predictor
 from trainer.sampler import Stream
 from trainer.students.network import StudentNetwork
@@ -47,7 +48,7 @@ def read_lines(out) -> list[dict]:
 
 
 def without_time(lines: list[dict]) -> list[dict]:
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 
 @pytest.fixture(scope="module")
