@@ -32,18 +32,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.synthetic_images import UNSEEN, draw_images
 from data_cache.content import CachedArrays
 from data_cache.datasets import open_dataset
+from data_cache.layout import reserved_label
 from data_cache.splits import make_split
+from data_cache.system.async_copy import to_device
 from experiments.demo_config import STUDENT
 from experiments.presets import STUDENTS
 from trainer.config import TrainConfig
-from trainer.data import ViewDataset
+from trainer.data import Batch, ViewDataset
 from trainer.losses.pixel import pixel_logits
 from trainer.losses.pixel_terms import IGNORE
 from trainer.losses.plm import Classifiers
-from trainer.losses.total import TeacherLoss, TeacherTargets
+from trainer.losses.total import TeacherLoss
 from trainer.optimizer import create_optimizer
 from trainer.sampler import Draw
 from trainer.students.network import StudentNetwork
+from trainer.teacher import teacher_targets
 
 DEMO = "demo"
 SEEN, CHANNELS, CLUSTERS = 156, 512, 15
@@ -99,23 +102,26 @@ class Update:
         self.loss = TeacherLoss(config, torch.randn(seen, channels)).to(device)
         modules = torch.nn.ModuleList([self.network, self.loss])
         self.optimizer = create_optimizer(modules, self.network.network.encoder, config)
-        target = np.random.default_rng(0).integers(IGNORE, seen + clusters, (config.batch_size, 8, 8))
-        self.targets = TeacherTargets(
-            torch.randn(config.batch_size, channels, device=device),
-            torch.from_numpy(target.repeat(config.size // 8, axis=1).repeat(config.size // 8, axis=2)).to(device),
-            torch.arange(config.batch_size, device=device),
-        )
+        rng, batch, tokens = np.random.default_rng(0), config.batch_size, config.size // 8
+        target = rng.integers(IGNORE, seen + clusters, (batch, tokens, tokens))
+        label = np.where(target < seen, target, IGNORE).repeat(8, axis=1).repeat(8, axis=2).astype(np.int16)
+        pseudo_label = np.where(target < seen, reserved_label("uint8"), target - seen).astype(np.uint8)
+        cls, number = rng.normal(size=(batch, channels)).astype(np.float16), torch.arange(batch)
+        self.num_seen, self.teacher = seen, lambda _image, _view: (cls, pseudo_label)
+        self.labels = (torch.from_numpy(label), number, torch.zeros_like(number))
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
     def __call__(self, phase: Callable[[str], Any]) -> None:
         """Run it; `phase` gives a context for each phase."""
         with phase("data"):
             draws = [Draw(number % len(self.views), 0, number) for number in range(self.config.batch_size)]
-            images = torch.stack([self.views[draw][0] for draw in draws]).to(self.device)
+            batch = Batch(torch.stack([self.views[draw][0] for draw in draws]), *self.labels)
+            images = to_device(batch.images, self.device)
+            targets = teacher_targets(self.teacher, batch, self.num_seen, self.device)
         with phase("student"), self.autocast:
             features = self.network(images)
         with phase("loss"):
-            total = self.loss(features.float(), self.targets)["total"]
+            total = self.loss(features.float(), targets)["total"]
         with phase("loss_backward"):
             parameters = [p for p in self.loss.parameters() if p.requires_grad]
             gradient, *others = torch.autograd.grad(total, [features, *parameters], allow_unused=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from data_cache.callbacks import Log, OnUpdate, ignore
 from data_cache.errors import InterruptError, UsageError, UserError
-from data_cache.system.async_copy import AsyncHostCopy
+from data_cache.system.async_copy import AsyncHostCopy, to_device
 from data_cache.system.devices import compile_errors, resolve_device
 from trainer import checkpoint
 from trainer.card import ONLINE, make_card
@@ -121,7 +121,7 @@ def train_rank(
             for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
                 group["lr"] = peak_lr * schedule(step, config)
             targets = teacher_targets(teacher, batch, len(data.split.seen), fabric.device)
-            terms = learner(batch.images.to(fabric.device, non_blocking=True), lambda targets=targets: targets)
+            terms = learner(to_device(batch.images, fabric.device), lambda targets=targets: targets)
             copy = AsyncHostCopy({"losses": torch.stack([value.detach() for value in terms.values()])})
             optimizer.zero_grad()
             fabric.backward(terms["total"])

@@ -4,11 +4,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int, Shaped
+from jaxtyping import Bool, Float16, Int, Shaped
 from torch import Tensor
 
 from data_cache.content import CachedArrays
+from data_cache.datasets.decode import count_values
 from data_cache.layout import reserved_label
+from data_cache.system.async_copy import to_device
 from trainer.data import Batch
 from trainer.losses.pixel_terms import IGNORE
 from trainer.losses.total import TeacherTargets
@@ -44,10 +46,12 @@ class CachedTeacher:
 def teacher_targets(teacher: TeacherSource, batch: Batch, num_seen: int, device: torch.device = CPU) -> TeacherTargets:
     """The CLS tokens and pixel targets of a batch on a device, given the number of seen classes."""
     cls, pseudo_label = teacher(batch.image.numpy(), batch.view.numpy())
-    pseudo_label = torch.from_numpy(_signed(pseudo_label)).to(device)
-    cls = torch.from_numpy(cls.astype(np.float32)).to(device)
-    label, image = (tensor.to(device, non_blocking=True) for tensor in (batch.label, batch.image))
-    return TeacherTargets(cls, joint_target(label, pseudo_label, num_seen), image)
+    pseudo_label = _signed(pseudo_label)
+    present = present_labels(batch.label.numpy(), pseudo_label, num_seen)
+    label, image, pseudo, tokens = (
+        to_device(values, device) for values in (batch.label, batch.image, pseudo_label, cls.astype(np.float32))
+    )
+    return TeacherTargets(tokens, joint_target(label, pseudo, num_seen), image, present)
 
 
 def joint_target(
@@ -60,6 +64,24 @@ def joint_target(
     nearest = pseudo_label[:, rows[:, None], columns]
     nearest = torch.where(nearest == IGNORE, IGNORE, nearest + num_seen)
     return torch.where(label == IGNORE, nearest, label)
+
+
+def present_labels(
+    label: Int[np.ndarray, "batch height width"], pseudo_label: Int[np.ndarray, "batch y x"], num_seen: int
+) -> Bool[np.ndarray, "batch label"]:
+    """Which labels occur in the `joint_target` of each image, without computing it."""
+    present = np.zeros((len(label), num_seen + max(int(pseudo_label.max()) + 1, 0)), dtype=bool)
+    for own, pixels in zip(present, label, strict=True):
+        own[:num_seen] = count_values(pixels.astype(np.uint8))[:num_seen] > 0
+    unlabelled = label == IGNORE
+    for axis in (1, 2):
+        nearest = np.arange(label.shape[axis]) * pseudo_label.shape[axis] // label.shape[axis]
+        tokens, first = np.unique(nearest, return_index=True)
+        unlabelled = np.logical_or.reduceat(unlabelled, first, axis=axis)
+        pseudo_label = pseudo_label.take(tokens, axis=axis)
+    image, *token = (unlabelled & (pseudo_label != IGNORE)).nonzero()
+    present[image, num_seen + pseudo_label[image, *token]] = True
+    return present
 
 
 def _signed(labels: Shaped[np.ndarray, "batch y x"]) -> Int[np.ndarray, "batch y x"]:

@@ -1,4 +1,4 @@
-"""Copies from a GPU that wait only for what they copy."""
+"""Copies to a GPU that the host does not wait for, and from one that wait only for what they copy."""
 
 from collections.abc import Mapping
 
@@ -24,6 +24,17 @@ class AsyncHostCopy:
         for event in self._events:
             event.synchronize()
         return {name: tensor.numpy() for name, tensor in self._host.items()}
+
+
+def to_device(
+    values: Shaped[np.ndarray, "*any"] | Shaped[Tensor, "*any"], device: torch.device
+) -> Shaped[Tensor, "*any"]:
+    """Values in host memory as a tensor on the device. A GPU copies them once it has done the work queued before."""
+    tensor = torch.as_tensor(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    # from memory that is not pinned, the copy would wait for that work
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def _copied(tensor: Tensor) -> Tensor:

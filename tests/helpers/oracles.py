@@ -20,6 +20,12 @@ def draw_targets(seed: int, batch: int, size: tuple[int, int], seen: int, pseudo
     return target
 
 
+def labels_present(target: np.ndarray, seen: int) -> np.ndarray:
+    """Which labels occur in each label map: images x labels, of which at least the seen classes have a column."""
+    columns = range(max(seen, target.max() + 1))
+    return np.array([[bool((one == label).any()) for label in columns] for one in target])
+
+
 def pixel_prototypes(features: np.ndarray, target: np.ndarray, seen: int) -> dict[tuple[int, int], np.ndarray]:
     """Mean of R at the pixels of each label, by (owner, label): owner is the image, or -1 for a seen class."""
     collected: dict[tuple[int, int], list[np.ndarray]] = {}

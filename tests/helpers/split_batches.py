@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from oracles import labels_present
 from safetensors.torch import save_file
 
 from trainer import loop
@@ -52,7 +53,8 @@ def train_each(
     def with_hidden_labels(teacher, batch, classes, device) -> TeacherTargets:
         whole, away = teacher_targets(teacher, batch, classes, device), hidden.get(Learner.updates + 1, {})
         rows = zip(whole.target, whole.image, strict=True)
-        return whole._replace(target=torch.stack([hide(t, away[int(i)]) if int(i) in away else t for t, i in rows]))
+        target = torch.stack([hide(t, away[int(i)]) if int(i) in away else t for t, i in rows])
+        return whole._replace(target=target, present=labels_present(target.numpy(), SEEN))
 
     for name, config in configs.items():
         Learner.updates, kept = 0, []

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import draw_targets
 from PIL import Image
 from refusals import refused
 from training_scenes import UNSEEN, draw_scenes
@@ -22,7 +23,7 @@ from trainer.data import Batch, ViewDataset, load_training_data
 from trainer.loader import batches
 from trainer.photometric import distort
 from trainer.sampler import Draw, Stream
-from trainer.teacher import CachedTeacher, joint_target, teacher_targets
+from trainer.teacher import CachedTeacher, joint_target, present_labels, teacher_targets
 
 SEEN = 3
 
@@ -180,6 +181,23 @@ def test_cached_teacher_reads_pseudo_labels_of_either_dtype(dtype, reserved):
     batch = Batch(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), -1), torch.tensor([0]), torch.tensor([0]))
     target = teacher_targets(CachedTeacher(loaded), batch, SEEN).target
     assert target.tolist() == [[[SEEN, SEEN + 254], [-1, SEEN + 1]]]
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 13), st.integers(1, 13)),
+    void=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_labels_present_are_those_of_the_joint_target_at_any_size(seed, grid, size, void):
+    label = draw_targets(seed, 2, size, SEEN, 0, void).astype(np.int16)
+    pseudo_label = draw_targets(seed + 1, 2, grid, 0, 4, void)
+    target = joint_target(torch.tensor(label), torch.tensor(pseudo_label), SEEN).numpy()
+    present = present_labels(label, pseudo_label, SEEN)
+    assert present.shape[1] >= SEEN
+    for image, one in enumerate(target):
+        assert set(np.flatnonzero(present[image])) == set(np.unique(one)) - {-1}
 
 
 def test_each_image_is_drawn_once_per_epoch_in_a_random_view():

@@ -166,7 +166,8 @@ def test_a_batch_enters_the_bank_after_its_own_loss():
         cls, features = draw(10 + step, batch=2)
         # new images at each step, so that every bank entry is a negative
         image = [2 * step, 2 * step + 1]
-        terms = loss(torch.tensor(features), TeacherTargets(torch.tensor(cls), target, torch.tensor(image)))
+        unlabelled = np.zeros((2, 3), dtype=bool)
+        terms = loss(torch.tensor(features), TeacherTargets(torch.tensor(cls), target, torch.tensor(image), unlabelled))
         pooled = [f.reshape(5, -1) @ w for f, w in zip(features, numpy_attention(cls, features), strict=True)]
         expected = numpy_info_nce(pooled, cls, image, bank_cls, bank_image, TAU)
         assert terms["global"].item() == pytest.approx(expected, rel=1e-9)

@@ -8,7 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from oracles import DICE_WEIGHT, EMPTY, FOCAL_WEIGHT, draw_targets, numpy_attention, numpy_info_nce, numpy_pixel_terms
+from oracles import (
+    DICE_WEIGHT,
+    EMPTY,
+    FOCAL_WEIGHT,
+    draw_targets,
+    labels_present,
+    numpy_attention,
+    numpy_info_nce,
+    numpy_pixel_terms,
+)
 from oracles import unit as unit_rows
 
 from trainer.config import TrainConfig
@@ -115,7 +124,8 @@ class Golden:
         loss = TeacherLoss(self.config, torch.tensor(self.text)).double()
         loss.bank.cls, loss.bank.image = torch.tensor(self.bank_cls), torch.tensor(self.bank_image)
         features = torch.tensor(self.features if moved is None else moved, requires_grad=True)
-        return loss(features, TeacherTargets(*map(torch.tensor, (self.cls, self.target, self.image)))), features
+        targets = map(torch.tensor, (self.cls, self.target, self.image))
+        return loss(features, TeacherTargets(*targets, labels_present(self.target, SEEN))), features
 
     def along(self, term: torch.Tensor, features: torch.Tensor) -> list[float]:
         """Autograd's derivative in each direction; zero for a term without a graph."""

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from oracles import DICE_WEIGHT, FOCAL_WEIGHT, draw_targets, numpy_pixel_terms, unit
+from oracles import DICE_WEIGHT, FOCAL_WEIGHT, draw_targets, labels_present, numpy_pixel_terms, unit
 
 from trainer.config import TrainConfig
 from trainer.losses.total import TeacherLoss, TeacherTargets
@@ -32,10 +32,15 @@ def build(config: TrainConfig, text: np.ndarray, seed: int = 0) -> TeacherLoss:
     return TeacherLoss(config, torch.tensor(text)).double()
 
 
+def targets_of(cls: np.ndarray, target: np.ndarray) -> TeacherTargets:
+    present = labels_present(target, SEEN)
+    return TeacherTargets(torch.tensor(cls), torch.tensor(target), torch.arange(len(cls)), present)
+
+
 def run(config: TrainConfig, features, cls, text, target, requires_grad: bool = False):
     """Loss terms of a first batch, and the tensor of its features."""
     tensor = torch.tensor(features, requires_grad=requires_grad)
-    targets = TeacherTargets(torch.tensor(cls), torch.tensor(target), torch.arange(len(cls)))
+    targets = targets_of(cls, target)
     return build(config, text)(tensor, targets), tensor
 
 
@@ -172,7 +177,7 @@ def test_a_fully_masked_batch_has_zero_loss_and_gradient():
 def test_total_gradient_matches_finite_differences(logits):
     config = loss_config(vla="mlp", logits=logits, tau=0.5)
     features, cls, text = draw_inputs(9, grid=(2, 2))
-    targets = TeacherTargets(torch.tensor(cls), torch.tensor(draw_targets(9, 2, (4, 4), SEEN, 2)), torch.arange(2))
+    targets = targets_of(cls, draw_targets(9, 2, (4, 4), SEEN, 2))
 
     def total(tensor):
         # a new bank at each call, because the loss must be a pure function

@@ -7,14 +7,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import cell_logits, draw_targets, pixel_prototypes, unit
+from oracles import cell_logits, draw_targets, labels_present, pixel_prototypes, unit
 from torch.nn import functional as F
 
 from data_cache.errors import UsageError
 from trainer.losses.pixel import pixel_logits
-from trainer.losses.plm import Adapter, Prototypes, build_classifiers, generate_loss, label_prototypes
+from trainer.losses.plm import Adapter, Classifiers, Prototypes, build_classifiers, generate_loss, label_prototypes
 
 SEEN = 3
+
+
+def prototypes_of(features: torch.Tensor, target: torch.Tensor) -> Prototypes:
+    return label_prototypes(features, target, labels_present(target.numpy(), SEEN), SEEN)
+
+
+def classifiers_of(generated, prototypes: Prototypes, text, target: torch.Tensor, scope) -> Classifiers:
+    return build_classifiers(generated, prototypes, text, target, labels_present(target.numpy(), SEEN), scope)
 
 
 def as_dict(prototypes: Prototypes) -> dict[tuple[int, int], np.ndarray]:
@@ -45,7 +53,7 @@ def draw_features(seed: int, batch: int = 2, channels: int = 4, grid: tuple[int,
 def test_a_prototype_is_the_mean_feature_of_its_pixels_at_any_size(seed, grid, size, void):
     features = draw_features(seed, batch=3, grid=grid)
     target = draw_targets(seed, 3, size, SEEN, 3, void)
-    prototypes = label_prototypes(features, torch.tensor(target), SEEN)
+    prototypes = prototypes_of(features, torch.tensor(target))
     assert_same_prototypes(prototypes, pixel_prototypes(features.numpy(), target, SEEN))
 
 
@@ -53,13 +61,13 @@ def test_seen_classes_pool_over_the_batch_and_pseudo_labels_over_their_image():
     features = torch.zeros(2, 1, 1, 2)
     features[0, 0, 0], features[1, 0, 0] = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])
     target = torch.tensor([[[0, 3]], [[0, 3]]])
-    prototypes = as_dict(label_prototypes(features, target, SEEN))
+    prototypes = as_dict(prototypes_of(features, target))
     assert {key: float(feature[0]) for key, feature in prototypes.items()} == {(-1, 0): 5.5, (0, 3): 2.0, (1, 3): 20.0}
 
 
 def test_images_contribute_to_a_seen_class_in_proportion_to_their_pixels():
     features = torch.tensor([[[[1.0, 1.0]]], [[[4.0, 4.0]]]])
-    prototypes = label_prototypes(features, torch.tensor([[[0, 0]], [[0, -1]]]), SEEN)
+    prototypes = prototypes_of(features, torch.tensor([[[0, 0]], [[0, -1]]]))
     assert prototypes.features.tolist() == [[2.0]]
 
 
@@ -67,7 +75,7 @@ def test_prototypes_match_nearest_upsampled_features():
     features = draw_features(1, grid=(4, 4))
     target = torch.tensor(draw_targets(1, 2, (12, 8), SEEN, 2))
     upsampled = F.interpolate(features, (12, 8), mode="nearest")
-    prototypes = label_prototypes(features, target, SEEN)
+    prototypes = prototypes_of(features, target)
     for prototype, label, image in zip(prototypes.features, prototypes.label, prototypes.image, strict=True):
         images = range(2) if image < 0 else [int(image)]
         pixels = torch.cat([upsampled[b][:, target[b] == label] for b in images], dim=1)
@@ -78,19 +86,19 @@ def test_a_class_of_one_pixel_has_a_prototype():
     features = draw_features(2, batch=1, grid=(2, 2))
     target = torch.zeros(1, 64, 64, dtype=torch.long)
     target[0, 63, 0] = 2
-    prototypes = as_dict(label_prototypes(features, target, SEEN))
+    prototypes = as_dict(prototypes_of(features, target))
     np.testing.assert_array_equal(prototypes[-1, 2], features[0, :, 1, 0].numpy())
 
 
 def test_absent_labels_have_no_prototype():
     target = torch.tensor([[[0, 5]], [[-1, 0]]])
-    prototypes = label_prototypes(draw_features(3, grid=(1, 2)), target, SEEN)
+    prototypes = prototypes_of(draw_features(3, grid=(1, 2)), target)
     assert list(zip(prototypes.image.tolist(), prototypes.label.tolist(), strict=True)) == [(-1, 0), (0, 5)]
-    assert prototypes.is_seen.tolist() == [True, False]
+    assert prototypes.num_seen == 1
 
 
 def test_an_unlabelled_batch_has_no_prototypes():
-    prototypes = label_prototypes(draw_features(4), torch.full((2, 6, 8), -1), SEEN)
+    prototypes = prototypes_of(draw_features(4), torch.full((2, 6, 8), -1))
     assert prototypes.features.shape == (0, 4)
     assert Adapter("transformer", 8)(torch.zeros(0, 8), torch.ones(2, 8)).shape == (0, 8)
 
@@ -151,7 +159,7 @@ def draw_batch(seed: int = 5, pseudo: int = 3):
     """Features, targets, their prototypes, random generated features, and text features."""
     features = draw_features(seed)
     target = draw_targets(seed, 2, (6, 8), SEEN, pseudo)
-    prototypes = label_prototypes(features, torch.tensor(target), SEEN)
+    prototypes = prototypes_of(features, torch.tensor(target))
     generated = np.random.default_rng(seed + 1).normal(size=prototypes.features.shape)
     text = unit(np.random.default_rng(seed + 2).normal(size=(SEEN, 4)))
     return features, target, prototypes, torch.tensor(generated, dtype=torch.float32), text
@@ -160,7 +168,7 @@ def draw_batch(seed: int = 5, pseudo: int = 3):
 def test_generate_loss_sums_over_channels_and_averages_over_present_classes():
     features, target, *_ = draw_batch()
     target[target == 1] = -1
-    prototypes = label_prototypes(features, torch.tensor(target), SEEN)
+    prototypes = prototypes_of(features, torch.tensor(target))
     generated = np.random.default_rng(0).normal(size=prototypes.features.shape)
     text = unit(np.random.default_rng(1).normal(size=(SEEN, 4)))
     rows = [row for row, image in enumerate(prototypes.image) if image < 0]
@@ -170,7 +178,7 @@ def test_generate_loss_sums_over_channels_and_averages_over_present_classes():
 
 
 def test_generate_loss_without_seen_classes_is_zero_and_differentiable():
-    prototypes = label_prototypes(draw_features(6), torch.full((2, 6, 8), SEEN), SEEN)
+    prototypes = prototypes_of(draw_features(6), torch.full((2, 6, 8), SEEN))
     generated = torch.randn(2, 4, requires_grad=True)
     loss = generate_loss(generated, prototypes, torch.eye(3, 4))
     loss.backward()
@@ -182,9 +190,9 @@ def test_gradients_reach_the_student_through_prototypes_and_adapter():
     features = draw_features(7, channels=8).requires_grad_()
     target = torch.tensor(draw_targets(7, 2, (6, 8), SEEN, 2, void=0))
     adapter = Adapter("transformer", 8)
-    prototypes = label_prototypes(features, target, SEEN)
+    prototypes = prototypes_of(features, target)
     generated = adapter(prototypes.features, torch.randn(2, 8))
-    classifier = build_classifiers(generated, prototypes, torch.eye(3, 8), target, "image").weight[0]
+    classifier = classifiers_of(generated, prototypes, torch.eye(3, 8), target, "image").weight[0]
     classifier[SEEN:].square().mul(torch.arange(8)).sum().backward()
     assert features.grad.isfinite().all()
     assert features.grad[0].abs().sum() > 0
@@ -203,7 +211,7 @@ def by_image(classifiers):
 def test_classifier_rows_are_seen_text_features_then_pseudo_features_in_scope(scope):
     _, target, prototypes, generated, text = draw_batch()
     text_features = torch.tensor(text, dtype=torch.float32)
-    classifiers = build_classifiers(generated, prototypes, text_features, torch.tensor(target), scope)
+    classifiers = classifiers_of(generated, prototypes, text_features, torch.tensor(target), scope)
     for image, (classifier, _) in enumerate(by_image(classifiers)):
         images = [image] if scope == "image" else [0, 1]
         pseudo = [g for g, owner in zip(generated.numpy(), prototypes.image.tolist(), strict=True) if owner in images]
@@ -216,11 +224,11 @@ def test_classifier_rows_are_seen_text_features_then_pseudo_features_in_scope(sc
 def test_targets_index_the_classifier_row_of_each_label_even_with_gaps(scope, missing):
     features, target, *_ = draw_batch()
     target[0][target[0] == missing] = -1
-    prototypes = label_prototypes(features, torch.tensor(target), SEEN)
+    prototypes = prototypes_of(features, torch.tensor(target))
     generated = torch.randn(prototypes.features.shape)
     text = torch.tensor(unit(np.random.default_rng(2).normal(size=(SEEN, 4))), dtype=torch.float32)
     by_label = as_dict(replace(prototypes, features=generated))
-    classifiers = build_classifiers(generated, prototypes, text, torch.tensor(target), scope)
+    classifiers = classifiers_of(generated, prototypes, text, torch.tensor(target), scope)
     for image, (classifier, rows) in enumerate(by_image(classifiers)):
         assert rows.shape == target[image].shape
         for y, x in np.ndindex(target[image].shape):
@@ -237,8 +245,8 @@ def test_targets_index_the_classifier_row_of_each_label_even_with_gaps(scope, mi
 @pytest.mark.parametrize("scope", ["image", "batch"])
 def test_an_unlabelled_image_has_only_text_rows_and_no_targets(scope):
     target = torch.full((2, 6, 8), -1)
-    prototypes = label_prototypes(draw_features(8), target, SEEN)
-    classifiers = build_classifiers(prototypes.features, prototypes, torch.eye(3, 4), target, scope)
+    prototypes = prototypes_of(draw_features(8), target)
+    classifiers = classifiers_of(prototypes.features, prototypes, torch.eye(3, 4), target, scope)
     for classifier, rows in by_image(classifiers):
         assert torch.equal(classifier, torch.eye(3, 4))
         assert (rows == -1).all()

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_cache.errors import UsageError
+from data_cache.system.async_copy import to_device
 from trainer.config import Adapters, Scope
 from trainer.distributed.ranks import all_gather, rank
 from trainer.losses.pixel_terms import IGNORE
@@ -20,53 +22,73 @@ class Prototypes:
     """Mean features of the labels in a batch: the seen classes present, then the pseudo labels of each image.
 
     `label` is the target value of each row, `image` the image that a pseudo label belongs to, or -1 for a seen class.
+    Both are in host memory.
     """
 
     features: Float[Tensor, "prototype channel"]
-    label: Int[Tensor, "prototype"]
-    image: Int[Tensor, "prototype"]
+    label: Int[np.ndarray, "prototype"]
+    image: Int[np.ndarray, "prototype"]
 
     @property
-    def is_seen(self) -> Bool[Tensor, "prototype"]:
-        """Which rows are seen classes."""
-        return self.image < 0
-
-
-def label_cell_counts(
-    target: Int[Tensor, "height width"], grid: tuple[int, int]
-) -> tuple[Int[Tensor, "label"], Float[Tensor, "label cell"]]:
-    """The labels of an image, and how many of their pixels fall on each cell of nearest-upsampled features."""
-    height, width = target.shape
-    rows = torch.arange(height, device=target.device) * grid[0] // height
-    columns = torch.arange(width, device=target.device) * grid[1] // width
-    cells, labelled = rows[:, None] * grid[1] + columns, target != IGNORE
-    labels, inverse = target[labelled].unique(return_inverse=True)
-    size = grid[0] * grid[1]
-    counts = torch.bincount(inverse * size + cells[labelled], minlength=len(labels) * size)
-    return labels, counts.view(len(labels), size).float()
+    def num_seen(self) -> int:
+        """How many rows are seen classes. They come first."""
+        return int((self.image < 0).sum())
 
 
 def label_prototypes(
-    features: Float[Tensor, "local channel y x"], target: Int[Tensor, "local height width"], num_seen: int
+    features: Float[Tensor, "local channel y x"],
+    target: Int[Tensor, "local height width"],
+    present: Bool[np.ndarray, "local label"],
+    num_seen: int,
 ) -> Prototypes:
-    """Eq. 7 as count matrix times features: a seen class pools over the batch, a pseudo label over its image.
+    """Eq. 7 as count matrices times features: a seen class pools over the batch, a pseudo label over its image.
 
     Absent labels have no row. With several processes, each passes its own slice of the batch and gets the prototypes of
     the whole batch.
+
+    Args:
+        features: student features.
+        target: the label of each pixel, or `IGNORE`.
+        present: which labels occur in each target, in host memory, so that no shape depends on what a GPU computes.
+        num_seen: number of seen classes, the first labels.
+
     """
-    sums, totals, labels, images = [], [], [], []
-    for image, (cells, image_target) in enumerate(zip(features, target, strict=True), rank() * len(target)):
-        present, counts = label_cell_counts(image_target, (cells.shape[1], cells.shape[2]))
-        counts = counts.to(cells.dtype)
-        sums.append(counts @ cells.flatten(1).T)
-        totals.append(counts.sum(dim=1))
-        labels.append(present)
-        images.append(torch.where(present < num_seen, -1, image))
-    keys = all_gather(torch.stack([torch.cat(images), torch.cat(labels)], dim=1))
-    unique, row = keys.unique(dim=0, return_inverse=True)
-    pooled = features.new_zeros(len(unique), features.shape[1]).index_add(0, row, all_gather(torch.cat(sums)))
-    total = features.new_zeros(len(unique)).index_add(0, row, all_gather(torch.cat(totals)))
-    return Prototypes(pooled / total[:, None], unique[:, 1], unique[:, 0])
+    device, channels = features.device, features.shape[1]
+    slot = present.cumsum(axis=1) - 1
+    slots = int(present.sum(axis=1).max())
+    counts = _cell_counts(_looked_up(slot, target, slots), slots, features)
+    sums = torch.cat([counts @ features.flatten(2).mT, counts.sum(dim=2, keepdim=True)], dim=2).flatten(0, 1)
+    image, label = present.nonzero()
+    sums = sums[to_device(image * slots + slot[image, label], device)]
+    owner = np.where(label < num_seen, -1, image + rank() * len(target))
+    keys = all_gather(torch.from_numpy(np.stack([owner, label], axis=1))).numpy()
+    unique, row = np.unique(keys, axis=0, return_inverse=True)
+    pooled = features.new_zeros(len(unique), channels + 1)
+    pooled = pooled.index_add(0, to_device(row.ravel(), device), all_gather(sums))
+    return Prototypes(pooled[:, :-1] / pooled[:, -1:], unique[:, 1], unique[:, 0])
+
+
+def _cell_counts(
+    slot: Int[Tensor, "batch height width"], slots: int, features: Float[Tensor, "batch channel y x"]
+) -> Float[Tensor, "batch slot cell"]:
+    """How many pixels of each slot fall on each cell of nearest-upsampled features, without those of slot `slots`."""
+    (height, width), (y_size, x_size) = slot.shape[1:], features.shape[2:]
+    rows = torch.arange(height, device=slot.device) * y_size // height
+    columns = torch.arange(width, device=slot.device) * x_size // width
+    entry = ((slot * y_size + rows[:, None]) * x_size + columns).flatten(1)
+    counts = features.new_zeros(len(slot), (slots + 1) * y_size * x_size)
+    counts.scatter_add_(1, entry, counts.new_ones(()).expand_as(entry))
+    return counts.view(len(slot), slots + 1, y_size * x_size)[:, :-1]
+
+
+def _looked_up(
+    table: Int[np.ndarray, "batch label"], target: Int[Tensor, "batch height width"], ignored: int
+) -> Int[Tensor, "batch height width"]:
+    """The entry of each pixel's label in the row of its image, or `ignored` where a pixel has no label."""
+    padded = np.pad(table, ((0, 0), (0, 1)), constant_values=ignored)
+    labels = target.flatten(1)
+    labels = labels.where(labels != IGNORE, table.shape[1])
+    return to_device(padded, target.device).gather(1, labels).view_as(target)
 
 
 class Adapter(nn.Module):
@@ -105,9 +127,9 @@ def generate_loss(
 
     It is summed over channels and averaged over classes. It is zero (and differentiable) if no seen class is present.
     """
-    seen = prototypes.is_seen
-    difference = F.normalize(generated[seen], dim=1) - text[prototypes.label[seen]]
-    return difference.square().sum() / seen.sum().clamp(min=1)
+    count = prototypes.num_seen
+    expected = text[to_device(prototypes.label[:count], text.device)]
+    return (F.normalize(generated[:count], dim=1) - expected).square().sum() / max(count, 1)
 
 
 @dataclass(frozen=True)
@@ -132,26 +154,23 @@ def build_classifiers(
     prototypes: Prototypes,
     text: Float[Tensor, "seen channel"],
     target: Int[Tensor, "local height width"],
+    present: Bool[np.ndarray, "local label"],
     scope: Scope,
 ) -> Classifiers:
     """The classifiers with the pseudo labels of the image itself (`scope` "image") or of the whole batch."""
-    num_seen, pseudo = len(text), ~prototypes.is_seen
-    generated = F.normalize(generated, dim=1)[pseudo]
-    image, label = prototypes.image[pseudo] - rank() * len(target), prototypes.label[pseudo]
-    local = (image >= 0) & (image < len(target))
+    num_seen, images, device = len(text), len(target), text.device
+    is_pseudo = present[:, num_seen:]
+    # pseudo labels are sorted by image, so those of this process are consecutive
+    first = int((prototypes.image < rank() * images).sum())
+    own = F.normalize(generated[first : first + int(is_pseudo.sum())], dim=1)
     if scope == "batch":
-        weight, rows = torch.cat([text, generated])[None], None
-        row = torch.arange(len(image), device=image.device)[local]
+        seen = prototypes.num_seen
+        weight, rows = torch.cat([text, F.normalize(generated[seen:], dim=1)])[None], None
+        row = first - seen + is_pseudo.ravel().cumsum().reshape(is_pseudo.shape) - 1
     else:
-        generated, count = generated[local], torch.bincount(image[local], minlength=len(target))
-        # prototypes are sorted by image, so those of an image are consecutive
-        row = torch.arange(len(generated), device=image.device) - (count.cumsum(0) - count)[image[local]]
-        padded = generated.new_zeros(len(target), int(count.max()), text.shape[1])
-        padded = padded.index_put((image[local], row), generated)
-        weight, rows = torch.cat([text.expand(len(target), -1, -1), padded], dim=1), num_seen + count
-    table = target.new_full((len(target), max(num_seen, int(target.max()) + 1) + 1), IGNORE)
-    table[:, :num_seen] = torch.arange(num_seen, device=target.device)
-    table[image[local], label[local]] = num_seen + row
-    # the last entry, which no label fills, is that of IGNORE
-    indices = target.flatten(1).where(target.flatten(1) != IGNORE, table.shape[1] - 1)
-    return Classifiers(weight, rows, table.gather(1, indices).view_as(target))
+        count, row = is_pseudo.sum(axis=1), is_pseudo.cumsum(axis=1) - 1
+        places = (to_device(index, device) for index in (is_pseudo.nonzero()[0], row[is_pseudo]))
+        padded = own.new_zeros(images, int(count.max()), text.shape[1]).index_put(tuple(places), own)
+        weight, rows = torch.cat([text.expand(images, -1, -1), padded], dim=1), to_device(num_seen + count, device)
+    seen_row = np.tile(np.arange(num_seen), (images, 1))
+    return Classifiers(weight, rows, _looked_up(np.concatenate([seen_row, num_seen + row], axis=1), target, IGNORE))

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,11 +15,15 @@ from trainer.losses.plm import Adapter, build_classifiers, generate_loss, label_
 
 
 class TeacherTargets(NamedTuple):
-    """The teacher's CLS tokens and pixel targets of a batch, and the index of each image."""
+    """The teacher's CLS tokens and pixel targets of a batch, and the index of each image.
+
+    `present` says which labels occur in each target. It is in host memory, where it decides the shapes of the losses.
+    """
 
     cls: Float[Tensor, "batch channel"]
     target: Int[Tensor, "batch height width"]
     image: Int[Tensor, "batch"]
+    present: Bool[np.ndarray, "batch label"]
 
 
 class TeacherLoss(nn.Module):
@@ -53,12 +58,14 @@ class TeacherLoss(nn.Module):
             terms["global"] = info_nce(pooled, cls, image, self.bank, config.tau)
             self.bank.push(cls, image)
         if config.ce or config.nel or config.generate:
-            prototypes = label_prototypes(features, targets.target, num_seen)
+            prototypes = label_prototypes(features, targets.target, targets.present, num_seen)
             generated = self.adapter(prototypes.features, cls)
             if config.generate:
                 terms["generate"] = generate_loss(generated, prototypes, self.text)
             if config.ce or config.nel:
-                classifiers = build_classifiers(generated, prototypes, self.text, targets.target, config.pseudo_scope)
+                classifiers = build_classifiers(
+                    generated, prototypes, self.text, targets.target, targets.present, config.pseudo_scope
+                )
                 terms |= pixel_losses(features, classifiers, num_seen, config)
         weighted = {name: getattr(config, f"weight_{name}") * term for name, term in terms.items()}
         pixel = weighted["ce"] + weighted["focal"] + weighted["dice"]
