@@ -31,10 +31,9 @@ def to_device(
 ) -> Shaped[Tensor, "*any"]:
     """Values in host memory as a tensor on the device. A GPU copies them once it has done the work queued before."""
     tensor = torch.as_tensor(values)
-    if device.type != "cuda":
-        return tensor.to(device)
-    # from memory that is not pinned, the copy would wait for that work
-    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()  # otherwise the copy would wait for that work
+    return tensor.to(device, non_blocking=True)
 
 
 def _copied(tensor: Tensor) -> Tensor:
