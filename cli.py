@@ -1,10 +1,12 @@
 """The command line (`python cli.py --help`): registers the commands and prints errors in one line."""
 
 import sys
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
+from clipteacher import __version__
 from commands import cache_commands, experiment_commands, figure_commands, stage_commands, student_commands
 from commands.console import Commands, echo_error, escape_unencodable_output, parser_error
 from data_cache.errors import UserError, explain_os_error
@@ -18,6 +20,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 for command in (
     *(stage_commands.precompute, stage_commands.train, stage_commands.evaluate),

@@ -1,13 +1,14 @@
 """The commands of the two stages: precompute, train and evaluate."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from commands.console import bar, echo, echo_failures, echo_note, echo_plan, echo_warnings, progress, show
+from commands.console import echo, show
 from commands.options import Given, Json, Preset, Some, Student, options
+from commands.stages import run_evaluate, run_precompute, run_train
 from data_cache.options import default_of
 from data_cache.paths import only_cache, run_folder
 from experiments.config import EvaluateConfig
@@ -28,24 +29,9 @@ def precompute(given: Given, preset: Preset = None, as_json: Json = False) -> No
     """Run CLIP once per view of each image and cache its features. Rerun the command to resume unfinished shards."""
     max_failures = given.pop("max_failures", default_of(ReproduceConfig, "max_failures"))
     config = PrecomputeConfig(**(PRESETS[preset].precompute(given) if preset else given))
-    from pipeline.plan import plan
-    from pipeline.precompute import execute
-    from pipeline.teacher.weights import RANDOM
-
     if preset:
         echo(f"preset {preset}: {config}")
-    if config.clip_weights == RANDOM:
-        echo_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
-    work = plan(config, echo)
-    echo_plan(work)
-    with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
-        summary = execute(work, advance, echo)
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
-    stages = f"; summed over threads: {stages}" if stages else ""
-    rate = summary.encoded / summary.seconds
-    echo(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
-    warnings = summary.survey.warnings(work.texts.classes)
-    echo_warnings(warnings)
+    work, summary = run_precompute(config)
     report = {
         "cache": str(summary.cache),
         "images": summary.images,
@@ -56,10 +42,9 @@ def precompute(given: Given, preset: Preset = None, as_json: Json = False) -> No
         "encoded": summary.encoded,
         "seconds": summary.seconds,
         "stages": summary.stages,
-        "warnings": [*work.texts.warnings, *warnings],
+        "warnings": [*work.texts.warnings, *summary.survey.warnings(work.texts.classes)],
     }
     show(report if as_json else f"{summary.cache}: {report['done']} of {summary.images} images cached")
-    echo_failures(dict(summary.failures))
     summary.check(max_failures)
 
 
@@ -81,17 +66,8 @@ def train(
 ) -> None:
     """Train a student from a cache. All settings are printed and saved in config.json, which --config reads."""
     settings = _training(train_options(preset, student) | given, preset, config, out, resume)
-    from data_cache.reader import Cache
-    from experiments.stages import live_for, updates
-    from trainer.loop import train as run
-
     out = out or run_folder(Path(settings.cache or ""))
-    echo_warnings(Cache(Path(settings.cache or "")).texts().warnings)
-    echo(" ".join(f"{name}={value}" for name, value in asdict(settings).items()))
-    echo(f"run {out}, warm-up {settings.warmup_updates} updates")
-    with progress("training", settings.iterations, "images", "the newest checkpoint, if any, is kept") as advance:
-        teacher = live_for(settings) if online else None
-        last = run(settings, out, resume, strict, updates(advance, settings), teacher, echo)
+    last = run_train(settings, out, resume, strict, online)
     peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at peak"
     show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
 
@@ -118,10 +94,6 @@ def evaluate(given: Given, preset: Preset = None, as_json: Json = False) -> None
     config = EvaluateConfig(**((PRESETS[preset].evaluate if preset else {}) | given))
     if preset:
         echo(f"preset {preset}: {config}")
-    from experiments.evaluation import evaluate_checkpoint
-
-    report = evaluate_checkpoint(config, bar("nothing was written"), echo_note)
-    echo_warnings(report.warnings)
+    report = run_evaluate(config)
     show(report.as_json() if as_json else report.lines)
-    echo_failures(report.evaluation.failures)
     report.evaluation.check()

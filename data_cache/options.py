@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Collection
 from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -100,8 +101,17 @@ def check_choice(flag: str, value: object, choices: Collection[str]) -> None:
 
 
 def check_options(config: Any) -> None:
-    """Raise UsageError for a value of the wrong type, not among the choices, or out of range."""
+    """Raise UsageError for a value of the wrong type, not among the choices, or out of range.
+
+    Paths may be given as strings, and strings as paths: they are converted.
+    """
+    hints = get_type_hints(type(config))
     for entry in fields(config):
+        value, parts = getattr(config, entry.name), parts_of(hints[entry.name])
+        if isinstance(value, str) and Path in parts and str not in parts:
+            object.__setattr__(config, entry.name, Path(value).expanduser())
+        elif isinstance(value, Path) and str in parts and Path not in parts:
+            object.__setattr__(config, entry.name, str(value))
         if entry.metadata:
             check_option(type(config), entry.name, getattr(config, entry.name))
 
@@ -139,3 +149,7 @@ def _check_type(flag: str, value: Any, hint: Any) -> None:
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in types):
         name = next(part for part in types if part is not NoneType).__name__
         raise UsageError(f"{flag} {value!r}: must be {name}")
+    if isinstance(value, tuple):
+        kind = next(get_args(part)[0] for part in parts_of(hint) if get_origin(part) is tuple)
+        for element in value:
+            _check_type(flag, element, kind)

@@ -93,7 +93,8 @@ class EvaluateConfig(CheckedConfig):
     def __post_init__(self) -> None:
         if not self.dataset:
             raise UsageError("--dataset: name the dataset to evaluate on, or pass --preset")
-        object.__setattr__(self, "gamma", tuple(dict.fromkeys(self.gamma)))
+        gammas = self.gamma if isinstance(self.gamma, tuple | list) else (self.gamma,)
+        object.__setattr__(self, "gamma", tuple(dict.fromkeys(gammas)))
         super().__post_init__()
 
 

@@ -16,16 +16,23 @@ from experiments.stages import StageTimer, evaluate_stage
 from experiments.transfer import vocabulary_for_dataset
 from trainer.checkpoint import Checkpoint, load
 from trainer.evaluate import Evaluation, check_labelled, pick_gamma
+from trainer.metrics import Metrics
 from trainer.predictor import Predictor
+from viewer.cards import card, table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationReport:
-    """An evaluation at some gammas; `picked` is the gamma picked on training images, if any."""
+    """An evaluation at some gammas; `picked` is the gamma picked on training images, if any. Notebooks show a table."""
 
     evaluation: Evaluation
     gammas: tuple[float, ...]
     picked: float | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics at the first gamma."""
+        return self.evaluation.at(self.gammas[0])
 
     @property
     def warnings(self) -> list[str]:
@@ -54,6 +61,19 @@ class EvaluationReport:
             metrics = self.evaluation.at(self.picked)
             lines.append(f"{metrics}  (%, gamma {self.picked:g}, picked on training images)")
         return lines
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _repr_html_(self) -> str:
+        gammas = [(f"{gamma:g}", gamma) for gamma in self.gammas]
+        if self.picked is not None:
+            gammas.append((f"{self.picked:g} (picked on training images)", self.picked))
+        rows = [
+            (name, *(f"{100 * value:.1f}" for value in self.evaluation.at(gamma).summary.values()))
+            for name, gamma in gammas
+        ]
+        return card(f"{self.evaluation.images} images, in percent", table(rows, ["gamma", *Metrics.COLUMNS.values()]))
 
 
 def evaluate_checkpoint(

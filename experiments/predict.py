@@ -1,29 +1,33 @@
 """Segments any images with any class names."""
 
 import errno
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
 from data_cache.callbacks import ProgressBar
 from data_cache.content import indistinguishable_warnings
-from data_cache.datasets.decode import decode_image
+from data_cache.datasets.base import VOID
 from data_cache.datasets.pairing import files_below, is_text
 from data_cache.datasets.pairing_notes import READABLE_SUFFIXES, skipped_images
 from data_cache.errors import UsageError, UserError
-from data_cache.paths import PREDICTED, cache_folder
-from data_cache.system.devices import resolve_device
-from experiments.areas import OVERLAY, ResultWriter, SegmentedImage
+from data_cache.paths import PREDICTED
+from data_cache.system.atomic import atomic_write
+from experiments.areas import ClassArea, SegmentedImage
 from experiments.config import PredictConfig
-from experiments.vocabulary import parse_names, vocabulary_for_names
-from trainer.checkpoint import Checkpoint, load, run_of
-from trainer.predictor import Predictor, check_aspect_ratio
+from experiments.segmentation import Segmentation
+from experiments.vocabulary import parse_names
+from experiments.zero_shot import load_segmenter
+from trainer.checkpoint import Checkpoint, run_of
 from trainer.segmenter import Vocabulary
+
+OVERLAY, INDEX, AREAS = ".overlay.png", ".index.png", ".areas.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class PredictReport:
             "failed": len(self.failures),
             "failures": dict(self.failures),
             "settings": dict(self.settings),
-            "areas": {image.file: image.areas(1) for image in self.segmented},
+            "areas": {image.file: areas_as_json(image.areas(1)) for image in self.segmented},
         }
 
     @property
@@ -67,7 +71,7 @@ class PredictReport:
 
 
 def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
-    """Segment images and write the files of `ResultWriter.write` for each.
+    """Segment images and write the files of `write_result` for each.
 
     In a folder, images that cannot be read are skipped and reported.
 
@@ -81,19 +85,21 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
     if config.images.is_dir():
         _check_output_folder(out, root, names)
     classes = None if config.classes is None else parse_names(config.classes)
-    checkpoint = load(config.checkpoint, resolve_device(config.device))
-    vocabulary = vocabulary_for_names(
-        checkpoint, classes, cache_folder(), config.prompts, config.clip, config.clip_weights
+    segmenter = load_segmenter(
+        config.checkpoint, config.device, config.sliding, config.prompts, config.clip, config.clip_weights
     )
-    predictor = Predictor(checkpoint, config.sliding, vocabulary)
-    writer = ResultWriter(out, vocabulary, _settings(config, checkpoint, vocabulary))
+    vocabulary = segmenter.vocabulary(classes)
+    settings = _settings(config, segmenter.checkpoint, vocabulary)
     segmented, failures = [], {}
     with progress_bar("segmenting", len(names), "images") as advance:
         for name in names:
             try:
-                image = _read(root, name)
+                if not is_text(name):
+                    raise UserError("its name is not valid text; rename the file")
+                result = segmenter.predict(root / name, classes, config.gamma)
                 with _name_errors(out):
-                    segmented.append(writer.write(root / name, name, image, predictor(image).at(config.gamma)))
+                    write_result(out, root / name, name, result, settings)
+                segmented.append(replace(result.measured, file=name))
             except UserError as error:
                 if config.images.is_file():
                     raise
@@ -102,7 +108,12 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
     warnings = indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True))
     if config.images.is_dir():
         warnings.append(skipped_images(files_below(root), READABLE_SUFFIXES, root))
-    return PredictReport(out, writer.settings, tuple(segmented), failures, tuple(filter(None, warnings)))
+    return PredictReport(out, settings, tuple(segmented), failures, tuple(filter(None, warnings)))
+
+
+def areas_as_json(areas: Mapping[str, ClassArea]) -> dict[str, dict[str, Any]]:
+    """Areas as they are written and printed."""
+    return {name: asdict(area) for name, area in areas.items()}
 
 
 def _settings(config: PredictConfig, checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -116,6 +127,34 @@ def _settings(config: PredictConfig, checkpoint: Checkpoint, vocabulary: Vocabul
         "clip": checkpoint.card["clip"]["model"],
         "classes": list(vocabulary.split.classes),
     }
+
+
+def write_result(out: Path, file: Path, name: str, result: Segmentation, settings: Mapping[str, Any]) -> None:
+    """Write the output files of an image.
+
+    For `a/b.jpg`: `a/b.jpg.overlay.png`; `a/b.jpg.index.png`, whose pixels are class indices (8 bits, 16 above 255
+    classes); and last `a/b.jpg.areas.json`. Both maps have the size of the upright image.
+
+    Args:
+        out: the output folder.
+        file: the image.
+        name: its path below the input folder.
+        result: its segmentation.
+        settings: written into the areas file.
+
+    """
+    stem = out / name
+    index, overlay, areas = (stem.with_name(stem.name + suffix) for suffix in (INDEX, OVERLAY, AREAS))
+    with atomic_write(index) as draft:
+        kind = np.uint8 if len(result.classes) <= VOID else np.uint16
+        Image.fromarray(result.label_map.astype(kind)).save(draft, "PNG")
+    with atomic_write(overlay) as draft:
+        result.overlay().save(draft, "PNG")
+    height, width = result.label_map.shape
+    record = {"file": str(file), "height": height, "width": width, "overlay": overlay.name, "index": index.name}
+    record |= {"areas": areas_as_json(result.measured.areas()), "settings": dict(settings)}
+    with atomic_write(areas) as draft:
+        draft.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def find_images(path: Path) -> tuple[Path, list[str]]:
@@ -150,11 +189,3 @@ def _name_errors(out: Path) -> Iterator[None]:
         if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
             raise
         raise UserError(f"its results cannot be written into {out} ({error.strerror}); rename the file") from None
-
-
-def _read(root: Path, name: str) -> UInt8[np.ndarray, "height width 3"]:
-    if not is_text(name):
-        raise UserError("its name is not valid text; rename the file")
-    image = decode_image(root / name)
-    check_aspect_ratio(*image.shape[:2], f"{root / name}: ")
-    return image

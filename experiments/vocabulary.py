@@ -1,5 +1,6 @@
 """Arbitrary class names for a trained student, with their text features."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,18 @@ def parse_names(classes: str) -> tuple[str, ...]:
         lines, unit, where = classes.split(",") if classes.strip() else [], "name", "--classes"
         if len(lines) == 1 and classes.endswith(".txt"):
             raise UsageError(f"--classes {classes}: no such file; write one class name per line, or pass the names")
-    if not lines:
+    return check_class_names(lines, where, unit)
+
+
+def check_class_names(classes: Sequence[str], where: str, unit: str = "name") -> tuple[str, ...]:
+    """Class names with single spaces. Raises UsageError as `parse_names` does, starting with `where`."""
+    if not classes:
         raise UsageError(f'{where}: names no class; pass "name,name", or a file with one name per line')
-    if len(lines) > MAX_NAMES:
-        raise UsageError(f"{where}: {len(lines)} classes; at most {MAX_NAMES} fit into 16-bit index maps")
-    names = tuple(" ".join(line.split()) for line in lines)
+    if other := [name for name in classes if not isinstance(name, str)]:
+        raise UsageError(f"{where}: {other[0]!r} is not a name; pass strings")
+    if len(classes) > MAX_NAMES:
+        raise UsageError(f"{where}: {len(classes)} classes; at most {MAX_NAMES} fit into 16-bit index maps")
+    names = tuple(" ".join(name.split()) for name in classes)
     check_names(names, where, unit, str.lower, UsageError)
     return names
 

@@ -12,18 +12,19 @@ import typer
 import cli
 
 REPOSITORY = Path(__file__).parents[1]
-ROOMS = ("data_cache", "pipeline", "trainer", "viewer", "experiments", "commands", "tests", "benchmarks", "docs")
+ROOMS = (
+    *("data_cache", "pipeline", "trainer", "viewer", "experiments", "commands", "clipteacher"),
+    *("tests", "benchmarks", "docs"),
+)
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
 MODULES = [
     *(file for room in ROOMS for file in sorted((REPOSITORY / room).rglob("*.py"))),
-    *(REPOSITORY / name for name in ("cli.py", "clipteacher.py")),
+    REPOSITORY / "cli.py",
 ]
-PATH = re.compile(
-    rf"(?<![\w/.$])((?:{'|'.join(ROOMS)})/[\w./-]*\w/?|cli\.py|clipteacher\.py)(?:::([\w.]+\w))?(?![\w/])"
-)
+PATH = re.compile(rf"(?<![\w/.$])((?:{'|'.join(ROOMS)})/[\w./-]*\w/?|cli\.py)(?:::([\w.]+\w))?(?![\w/])")
 WRITTEN_LATER = re.compile(r"data_cache/(<dataset>|\w+\.zarr)")
 """A cache below the working directory, which no checkout holds."""
 ENTRY = re.compile(r"^## (.+?)\n\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)

@@ -75,6 +75,27 @@ def top_seen_unseen(
     return TopSeenUnseen(seen.cpu().numpy(), unseen.cpu().numpy(), (unseen_logit - seen_logit).cpu().numpy())
 
 
+@torch.inference_mode()
+def confidence(
+    logits: Float[Tensor, "class y x"], labelled: Bool[np.ndarray, "class"], gamma: float, size: tuple[int, int]
+) -> Float[np.ndarray, "height width"]:
+    """Softmax probability of the best class at each pixel, with gamma added to the unlabelled classes.
+
+    The logits are resized bilinearly to `size`, as in `top_seen_unseen`.
+    """
+    added = gamma * torch.from_numpy(~labelled).to(logits)[:, None, None]
+    best = torch.full(size, -torch.inf, device=logits.device)
+    total = torch.zeros(size, device=logits.device)
+    for start in range(0, len(logits), CLASS_CHUNK):
+        chunk = logits[start : start + CLASS_CHUNK] + added[start : start + CLASS_CHUNK]
+        resized = F.interpolate(chunk[None], size, mode="bilinear", align_corners=False)[0]
+        higher = torch.maximum(best, resized.amax(dim=0))
+        # relative to the best logit so far, so that no exponential overflows
+        total = total * (best - higher).exp_() + resized.sub_(higher).exp_().sum(dim=0)
+        best = higher
+    return total.reciprocal_().cpu().numpy()
+
+
 def _best_class(
     logits: Float[Tensor, "class y x"], ids: Int[np.ndarray, "id"], size: tuple[int, int]
 ) -> tuple[Int[Tensor, "height width"], Float[Tensor, "height width"]]:

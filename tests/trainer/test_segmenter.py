@@ -14,7 +14,7 @@ from trainer.config import TrainConfig
 from trainer.evaluate import GRID, evaluate, pick_gamma
 from trainer.metrics import metrics
 from trainer.predictor import Predictor
-from trainer.segmenter import TopSeenUnseen, Vocabulary, top_seen_unseen
+from trainer.segmenter import TopSeenUnseen, Vocabulary, confidence, top_seen_unseen
 
 PERFECT = Checkpoint(TrainConfig(logits="dot"), Paletted(), SPLIT, torch.eye(len(CLASSES), CHANNELS), SIDE, 1, {})
 
@@ -114,3 +114,17 @@ def test_text_features_need_not_be_normalized():
     image = Drawn([striped(0, 1, 2, 3)]).load(0)[0]
     plain, scaled = (Predictor(PERFECT, vocabulary=names).logits(image) for names in (None, vocabulary))
     torch.testing.assert_close(plain, scaled)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
+@pytest.mark.parametrize("classes", [3, 40])
+def test_confidence_is_the_softmax_of_the_chosen_class(gamma, classes):
+    logits = 4 * torch.randn(classes, 4, 5, generator=torch.Generator().manual_seed(0))
+    labelled = np.arange(classes) % 3 > 0
+    found = confidence(logits, labelled, gamma, (4, 5))
+    added = logits.double().numpy() + gamma * ~labelled[:, None, None]
+    chosen = top_seen_unseen(logits, labelled, (4, 5)).at(gamma)
+    shares = np.exp(added - added.max(axis=0))
+    shares /= shares.sum(axis=0)
+    np.testing.assert_allclose(found, np.take_along_axis(shares, chosen[None], 0)[0], rtol=1e-4)
+    assert found.min() < 0.5 < found.max()

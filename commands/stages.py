@@ -1,0 +1,60 @@
+"""The stages with progress bars and messages on stderr. The commands and the Python interface run them alike."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands.console import bar, echo, echo_failures, echo_note, echo_plan, echo_warnings, progress
+from experiments.config import EvaluateConfig
+from pipeline.config import PrecomputeConfig
+from trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+    from experiments.evaluation import EvaluationReport
+    from pipeline.plan import Plan
+    from pipeline.precompute import Summary
+
+
+def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
+    """Make or finish a cache. Raises as `pipeline.plan.plan` and `pipeline.precompute.execute` do."""
+    from pipeline.plan import plan
+    from pipeline.precompute import execute
+    from pipeline.teacher.weights import RANDOM
+
+    if config.clip_weights == RANDOM:
+        echo_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
+    work = plan(config, echo)
+    echo_plan(work)
+    with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
+        summary = execute(work, advance, echo)
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+    stages = f"; summed over threads: {stages}" if stages else ""
+    rate = summary.encoded / summary.seconds
+    echo(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
+    echo_warnings(summary.survey.warnings(work.texts.classes))
+    echo_failures(dict(summary.failures))
+    return work, summary
+
+
+def run_train(config: TrainConfig, out: Path, resume: bool, strict: bool, online: bool) -> dict[str, float]:
+    """Train, or resume, and return the last update. `config` names a cache. Raises as `trainer.loop.train` does."""
+    from data_cache.reader import Cache
+    from experiments.stages import live_for, updates
+    from trainer.loop import train
+
+    echo_warnings(Cache(Path(config.cache or "")).texts().warnings)
+    echo(" ".join(f"{name}={value}" for name, value in asdict(config).items()))
+    echo(f"run {out}, warm-up {config.warmup_updates} updates")
+    with progress("training", config.iterations, "images", "the newest checkpoint, if any, is kept") as advance:
+        teacher = live_for(config) if online else None
+        return train(config, out, resume, strict, updates(advance, config), teacher, echo)
+
+
+def run_evaluate(config: EvaluateConfig) -> "EvaluationReport":
+    """Evaluate a student. Raises as `experiments.evaluation.evaluate_checkpoint` does."""
+    from experiments.evaluation import evaluate_checkpoint
+
+    report = evaluate_checkpoint(config, bar("nothing was written"), echo_note)
+    echo_warnings(report.warnings)
+    echo_failures(report.evaluation.failures)
+    return report
