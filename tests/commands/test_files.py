@@ -11,7 +11,7 @@ from small_run import small_run
 
 import cli
 from data_cache.paths import run_folder
-from experiments.areas import AREAS, INDEX, OVERLAY
+from experiments.predict import AREAS, INDEX, OVERLAY
 
 PAGE = (REPOSITORY / "docs/files.md").read_text()
 RESULTS = (OVERLAY, INDEX, AREAS)
