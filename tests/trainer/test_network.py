@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from data_cache.errors import UsageError, UserError
@@ -89,32 +88,6 @@ def test_norms_have_no_weight_decay_and_the_head_a_higher_learning_rate(arch, en
             assert decay == (0 if is_norm else 0.01)
             num_norms += is_norm
     assert num_norms > 10
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_encoder_weights_load_from_a_local_file(tmp_path, suffix):
-    torch.manual_seed(1)
-    source = StudentNetwork("unet", "resnet18", "none", CHANNELS)
-    state = nn.Module.state_dict(source.network.encoder)
-    path = tmp_path / f"resnet18{suffix}"
-    # the classifier of a published network is not part of the encoder and is ignored
-    extra = state | {"fc.weight": torch.zeros(2, 2)}
-    save_file(extra, path) if suffix == ".safetensors" else torch.save(extra, path)
-    torch.manual_seed(2)
-    student = StudentNetwork("fpn", "resnet18", str(path), CHANNELS)
-    for name, value in nn.Module.state_dict(student.network.encoder).items():
-        assert torch.equal(value, state[name]), name
-
-
-def test_weights_of_another_encoder_are_refused(tmp_path):
-    other = StudentNetwork("unet", "mobilenet_v2", "none", CHANNELS)
-    torch.save(nn.Module.state_dict(other.network.encoder), tmp_path / "other.pt")
-    refusal(UserError, "unet", "resnet18", str(tmp_path / "other.pt"), match=r"other\.pt")
-
-
-def test_a_file_that_is_not_a_state_dict_is_refused(tmp_path):
-    (tmp_path / "weights.pt").write_text("hello")
-    refusal(UserError, "unet", "resnet18", str(tmp_path / "weights.pt"), match=r"weights\.pt")
 
 
 def test_an_unknown_architecture_is_refused_with_the_choices():

@@ -1,19 +1,18 @@
 """The student: any segmentation_models_pytorch network, with a head that projects into CLIP's joint space."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.options import check_choice
 from trainer.config import TrainConfig
 from trainer.students import mscan
+from trainer.students.encoder_weights import load_encoder_weights
 from trainer.students.names import ARCHITECTURES, SEGNEXT, check_encoder
 from trainer.students.segnext import SegNeXt
 
@@ -48,7 +47,7 @@ class StudentNetwork(nn.Module):
         tag = _tag(encoder, weights)
         self.network = _create(arch, encoder, tag)
         if tag is None and weights != "none":
-            _load_encoder(self.network.encoder, Path(weights))
+            load_encoder_weights(self.network.encoder, Path(weights))
         mean, std = _statistics(encoder, tag)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -151,29 +150,6 @@ def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
             f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built "
             f"({one_line(error)}); without internet, pass --encoder-weights none or the path of a state dict"
         ) from None
-
-
-def _load_encoder(encoder: nn.Module, path: Path) -> None:
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        # published files nest the state dict under a key and use the names of the whole network
-        state = next((state[key] for key in ("state_dict", "model") if key in state), state)
-        published = {_canonical(name): value for name, value in state.items()}
-        names = {name: _canonical(name) for name in nn.Module.state_dict(encoder)}
-        matched = {name: published[other] for name, other in names.items() if other in published}
-        encoder.load_state_dict(matched, strict=True)
-    except Exception as error:
-        raise UserError(f"--encoder-weights {path}: is not a state dict of this encoder ({one_line(error)})") from None
-
-
-def _canonical(name: str) -> str:
-    """One spelling of a parameter's name for all publishers: timm's wrapper and OpenMMLab rename some parameters."""
-    name = name.removeprefix("backbone.").removeprefix("model.")
-    name = re.sub(r"mlp\.dwconv\.(weight|bias)$", r"mlp.dwconv.dwconv.\1", name)
-    return re.sub(r"^(layers|stages|blocks)_(\d+)", r"\1.\2", name)
 
 
 def _statistics(encoder: str, tag: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
