@@ -1,6 +1,8 @@
 """The command line (`python cli.py --help`): registers the commands and prints errors in one line."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,14 +11,14 @@ from typer.exceptions import TyperException
 from clipteacher import __version__
 from commands import cache_commands, experiment_commands, figure_commands, stage_commands, student_commands
 from commands.console import Commands, echo_error, escape_unencodable_output, parser_error
-from data_cache.errors import UserError, explain_os_error
+from commands.help_page import Command
+from data_cache.errors import UsageError, UserError, explain_os_error
 
 app = typer.Typer(
     name="clipteacher",
     cls=Commands,
     help="Train zero-shot semantic segmenters from a frozen CLIP, offline (CLIPTeacher, arXiv 2310.02296).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -44,13 +46,20 @@ for command in (
     *(figure_commands.show, figure_commands.report),
     *(student_commands.predict, student_commands.export),
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
+
+
+def _check_completion(argv: Sequence[str]) -> None:
+    """Raise UsageError if completion is installed for a script: shells complete the arguments of commands only."""
+    if argv[1:2] in (["--install-completion"], ["--show-completion"]) and Path(argv[0]).suffix == ".py":
+        raise UsageError(f"{argv[1]}: completes the installed command; run `clipteacher {argv[1]}`")
 
 
 def main() -> None:
     """Run the command line. A UserError becomes one line on stderr and exit status 1 or 2."""
     escape_unencodable_output()
     try:
+        _check_completion(sys.argv)
         sys.exit(app(standalone_mode=False))
     except UserError as error:
         echo_error(error)

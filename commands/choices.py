@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from commands.completion import complete_from
 from data_cache.options import check_choice
 from data_cache.system.devices import check_device
 from pipeline.teacher.prompts import Prompts
@@ -20,7 +21,8 @@ def choice(flag: str, choices: Collection[str], help: str) -> Any:
             check_choice(flag, value, choices)
         return value
 
-    return typer.Option(help=f"{help} One of: {', '.join(choices)}.", callback=check)
+    shown = f"{help} One of: {', '.join(choices)}."
+    return typer.Option(help=shown, callback=check, autocompletion=complete_from(choices))
 
 
 CHECKS: Mapping[str, Callable[[str], Any]] = {

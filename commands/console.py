@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from commands.help_page import HelpPage
 from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
 from data_cache.messages import did_you_mean, duration, printable
@@ -32,7 +33,7 @@ PERIOD = 60.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
-class Commands(TyperGroup):
+class Commands(HelpPage, TyperGroup):
     """Commands that Ctrl-C and SIGTERM end with a one-line message, even outside of a progress bar."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -10,12 +10,14 @@ from commands.console import bar, echo, echo_failures, echo_note, echo_warnings,
 from commands.options import Given, Json, Some, options
 from experiments.ablate_config import AblateConfig
 from experiments.demo_config import ALL_VARIANTS, STUDENT, DemoConfig
+from experiments.presets import PRESETS
 from experiments.reproduce_config import ReproduceConfig
 from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig, read_config
 
 PRECOMPUTE = ("clip", "clip_weights", "image_size", "views", "view_seed", "dense", "cache", "device")
 TRAIN = ("encoder_weights", "size", "iterations", "batch_size", "loss_stride", "checkpoint_every", "seed", "workers")
+OF_PRESET = dict.fromkeys({**PRESETS["coco"].precompute({}), **PRESETS["coco"].train()}, "the preset's")
 RESUMED = "rerun the same command to resume"
 
 
@@ -36,7 +38,7 @@ def demo(
     show(report.as_json() if as_json else report.lines)
 
 
-@options(ReproduceConfig, Some(PrecomputeConfig, PRECOMPUTE, "the preset's"), Some(TrainConfig, TRAIN, "the preset's"))
+@options(ReproduceConfig, Some(PrecomputeConfig, PRECOMPUTE, OF_PRESET), Some(TrainConfig, TRAIN, OF_PRESET))
 def reproduce(
     given: Given,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
@@ -59,7 +61,7 @@ def reproduce(
     row.evaluation.check()
 
 
-@options(AblateConfig, Some(TrainConfig, ("iterations",), "the full method's"))
+@options(AblateConfig, Some(TrainConfig, ("iterations",), {"iterations": "the full method's"}))
 def ablate(given: Given, as_json: Json = False) -> None:
     """Train and evaluate the rows of the paper's ablation tables, and our own variants, with several seeds."""
     iterations = given.pop("iterations", None)

@@ -1,7 +1,8 @@
 """Generates the options of a command from the dataclass of its settings: names, types, help, defaults, choices."""
 
+import re
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from commands.choices import CHECKS, choice
+from commands.completion import completion
+from commands.help_page import PLACEHOLDERS, RUN
 from data_cache.errors import UsageError
 from data_cache.options import check_option, default_of, field_of, flag_of, help_of, number, parts_of
 from experiments.presets import PRESETS, STUDENTS
@@ -43,13 +46,13 @@ class Some:
     Args:
         config: the dataclass.
         names: of its fields.
-        defaults: the text that the help prints as the default, or an instance that has the defaults.
+        defaults: an instance that has other defaults, or other defaults by name, as the help shows them.
 
     """
 
     config: type
     names: tuple[str, ...]
-    defaults: Any = None
+    defaults: Any = field(default_factory=dict)
 
 
 def options(*sources: type | Some) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -87,7 +90,7 @@ def _parameter(source: Some, name: str) -> Parameter:
     kind = next(part for part in parts_of(hint) if part is not NoneType)
     about, required = entry.metadata, entry.default is MISSING
     if about.get("argument"):
-        info = typer.Argument(help=help_of(config, name), show_default=False)
+        info = typer.Argument(help=help_of(config, name), show_default=False, autocompletion=completion(config, name))
         return Parameter(name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
     metavar, annotation = about["metavar"], kind
     if get_origin(kind) is tuple:
@@ -95,7 +98,10 @@ def _parameter(source: Some, name: str) -> Parameter:
     elif get_origin(kind) is Literal:
         annotation = str
     elif kind in (int, float):
-        annotation, metavar = str, metavar or f"<{kind.__name__}>"  # parsed here: typer would accept "1_0"
+        annotation, metavar = (
+            str,
+            metavar or PLACEHOLDERS[f"<{kind.__name__}>"],
+        )  # parsed here: typer would accept "1_0"
     elif kind is str and name in PATHS:
         annotation = Path
     info = typer.Option(
@@ -103,6 +109,7 @@ def _parameter(source: Some, name: str) -> Parameter:
         help=_help(source, entry, kind),
         metavar=metavar,
         show_default=False,
+        autocompletion=completion(config, name),
     )
     if required:
         return Parameter(name, Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, info])
@@ -123,9 +130,10 @@ def _help(source: Some, entry: Field, kind: type) -> str:
         return f"Turn off the {text[0].lower()}{text[1:]}" if default is True else text
     if isinstance(source.defaults, source.config):
         default = getattr(source.defaults, entry.name)
-    elif source.defaults:
-        default = source.defaults
-    if default is None or default == ():
+    elif entry.name in source.defaults:
+        # the text names the default that does not apply here
+        text, default = re.sub(r"; [^;]*by default[^;]*$", ".", text), source.defaults[entry.name]
+    if default is None or default == () or "default" in text:
         return text
     shown = ",".join(f"{one:g}" for one in default) if isinstance(default, tuple) else default
     return f"{text} [dim](default: {shown})[/]"
@@ -138,7 +146,7 @@ def _panel(parameter: Parameter) -> tuple[int, str | None]:
     for index, (title, names) in enumerate(PANELS.items()):
         if parameter.name in names.split():
             return index, title
-    return len(PANELS), "Run"
+    return len(PANELS), RUN
 
 
 def _in_panel(parameter: Parameter) -> Parameter:
