@@ -10,6 +10,7 @@ from data_cache.options import check_choice
 from data_cache.system.devices import check_device
 from pipeline.teacher.prompts import Prompts
 from pipeline.teacher.weights import check_clip
+from trainer.loggers import check_logger
 from trainer.students.names import check_encoder, check_encoder_weights
 
 
@@ -30,6 +31,7 @@ CHECKS: Mapping[str, Callable[[str], Any]] = {
     "device": check_device,
     "encoder": check_encoder,
     "encoder_weights": check_encoder_weights,
+    "log": check_logger,
     "prompts": Prompts,
 }
 """Additional checks of values by option name."""

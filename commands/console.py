@@ -198,7 +198,7 @@ class ShownProgress:
         rate: float | None = None,
         eta: float | None = None,
         line: str = "",
-        notice: str = "",
+        notices: Sequence[str] = (),
         warning: str = "",
     ) -> None:
         """Show that work was done.
@@ -210,8 +210,8 @@ class ShownProgress:
             rate: items per second; measured here by default.
             eta: seconds left; measured here by default.
             line: text to print where there is no terminal. Callers that never give one get a line every minute.
-            notice: text to print, with or without a terminal.
-            warning: the same.
+            notices: lines to print, with or without a terminal.
+            warning: a warning to print, with or without a terminal.
 
         """
         task = self._task
@@ -219,7 +219,7 @@ class ShownProgress:
         rate, eta = task.speed if rate is None else rate, task.time_remaining if eta is None else eta
         fields = {"rate": "-" if rate is None else f"{rate:.2f}", "eta": "-:--:--" if eta is None else duration(eta)}
         self._opened.update(task.id, note=printable(note), **fields)
-        if notice:
+        for notice in filter(None, notices):
             echo(notice)
         echo_warnings([warning] if warning else [])
         if not self._opened.disable:

@@ -39,6 +39,7 @@ def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
 def run_train(config: TrainConfig, out: Path, resume: bool, strict: bool, online: bool) -> dict[str, float]:
     """Train, or resume, and return the last update. `config` names a cache. Raises as `trainer.loop.train` does."""
     from data_cache.reader import Cache
+    from experiments.figures import training_picture
     from experiments.stages import live_for, updates
     from trainer.loop import train
 
@@ -47,7 +48,7 @@ def run_train(config: TrainConfig, out: Path, resume: bool, strict: bool, online
     echo(f"run {out}, warm-up {config.warmup_updates} updates")
     with progress("training", config.iterations, "images", "the newest checkpoint, if any, is kept") as advance:
         teacher = live_for(config) if online else None
-        return train(config, out, resume, strict, updates(advance, config), teacher, echo)
+        return train(config, out, resume, strict, updates(advance, config), teacher, echo, training_picture)
 
 
 def run_evaluate(config: EvaluateConfig) -> "EvaluationReport":

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL.Image import Image
 
 from data_cache.cached_view import CachedView
 from data_cache.datasets.base import Dataset
 from data_cache.sample import crop_image
+from data_cache.splits import Split
 from data_cache.views import View
 from trainer.checkpoint import Checkpoint
 from trainer.config import GAMMA
@@ -17,8 +19,10 @@ from trainer.evaluate import load_labelled
 from trainer.losses.glm import attention_weights
 from trainer.predictor import Predictor
 from trainer.segmenter import Segmenter
+from trainer.validation import Predicted
 from viewer import paper_figures
 from viewer.figure import Figure
+from viewer.palette import resize_labels
 from viewer.paper_figures import SIDE, Prediction
 from viewer.reader import open_finished_cache
 
@@ -65,6 +69,15 @@ def predictions_figure(
         image, label = load_labelled(images, index)
         predictions.append(Prediction(images.ids[index], image, label, segmenter(image).at(gamma)))
     return paper_figures.predictions_figure(predictions, segmenter.vocabulary.split, gamma, side)
+
+
+def training_picture(predictions: Sequence[Predicted], split: Split) -> Image:
+    """A picture of a student's predictions while it is trained, at the paper's gamma, with the labels it may see."""
+    rows = [
+        Prediction(name, image, label, resize_labels(predicted, image.shape[:2]))
+        for name, image, label, predicted in predictions
+    ]
+    return paper_figures.predictions_figure(rows, split, GAMMA, hidden=True).to_image()
 
 
 def demo_figure(predictor: Predictor, path: Path, rows: int = DEMO_ROWS) -> Figure:

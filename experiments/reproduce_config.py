@@ -13,7 +13,20 @@ from experiments.presets import PRESETS, STUDENTS, Preset, paper
 from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig
 
-NEUTRAL = {"cache", "root", "device", "workers", "log_every", "checkpoint_every", "seed", "limit", "shard", "kmeans"}
+NEUTRAL = {
+    "cache",
+    "root",
+    "device",
+    "workers",
+    "log",
+    "log_every",
+    "log_images",
+    "checkpoint_every",
+    "seed",
+    "limit",
+    "shard",
+    "kmeans",
+}
 """Settings that may differ from the paper's without being a departure."""
 
 

@@ -10,6 +10,7 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError, UsageError
 from data_cache.reader import Cache
 from data_cache.system.devices import resolve_device
+from experiments.figures import training_picture
 from pipeline.config import PrecomputeConfig
 from pipeline.live import LiveTeacher, live_teacher
 from pipeline.plan import plan
@@ -33,9 +34,9 @@ def updates(advance: Callable[..., None], config: TrainConfig) -> OnUpdate:
     def on_update(line: dict[str, float]) -> None:
         nonlocal first
         first = first or line["step"]
-        notice, warning = "", ""
+        estimate, warning = "", ""
         if line["step"] - first + 1 == monitor.ESTIMATED_AFTER:
-            notice, warning = monitor.estimate(line, config)
+            estimate, warning = monitor.estimate(line, config)
         advance(
             line["step"],
             absolute=True,
@@ -43,7 +44,7 @@ def updates(advance: Callable[..., None], config: TrainConfig) -> OnUpdate:
             rate=line["images_per_second"],
             eta=line["eta_seconds"],
             line=monitor.describe(line, config) if monitor.is_logged(line, config) else "",
-            notice=notice,
+            notices=(monitor.validated(line), estimate),
             warning=warning,
         )
 
@@ -89,7 +90,8 @@ def train_stage(
     start = time.perf_counter()
     with progress_bar("training", config.iterations, "images") as advance:
         try:
-            loop.train(config, run, resume=bool(checkpoint.checkpoints(run)), on_update=updates(advance, config))
+            resume, on_update = bool(checkpoint.checkpoints(run)), updates(advance, config)
+            loop.train(config, run, resume, on_update=on_update, draw=training_picture)
         except InterruptError:
             raise InterruptError("interrupted; the last update is saved; rerun the same command to resume") from None
     loaded = checkpoint.load(run, resolve_device(device))

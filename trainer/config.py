@@ -18,6 +18,7 @@ Logits = Literal["cosine", "dot"]
 Scope = Literal["image", "batch"]
 NELIgnore = Literal["negative", "masked"]
 StudentPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+LOGGERS = ("tensorboard", "trackio", "wandb")
 CONFIG = "config.json"
 GAMMA = 1.5
 """The paper's value: added to the logits of unseen classes, against the bias towards seen classes."""
@@ -86,6 +87,19 @@ class TrainConfig:
         2, "Decoding processes per device; 0 decodes in the training process.", minimum=0, maximum=MAX_PROCESSES
     )
     log_every: int = option(10, "Updates between log lines.", minimum=1, maximum=MAX_UPDATES)
+    log: str | None = option(None, "A logger besides log.jsonl.", choices=LOGGERS)
+    log_images: int = option(
+        0, "Updates between pictures of predictions for training images; 0 draws none.", minimum=0, maximum=MAX_UPDATES
+    )
+    val_every: int = option(
+        0,
+        "Updates between validations on training images that are then hidden from the student; 0 hides none.",
+        minimum=0,
+        maximum=MAX_UPDATES,
+    )
+    val_images: int = option(
+        64, "Images hidden for validation, at most a tenth of the labeled ones.", minimum=1, maximum=MAX_BATCH
+    )
     checkpoint_every: int = option(2000, "Updates between checkpoints.", minimum=1, maximum=MAX_UPDATES)
 
     def __post_init__(self) -> None:

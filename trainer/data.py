@@ -24,8 +24,8 @@ from trainer.losses.pixel_terms import IGNORE
 from trainer.photometric import distort
 from trainer.sampler import Draw
 
-PHOTOMETRIC = 1
-"""Separates the random streams of color changes from those of the sampling order, which have the same seed."""
+PHOTOMETRIC, HELD_OUT = 1, 2
+"""Separate the random streams of color changes and of held-out images from the sampling order, with the same seed."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class TrainingData:
     """A dataset and its cache: views, CLS tokens, fused masks and text features.
 
     `size` is the side of the student's input in pixels. `origin` is what a checkpoint records about the cache.
+    `held_out` are the images that the student never sees, because it is validated on them.
     """
 
     dataset: Dataset
@@ -41,6 +42,7 @@ class TrainingData:
     texts: Texts
     size: int
     origin: Mapping[str, Any]
+    held_out: Int[np.ndarray, "held"]
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
@@ -77,7 +79,21 @@ def load_training_data(config: TrainConfig) -> TrainingData:
             "clip": cache.attributes["recorded"].get("clip"),
         },
     }
-    return TrainingData(dataset, split, loaded, texts, size, origin)
+    return TrainingData(dataset, split, loaded, texts, size, origin, held_out_images(config, loaded))
+
+
+def held_out_images(config: TrainConfig, loaded: CachedArrays) -> Int[np.ndarray, "held"]:
+    """The images that are hidden from the student for validation, drawn by the seed among those with a label map.
+
+    Raises UsageError if no labeled image would be left.
+    """
+    if not config.val_every:
+        return np.array([], np.int64)
+    labeled = [int(index) for index in np.flatnonzero(loaded.ok) if loaded.digest[index][1]]
+    if len(labeled) < 2:
+        raise UsageError(f"--val-every {config.val_every}: needs at least two images with a label map; omit it")
+    count = max(1, min(config.val_images, len(labeled) // 10))
+    return np.sort(np.random.default_rng((config.seed, HELD_OUT)).choice(labeled, count, replace=False))
 
 
 class Batch(NamedTuple):
@@ -93,19 +109,25 @@ class Batch(NamedTuple):
 
 
 class ViewDataset(TorchDataset):
-    """The cached views of all images that did not fail: image and label map, cropped exactly as the teacher saw them.
+    """Cached views of images (by default, all that did not fail): image and label map, cropped as the teacher saw them.
 
     With a seed `photometric`, colors change differently at each draw. The geometry never changes.
     """
 
     def __init__(
-        self, dataset: Dataset, split: Split, loaded: CachedArrays, size: int, photometric: int | None = None
+        self,
+        dataset: Dataset,
+        split: Split,
+        loaded: CachedArrays,
+        size: int,
+        photometric: int | None = None,
+        images: Int[np.ndarray, "image"] | None = None,
     ) -> None:
         self.dataset, self.size, self.photometric = dataset, size, photometric
         self.split = split
         self.box, self.flip, self.digest = loaded.box, loaded.flip, loaded.digest
         self._verified: set[int] = set()
-        self.images: Int[np.ndarray, "ok"] = np.flatnonzero(loaded.ok)
+        self.images: Int[np.ndarray, "image"] = np.flatnonzero(loaded.ok) if images is None else images
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
@@ -27,6 +28,7 @@ from trainer.distributed import ranks
 from trainer.distributed.launch import launch_ranks
 from trainer.interrupt import interruptible
 from trainer.loader import batches
+from trainer.loggers import check_logger
 from trainer.losses.total import TeacherLoss, TeacherTargets
 from trainer.memory import check_memory, check_processes, peak_memory
 from trainer.monitor import monitored
@@ -36,6 +38,7 @@ from trainer.run import LOG, exclusive_run, repair_log
 from trainer.sampler import Stream
 from trainer.students.network import StudentNetwork, check_size
 from trainer.teacher import CachedTeacher, TeacherSource, teacher_targets
+from trainer.validation import DrawPredictions, Validation
 
 NUM_CHECKED = 16
 """How many images are hashed and compared with the cache at the start; the others are when they are first decoded."""
@@ -49,6 +52,7 @@ def train(
     on_update: OnUpdate = ignore,
     teacher: TeacherSource | None = None,
     log: Log = ignore,
+    draw: DrawPredictions | None = None,
 ) -> dict[str, float]:
     """Train a student and write config.json, log.jsonl and step_N/ into the folder `out`, which is locked meanwhile.
 
@@ -62,6 +66,7 @@ def train(
         on_update: receives the losses of every update.
         teacher: replaces the cache as the source of CLS tokens and pseudo labels.
         log: receives a message if a damaged log was repaired.
+        draw: draws the pictures of `config.log_images`. With several processes, it must be picklable.
 
     Returns:
         The losses of the last update, and the peak memory (`peak_bytes`).
@@ -74,6 +79,7 @@ def train(
     if teacher and config.devices > 1:
         raise UsageError(f"--online: trains in one process; omit --devices {config.devices}")
     check_processes(config)
+    check_logger(config.log)
     with exclusive_run(out):
         if resume:
             if not checkpoint.checkpoints(out):
@@ -82,8 +88,8 @@ def train(
         elif checkpoint.checkpoints(out):
             raise UsageError(f"--out {out}: contains a trained run; pass --resume to continue it, or another --out")
         if config.devices == 1:
-            return train_rank(config, out, resume, strict, on_update, interruptible(), teacher)
-        device, arguments = resolve_device(config.device), (config, out, resume, strict)
+            return train_rank(config, out, resume, strict, draw, on_update, interruptible(), teacher)
+        device, arguments = resolve_device(config.device), (config, out, resume, strict, draw)
         return launch_ranks(device, config.devices, train_rank, arguments, on_update)
 
 
@@ -92,6 +98,7 @@ def train_rank(
     out: Path,
     resume: bool,
     strict: bool,
+    draw: DrawPredictions | None,
     on_update: OnUpdate,
     interrupts: AbstractContextManager[Callable[[], bool]],
     teacher: TeacherSource | None = None,
@@ -107,6 +114,7 @@ def train_rank(
     saver = CheckpointSaver(out, learner.module, optimizer, torch.from_numpy(data.texts.features), card)
     teacher = teacher or CachedTeacher(data.loaded)
     views = _checked_views(config, data, strict)
+    validation = Validation(config, data, learner.module.network, draw)
     stream = Stream(len(views), data.loaded.cls.shape[1], config.batch_size, config.seed)
 
     first_step, line = step, {}
@@ -133,7 +141,9 @@ def train_rank(
             _check_finite(losses, batch, step + 1, saver)
             step += 1
 
-            line = monitor.update(step, {"lr": optimizer.param_groups[0]["lr"], **losses})
+            with monitor.paused():
+                metrics, picture = validation.metrics(step, interrupted), validation.picture(step)
+            line = monitor.update(step, {"lr": optimizer.param_groups[0]["lr"], **losses, **metrics}, picture)
             stop = ranks.any_rank(interrupted())
             if step % config.checkpoint_every == 0 or step == config.iterations or stop:
                 saver.save(step)
@@ -234,7 +244,8 @@ def _save_on_error(loader: Iterator[Batch], out: Path, save: Callable[[], Path |
 def _checked_views(config: TrainConfig, data: TrainingData, strict: bool) -> ViewDataset:
     """The dataset of views, after comparing images with the cache: all if `strict`, else a sample."""
     photometric = config.seed if config.photometric else None
-    views = ViewDataset(data.dataset, data.split, data.loaded, data.size, photometric)
+    images = np.setdiff1d(np.flatnonzero(data.loaded.ok), data.held_out)
+    views = ViewDataset(data.dataset, data.split, data.loaded, data.size, photometric, images)
     checked = views.images if strict else views.images[:: max(1, len(views) // NUM_CHECKED)]
     for index in checked[ranks.rank() :: ranks.world_size()]:
         views.check_unchanged(int(index))

@@ -5,18 +5,23 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 import torch
+from PIL.Image import Image
 
 from data_cache.callbacks import OnUpdate
 from data_cache.errors import disk_errors
 from data_cache.messages import duration
+from data_cache.system.atomic import atomic_write
 from trainer.config import CONFIG, TrainConfig
 from trainer.data import Batch
 from trainer.distributed import ranks
+from trainer.loggers import PICTURES, Logger, open_logger
 from trainer.memory import peak_memory
+from trainer.metrics import Metrics
 from trainer.run import LOG, full_disk_advice, reopen_log
 
 WINDOW = 50
@@ -24,6 +29,8 @@ WINDOW = 50
 ESTIMATED_AFTER = 20
 """Updates after which the length of the run is estimated. The first update also warms up, so it is not counted."""
 DAY = 24 * 60 * 60
+VALIDATION = "val_"
+"""How the names of metrics on held-out images begin."""
 TIMINGS = ("seconds", "images_per_second", "eta_seconds", "data_share", "gpu_bytes")
 """The entries of a log line that differ between two equal trainings."""
 LOSSES = ("global", "ce", "focal", "dice", "generate")
@@ -33,9 +40,17 @@ class Monitor:
     """Meters of a training. All times are the host's, so no meter ever waits for the GPU."""
 
     def __init__(
-        self, config: TrainConfig, device: torch.device, first_step: int, on_update: OnUpdate, log: TextIO | None
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        first_step: int,
+        on_update: OnUpdate,
+        out: Path = Path(),
+        log: TextIO | None = None,
+        logger: Logger | None = None,
     ) -> None:
-        self._config, self._device, self._on_update, self._log = config, device, on_update, log
+        self._config, self._device, self._on_update = config, device, on_update
+        self._out, self._log, self._logger = out, log, logger
         self._first_step, self._start = first_step, time.perf_counter()
         self._last = self._after_first = self._start
         self._waiting = 0.0
@@ -51,18 +66,34 @@ class Monitor:
                 return
             yield batch
 
-    def update(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the speed, but not out of the time left."""
+        start = time.perf_counter()
+        yield
+        self._last += time.perf_counter() - start
+
+    def update(self, step: int, values: Mapping[str, float], picture: Image | None = None) -> dict[str, float]:
         """Report an update (counted from 1): its learning rate, losses and metrics, with the timings added.
 
-        Call it once per update. Lines for log.jsonl are those of every `log_every`-th update, of the first, of the
-        last, and of updates with metrics.
+        Call it once per update. What `is_logged` selects goes into log.jsonl and to the logger.
         """
         line = {"step": step, **values, **self._timings(step)}
         self._on_update(line)
         if self._log and is_logged(line, self._config):
             self._log.write(json.dumps(line) + "\n")
             self._log.flush()
+            if self._logger:
+                self._logger.scalars(step, {_tag(name): line[name] for name in line if name != "step"})
+        if picture:
+            self._save(step, picture)
         return line
+
+    def _save(self, step: int, picture: Image) -> None:
+        with atomic_write(self._out / PICTURES / f"step_{step:08d}.png") as draft:
+            picture.save(draft, "PNG")
+        if self._logger:
+            self._logger.picture(step, picture)
 
     def _timings(self, step: int) -> dict[str, float]:
         now = time.perf_counter()
@@ -86,19 +117,27 @@ class Monitor:
 def monitored(
     config: TrainConfig, out: Path, step: int, device: torch.device, on_update: OnUpdate
 ) -> Iterator[Monitor]:
-    """Save the config and open the log, on rank 0 only. A full disk is reported as a one-line error."""
+    """Save the config and open the logs, on rank 0 only. A full disk is reported as a one-line error."""
     with disk_errors(out, lambda: full_disk_advice(out)):
         if ranks.rank():
-            yield Monitor(config, device, step, on_update, None)
+            yield Monitor(config, device, step, on_update)
             return
         config.save(out / CONFIG)
-        with reopen_log(out / LOG, step) as log:
-            yield Monitor(config, device, step, on_update, log)
+        with reopen_log(out / LOG, step) as log, open_logger(config.log, out, asdict(config), step) as logger:
+            yield Monitor(config, device, step, on_update, out, log, logger)
 
 
 def is_logged(line: Mapping[str, float], config: TrainConfig) -> bool:
-    """Whether the line of an update belongs in the log."""
-    return line["step"] % config.log_every == 0 or line["step"] in (1, config.iterations)
+    """Whether the line of an update is logged: every `log_every`-th, the first, the last, and those with metrics."""
+    regular = line["step"] % config.log_every == 0 or line["step"] in (1, config.iterations)
+    return regular or any(name.startswith(VALIDATION) for name in line)
+
+
+def _tag(name: str) -> str:
+    """The name of a value in a logger, which shows values with the same prefix together."""
+    if name.startswith(VALIDATION):
+        return f"val/{name.removeprefix(VALIDATION)}"
+    return f"{'speed' if name in TIMINGS else 'train' if name in ('lr', 'entropy') else 'loss'}/{name}"
 
 
 def brief(line: Mapping[str, float]) -> str:
@@ -119,6 +158,13 @@ def describe(line: Mapping[str, float], config: TrainConfig) -> str:
         f"waiting for data {100 * line['data_share']:.0f}%",
     ]
     return ", ".join(parts)
+
+
+def validated(line: Mapping[str, float]) -> str:
+    """The metrics of a line as text; "" if it has none."""
+    names = {f"{VALIDATION}{name}": title for name, title in Metrics.COLUMNS.items()}
+    values = [f"{title} {100 * line[name]:.1f}" for name, title in names.items() if name in line]
+    return f"update {line['step']:.0f}: {', '.join(values)} on held-out training images" if values else ""
 
 
 def estimate(line: Mapping[str, float], config: TrainConfig) -> tuple[str, str]:

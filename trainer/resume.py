@@ -15,7 +15,18 @@ from trainer.checkpoint import MODEL, RESUME, latest, read_tensors
 from trainer.config import TrainConfig
 from trainer.distributed.ranks import all_gather, rank
 
-FREE_TO_CHANGE = {"device", "devices", "workers", "log_every", "checkpoint_every", "root", "cache", "masks"}
+FREE_TO_CHANGE = {
+    "device",
+    "devices",
+    "workers",
+    "log_every",
+    "log",
+    "log_images",
+    "checkpoint_every",
+    "root",
+    "cache",
+    "masks",
+}
 """Settings that a resumed run may change. Of the cache and its masks, the content is compared, not the name."""
 
 

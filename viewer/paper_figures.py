@@ -73,21 +73,23 @@ def masks_figure(
     return Figure(rows, "", names, unseen, IGNORED, notes, warnings, side)
 
 
-def predictions_figure(predictions: Iterable[Prediction], split: Split, gamma: float, side: int = SIDE) -> Figure:
-    """Image, ground truth and prediction at `gamma` (Figure 7)."""
+def predictions_figure(
+    predictions: Iterable[Prediction], split: Split, gamma: float, side: int = SIDE, hidden: bool = False
+) -> Figure:
+    """Image, ground truth and prediction at `gamma` (Figure 7). If `hidden`, labels are those seen in training."""
     rows, maps = [], []
     for name, image, label, predicted in predictions:
         size = fit_size(*label.shape, side)
         panels = [
             Panel("image", resize_image(image, size), continuous=True),
-            _labels("ground truth", label, side),
+            _labels("seen labels" if hidden else "ground truth", label, side),
             _labels("prediction", predicted, side),
         ]
         rows.append(FigureRow(panels, name))
         maps += [label, predicted]
     notes = (f"gamma {gamma:g} is added to the logits of classes without labels in training",)
     names, unseen = classes_in(maps, split)
-    return Figure(rows, "", names, unseen, "no annotation", notes, side=side)
+    return Figure(rows, "", names, unseen, IGNORED if hidden else "no annotation", notes, side=side)
 
 
 def demo_figure(

@@ -71,7 +71,7 @@ def train_each(
             mock.patch.object(torch.optim, "AdamW", partial(torch.optim.SGD, lr=1e-3, momentum=0.9)),
         ):
             last = loop.train_rank(
-                config, out / name, False, False, on_update, interrupts or nullcontext(lambda: False)
+                config, out / name, False, False, None, on_update, interrupts or nullcontext(lambda: False)
             )
         save_file({"cls": kept[-1].cls.clone(), "image": kept[-1].image.clone()}, out / f"{name}.bank{rank()}")
     return last

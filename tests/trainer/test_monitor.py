@@ -34,7 +34,7 @@ def clock(monkeypatch):
 
 def lines_of(clock, updates, config, first=0, start_up=0.0):
     """The lines of updates, each given as (seconds waiting for data, seconds of computation)."""
-    watched = Monitor(config, CPU, first, lambda _: None, None)
+    watched = Monitor(config, CPU, first, lambda _: None)
 
     def loader():
         for wait, _ in updates:
@@ -106,7 +106,7 @@ def test_the_estimate_is_given_once_after_twenty_updates_of_a_run(clock):
     on_update = updates(lambda amount, **more: shown.append((amount, more)), config)
     for line in lines_of(clock, [(0.0, 1.0)] * 60, config, first=30):
         on_update(line)
-    assert [step for step, more in shown if more["notice"]] == [50]
+    assert [step for step, more in shown if any(more["notices"])] == [50]
     assert [step for step, more in shown if more["line"]] == [35, 42, 49, 56, 63, 70, 77, 84]
     assert is_logged({"step": 1}, config)
     assert is_logged({"step": 100}, config)
