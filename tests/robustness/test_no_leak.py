@@ -59,12 +59,21 @@ def test_unseen_classes_leave_no_trace_in_training(caches, tmp_path):
     for cache in caches:
         lines, out = [], tmp_path / f"run{len(steps)}"
         config = TrainConfig(
-            cache=str(cache), encoder_weights="none", size=64, iterations=4, batch_size=3, device="cpu", workers=0
+            cache=str(cache),
+            encoder_weights="none",
+            size=64,
+            iterations=4,
+            batch_size=3,
+            device="cpu",
+            workers=0,
+            val_every=1,
+            val_images=2,
         )
         train(config, out, on_update=lines.append)
+        assert all("val_pAcc" in line and "val_mIoU_S" in line for line in lines)
         steps.append([{name: value for name, value in line.items() if name not in TIMINGS} for line in lines])
         weights.append(load_file(next(out.glob("step_*/model.safetensors"))))
-    assert steps[0] == steps[1]
+    assert steps[0] == steps[1]  # the metrics of held-out images, too
     text = [one.pop("text") for one in weights]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
