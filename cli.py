@@ -9,7 +9,14 @@ import typer
 from typer.exceptions import TyperException
 
 from clipteacher import __version__
-from commands import cache_commands, experiment_commands, figure_commands, stage_commands, student_commands
+from commands import (
+    cache_commands,
+    experiment_commands,
+    figure_commands,
+    folder_commands,
+    stage_commands,
+    student_commands,
+)
 from commands.console import Commands, echo_error, escape_unencodable_output, parser_error
 from commands.help_page import Command
 from data_cache.errors import UsageError, UserError, explain_os_error
@@ -40,6 +47,7 @@ def _options(
 
 
 for command in (
+    folder_commands.init,
     *(stage_commands.precompute, stage_commands.train, stage_commands.evaluate),
     *(cache_commands.cluster, cache_commands.verify, cache_commands.info),
     *(experiment_commands.demo, experiment_commands.reproduce, experiment_commands.ablate),

@@ -21,6 +21,7 @@ from commands.help_page import HelpPage
 from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
 from data_cache.messages import did_you_mean, duration, printable
+from data_cache.survey import NO_LABELS
 from data_cache.system.signals import sigterm_as_interrupt
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def echo_plan(work: "Plan") -> None:
     job, size, source = work.job, work.bytes, work.job.config.clip_source
     echo_note(job.dataset)
     echo(f"{work.labelled} of {len(job.dataset)} images have a label map")
-    echo_warnings(work.texts.warnings)
+    echo_warnings([*work.texts.warnings, *([] if work.labelled else [NO_LABELS])])
     total = sum(size.values()) / 2**20
     echo(
         f"{source.name} ({source.weights}) on {job.masker.device} in {job.precision}, k-means by "

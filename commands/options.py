@@ -22,8 +22,8 @@ Given = dict[str, Any]
 """The options that the user has set, by field name."""
 
 PANELS = {
-    "Data": "dataset root split limit unseen views view_seed view_scale view_ratio classes image images result test_on "
-    "test_root tested",
+    "Data": "annotations colors dataset root split limit unseen views view_seed view_scale view_ratio classes image "
+    "images result test_on test_root tested",
     "Teacher": "prompts clip clip_weights image_size precision kmeans compile windows threshold updates",
     "Student": "student arch encoder encoder_weights size",
     "Losses": "glm vla ce nel generate loss_stride",

@@ -26,13 +26,13 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ValueError if it is not JSON or larger than 64 MiB, and OSError."""
+def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
+    """The content of a JSON file. Raises ValueError if it is not JSON or larger than `limit` bytes, and OSError."""
     status = path.stat()
     if not S_ISREG(status.st_mode):  # opening a named pipe would block
         raise ValueError("is not a file")
-    if status.st_size > JSON_BYTES:
-        raise ValueError(f"larger than {JSON_BYTES // 2**20} MiB")
+    if status.st_size > limit:
+        raise ValueError(f"larger than {limit // 2**20} MiB")
     try:
         return json.loads(path.read_bytes())
     except RecursionError:

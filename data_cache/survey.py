@@ -9,6 +9,8 @@ from jaxtyping import Int, UInt8
 from data_cache.datasets.base import VOID
 from data_cache.messages import first_names
 
+NO_LABELS = "no image has a label map: masks can be computed, but `train` needs labels of the seen classes"
+
 
 def _no_pixels() -> Int[np.ndarray, "256"]:
     return np.zeros(256, np.int64)

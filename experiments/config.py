@@ -52,6 +52,24 @@ class CheckedConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig(CheckedConfig):
+    """Settings of `init`."""
+
+    folder: Path = argument("The folder that contains images/ and, if you have them, labels/ and classes.txt.")
+    annotations: Path | None = option(
+        None,
+        "Annotations to convert to labels/ and classes.txt: a COCO JSON file, a CVAT XML file, or a folder of labelme "
+        "files or of color-coded PNG files.",
+        flags="--from",
+    )
+    colors: Path | None = option(
+        None,
+        'The color of each class in color-coded PNG files, such as CVAT\'s labelmap.txt: lines like "road:128,64,128".',
+    )
+    overwrite: bool = option(False, "Replace classes.txt, and label maps that differ from the annotations.")
+
+
+@dataclass(frozen=True)
 class VerifyConfig(CheckedConfig):
     """Settings of `verify`."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_cache.callbacks import OnDataset, ProgressBar, ignore
 from data_cache.content import indistinguishable_warnings
-from data_cache.datasets import open_dataset
+from data_cache.datasets import labelled_images, open_dataset
 from data_cache.errors import UserError
 from data_cache.fingerprint import hash_names
 from data_cache.paths import cache_folder
@@ -79,14 +79,14 @@ class EvaluationReport:
 def evaluate_checkpoint(
     config: EvaluateConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore
 ) -> EvaluationReport:
-    """Evaluate a student.
+    """Evaluate a student on the images that have a label map.
 
     Raises:
-        UserError, UsageError: the checkpoint or the images are missing, an image has no label map, or the dataset has
+        UserError, UsageError: the checkpoint or the images are missing, no image has a label map, or the dataset has
             other classes and the CLIP used in training cannot be loaded.
 
     """
-    images = open_dataset(config.dataset, config.root, config.split, config.limit)
+    images = labelled_images(open_dataset(config.dataset, config.root, config.split, config.limit))
     on_dataset(images)
     check_labelled(images)
     checkpoint = load(config.checkpoint, resolve_device(config.device))

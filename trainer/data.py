@@ -14,8 +14,9 @@ from torch.utils.data import Dataset as TorchDataset
 from data_cache.content import CachedArrays, Texts
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError, UserError
+from data_cache.layout import reserved_label
 from data_cache.reader import Cache
-from data_cache.sample import check_unchanged, crop_image, crop_label, read_unchanged
+from data_cache.sample import check_unchanged, crop_image, crop_label, read_label_unchanged, read_unchanged
 from data_cache.source_dataset import open_source_dataset, recorded_root
 from data_cache.splits import Split
 from data_cache.views import View, check_resampling
@@ -68,6 +69,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
             "rerun `precompute` with another --cache"
         )
     split = Split(dataset.classes, tuple(cache.mask_attributes(masks)["unseen"]))
+    _check_seen_pixels(cache.path, dataset, split, loaded)
     size = config.size or int(cache.fingerprint["clip"]["image_size"])
     origin = {
         "dataset": cache.fingerprint["dataset"],
@@ -94,6 +96,20 @@ def held_out_images(config: TrainConfig, loaded: CachedArrays) -> Int[np.ndarray
         raise UsageError(f"--val-every {config.val_every}: needs at least two images with a label map; omit it")
     count = max(1, min(config.val_images, len(labeled) // 10))
     return np.sort(np.random.default_rng((config.seed, HELD_OUT)).choice(labeled, count, replace=False))
+
+
+def _check_seen_pixels(path: Path, dataset: Dataset, split: Split, loaded: CachedArrays) -> None:
+    """Raise UserError if no pixel has a seen label. Label maps are read only if there is no seen token in the cache."""
+    if (loaded.label == reserved_label(loaded.label.dtype.name)).any():
+        return
+    for index in np.flatnonzero(loaded.ok).tolist():
+        label = read_label_unchanged(dataset, index, loaded.digest[index][1])
+        if label is not None and not split.is_hidden(label).all():
+            return
+    raise UserError(
+        f"{path}: no pixel of the label maps has a seen class, so there is nothing to learn from; `init` lists the "
+        "label values of a folder; correct the label maps, then rerun `precompute` with --overwrite"
+    )
 
 
 class Batch(NamedTuple):

@@ -10,7 +10,7 @@ from data_cache.errors import UnreadableError, UsageError, UserError
 from data_cache.messages import did_you_mean
 from data_cache.system.files import is_folder, stat_or_none
 
-__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "open_dataset"]
+__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "labelled_images", "open_dataset"]
 
 DATASETS: dict[str, DatasetSpec] = {
     "voc": voc.SPEC,
@@ -53,6 +53,15 @@ def open_dataset(name: str, root: Path | None, split: str, limit: int | None = N
     else:
         dataset = spec.open(Path(), split)
     return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
+
+
+def labelled_images(dataset: Dataset) -> Dataset:
+    """The images that have a label map, with a note on the number of others; the dataset itself if there are none."""
+    indices = [i for i in range(len(dataset)) if dataset.has_label(i)]
+    if len(indices) in (0, len(dataset)):
+        return dataset
+    note = f"{len(dataset) - len(indices)} of {len(dataset)} images have no label map and are not evaluated"
+    return replace(dataset.subset(indices), notes=(*dataset.notes, note))
 
 
 def _read(spec: DatasetSpec, root: Path, split: str) -> Dataset:

@@ -1,6 +1,7 @@
 """Your own images: a folder of images, a list of class names and, optionally, label maps."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_cache.class_list import check_names, read_names
@@ -10,6 +11,8 @@ from data_cache.datasets.pairing import Pairing, files_below, find_pairs
 from data_cache.datasets.pairing_notes import IMAGE_SUFFIXES, READABLE_SUFFIXES
 from data_cache.errors import UsageError, UserError
 
+CLASSES = "classes.txt"
+_PLACEHOLDER = "TODO: name of label value "
 _SPLIT = re.compile(r"(train|val|test)(ing|id|idation)?|(trn)|(dev|eval(?:uation)?)")
 _KINDS = {"trn": "train", "dev": "val", "eval": "val", "evaluation": "val"}
 _LABELS = "labels?|masks?|annot(ation)?s?|gt|groundtruth|seg(mentation)?s?|semantic"
@@ -28,10 +31,59 @@ def open_folder(root: Path, split: str) -> PairedFiles:
         UserError: classes.txt is missing or invalid, there are no images, or no label map belongs to an image.
 
     """
+    _check_split(split)
+    return _open(root, split, read_classes(root / CLASSES))
+
+
+def open_unnamed(root: Path, split: str) -> PairedFiles:
+    """Open a split as `open_folder` does, but without classes.txt: each label value has a placeholder as its name."""
+    _check_split(split)
+    return _open(root, split, tuple(map(placeholder, range(MAX_CLASSES))))
+
+
+def open_images(root: Path, split: str) -> PairedFiles:
+    """The images of a split, whatever the state of its label maps and classes.txt."""
+    _check_split(split)
+    pairing, *_ = _find(root, split)
+    return PairedFiles("folder", root, split, (), pairing.pairs, label_table(()), pairing.notes)
+
+
+def folder_splits(root: Path) -> tuple[str, ...]:
+    """The folders of images/ that are splits, or "train" if it is not divided."""
+    return tuple(filter(kind_of_split, _folders(root / "images"))) or ("train",)
+
+
+def has_classes(root: Path) -> bool:
+    """Whether classes.txt exists and has no placeholders."""
+    try:
+        return not any(line.startswith(_PLACEHOLDER) for line in read_names(root / CLASSES))
+    except FileNotFoundError:
+        return False
+
+
+def placeholder(value: int) -> str:
+    """The line of classes.txt that stands for the name of a class until the user has written it."""
+    return f"{_PLACEHOLDER}{value}"
+
+
+def _check_split(split: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise UsageError(f"'{split}' cannot be a split: it names a folder in images/")
-    classes = read_classes(root / "classes.txt")
+
+
+def _open(root: Path, split: str, classes: tuple[str, ...]) -> PairedFiles:
+    pairing, labels, notes = _find(root, split)
+    if not any(pair.label for pair in pairing.pairs):
+        _check_no_misplaced_labels(root, labels, pairing)
+    table = label_table(range(len(classes)))
+    return PairedFiles("folder", root, split, classes, pairing.pairs, table, (*notes, *pairing.notes))
+
+
+def _find(root: Path, split: str) -> tuple[Pairing, Path, list[str]]:
+    """The images of a split with their label maps, the folder of the label maps, and notes on the split."""
     images, labels, notes = root / "images", root / "labels", []
+    if not images.is_dir():
+        _check_no_misplaced_images(root)
     if part := split_folder(images, split):
         images, labels = images / part, labels / _same_split(labels, part)
     elif kind_of_split(split) != "train":
@@ -40,10 +92,7 @@ def open_folder(root: Path, split: str) -> PairedFiles:
         )
     pairing = find_pairs(root, images, labels, READABLE_SUFFIXES)
     _check_no_nested_splits(pairing)
-    if not any(pair.label for pair in pairing.pairs):
-        _check_no_misplaced_labels(root, labels, pairing)
-    table = label_table(range(len(classes)))
-    return PairedFiles("folder", root, split, classes, pairing.pairs, table, (*notes, *pairing.notes))
+    return pairing, labels, notes
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
@@ -51,7 +100,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
     Raises:
         UserError: The file is missing, empty or not UTF-8, has blank lines between names, duplicate or numbered names,
-            names with a comma (the separator of `--unseen`), or more names than label values.
+            placeholders, names with a comma (the separator of `--unseen`), or more names than label values.
 
     """
     fix = "write one class name per line, in the order of the label values"
@@ -61,13 +110,21 @@ def read_classes(file: Path) -> tuple[str, ...]:
         raise UserError(f"no {file}: {fix}") from None
     if not names:
         raise UserError(f"{file} is empty: {fix}")
+    check_classes(names, str(file))
+    for number, name in enumerate(names, start=1):
+        if name.startswith(_PLACEHOLDER):
+            raise UserError(f"{file}: line {number} is still a placeholder: write the class name instead of '{name}'")
+    return tuple(names)
+
+
+def check_classes(names: Sequence[str], where: str) -> None:
+    """Raise UserError for names that classes.txt cannot have; `where` names their file."""
     if len(names) > MAX_CLASSES:
-        raise UserError(f"{file} has {len(names)} classes: at most {MAX_CLASSES} fit into 8-bit label maps")
-    check_names(names, str(file))
+        raise UserError(f"{where} has {len(names)} classes: at most {MAX_CLASSES} fit into 8-bit label maps")
+    check_names(names, where)
     for number, name in enumerate(names, start=1):
         if "," in name:
-            raise UserError(f"{file}: line {number}: '{name}' has a comma, which separates names in --unseen")
-    return tuple(names)
+            raise UserError(f"{where}: line {number}: '{name}' has a comma, which separates names in --unseen")
 
 
 def split_folder(folder: Path, split: str) -> str | None:
@@ -119,6 +176,15 @@ def _check_no_nested_splits(pairing: Pairing) -> None:
         )
 
 
+def _check_no_misplaced_images(root: Path) -> None:
+    """Raise UserError if images are not in images/, but in the folder itself or in one with another name."""
+    for folder in (root, *(root / name for name in _folders(root) if not _is_for_labels(name))):
+        found = [entry for entry in folder.iterdir() if entry.suffix.lower() in READABLE_SUFFIXES and entry.is_file()]
+        if found:
+            fix = f"move them into {root / 'images'}" if folder == root else f"rename it to {root / 'images'}"
+            raise UserError(f"no folder {root / 'images'}: there are {len(found)} images in {folder}; {fix}")
+
+
 def _check_no_misplaced_labels(root: Path, labels: Path, pairing: Pairing) -> None:
     """Raise UserError if there are label maps that belong to no image, which is most likely a mistake."""
     if pairing.unpaired:
@@ -129,11 +195,14 @@ def _check_no_misplaced_labels(root: Path, labels: Path, pairing: Pairing) -> No
             f"but they must have the names of the images and the same path below {labels}"
         )
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name != "labels"):
-        plain = re.sub(r"[\W\d_]+", "", folder.name.lower())
-        if _LABEL_FOLDERS.fullmatch(plain) and files_below(folder, IMAGE_SUFFIXES):
+        if _is_for_labels(folder.name) and files_below(folder, IMAGE_SUFFIXES):
             raise UserError(
                 f"no image has a label map: {folder} looks like a folder of label maps; rename it to {root / 'labels'}"
             )
+
+
+def _is_for_labels(folder: str) -> bool:
+    return _LABEL_FOLDERS.fullmatch(re.sub(r"[\W\d_]+", "", folder.lower())) is not None
 
 
 SPEC = DatasetSpec(

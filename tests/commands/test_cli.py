@@ -9,7 +9,7 @@ from command_line import STUDENT, TINY, folder_options, in_a_process
 from PIL import Image
 
 STAGES = ("precompute", "train", "evaluate", "cluster", "verify", "info")
-COMMANDS = (*STAGES, "demo", "reproduce", "ablate", "show", "report", "predict", "export")
+COMMANDS = ("init", *STAGES, "demo", "reproduce", "ablate", "show", "report", "predict", "export")
 
 
 @pytest.fixture

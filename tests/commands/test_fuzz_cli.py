@@ -62,6 +62,7 @@ def valid_arguments(templates, tmp_path, monkeypatch):
     data = ("--dataset", "folder", "--root", folder / "drawn")
     cache, run = folder / "c.zarr", folder / "run"
     return {
+        "init": (folder / "drawn",),
         "precompute": (*folder_options(folder / "drawn"), *TINY, "--cache", tmp_path / "new.zarr"),
         "train": ("--cache", cache, "--out", tmp_path / "out", "--iterations", 1, *SMALL),
         "evaluate": (run, *data, "--device", "cpu"),

@@ -18,6 +18,7 @@ from refusals import refused
 
 from data_cache.datasets import DATASETS, open_dataset
 from data_cache.datasets.coco import raw_table
+from data_cache.datasets.folder import placeholder
 from data_cache.errors import UsageError, UserError
 
 
@@ -260,6 +261,22 @@ def test_folder_without_label_maps_is_accepted(own):
     dataset = open_dataset("folder", own, "train")
     assert not dataset.has_label(0)
     assert dataset.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("folder", "fix"), [("", "move them into {root}/images"), ("photos", "rename it to {root}/images")]
+)
+def test_images_outside_of_images_are_rejected_with_a_fix(own, folder, fix):
+    (own / "images").rename(own / "photos")
+    if not folder:
+        (own / "photos/a.png").rename(own / "a.png")
+    words = (f"1 images in {own / folder}", fix.format(root=own))
+    refused(lambda: open_dataset("folder", own, "train"), f"no folder {own / 'images'}", *words)
+
+
+def test_placeholders_in_classes_txt_are_rejected(own):
+    (own / "classes.txt").write_text(f"sky\n{placeholder(1)}\n")
+    refused(lambda: open_dataset("folder", own, "train"), "line 2 is still a placeholder", placeholder(1))
 
 
 def test_label_files_without_an_image_are_reported(own):

@@ -56,10 +56,28 @@ def test_all_void_label_maps_and_single_color_images_are_reported(clipteacher, t
 def test_dataset_without_label_maps_is_reported_and_not_trained_on(clipteacher, tmp_path):
     result = precompute(clipteacher, write(tmp_path / "own", [None, None]))
     assert "0 of 2 images have a label map" in result.err
+    assert "`train` needs labels of the seen classes" in result.err
     out = tmp_path / "run"
     assert (
         "no image has a label map" in clipteacher("train", "--cache", tmp_path / "own.zarr", "--out", out, *SMALL).error
     )
+
+
+@pytest.mark.parametrize(("label", "unseen"), [(255, ""), (1, "road")])
+def test_label_maps_without_a_seen_pixel_are_not_trained_on(clipteacher, tmp_path, label, unseen):
+    root = write(tmp_path / "own", [mask(label)] * 2, ("sky", "road"))
+    precompute(clipteacher, root, "--unseen", unseen)
+    refused = clipteacher("train", "--cache", tmp_path / "own.zarr", "--out", tmp_path / "run", *SMALL)
+    assert "no pixel of the label maps has a seen class" in refused.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_few_seen_pixels_in_one_label_map_are_enough_to_train(clipteacher, tmp_path):
+    few = mask(255).copy()
+    few[:2, :2] = 0
+    root = write(tmp_path / "own", [mask(255), few], ("sky", "road"))
+    precompute(clipteacher, root)
+    clipteacher.good("train", "--cache", tmp_path / "own.zarr", "--out", tmp_path / "run", *SMALL)
 
 
 @pytest.mark.parametrize(
@@ -104,4 +122,6 @@ def test_evaluation_skips_a_broken_image(clipteacher, tmp_path):
     assert result.json.pop("failures").keys() == {"images/2.png"}
     assert {name: value for name, value in result.json.items() if name != "failures"} == whole
     (root / "labels/2.png").unlink()
-    assert "1 of 3 images have no label map" in clipteacher("evaluate", run, *data).error
+    result = clipteacher.good("evaluate", run, *data, "--json")
+    assert result.json == whole
+    assert "1 of 3 images have no label map and are not evaluated" in result.err
