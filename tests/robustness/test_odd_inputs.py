@@ -92,7 +92,7 @@ def test_class_names_that_clip_cannot_distinguish_are_reported(clipteacher, tmp_
     events: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.feeder.Feeder._prepare", lambda *_: events.append("encoded") or 1 / 0)
-        patch.setattr("commands.stage_commands.echo_plan", lambda work: events.extend(work.texts.warnings))
+        patch.setattr("commands.stages.echo_plan", lambda work: events.extend(work.texts.warnings))
         with pytest.raises(ZeroDivisionError):
             precompute(clipteacher, root, clip=clip)
     assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in events[0]
