@@ -5,10 +5,9 @@ Names are checked against the files of the installed open_clip: importing the pa
 
 import ast
 import json
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_cache.errors import FULL, UsageError, UserError, explain_os_error, one_line
 from data_cache.messages import did_you_mean
+from data_cache.system.downloads import hub_downloads, quiet_logging
 from data_cache.system.environment import package_files
 
 if TYPE_CHECKING:
@@ -85,7 +85,13 @@ class CLIPSource:
 
         self.check()
         size = self.image_size or (None if self._path else PAPER_IMAGE_SIZE)
-        with tempfile.TemporaryDirectory() as folder, _quiet_logging(), torch.random.fork_rng(devices=[]):
+        downloads = hub_downloads() if self._tag or self._from_hub else nullcontext("")
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            quiet_logging(),
+            downloads as offline,
+            torch.random.fork_rng(devices=[]),
+        ):
             torch.manual_seed(RANDOM_SEED)
             name = self.clip
             if self._path:
@@ -99,7 +105,7 @@ class CLIPSource:
                 if self._checkpoint:
                     open_clip.load_checkpoint(model, str(_in_float32(self._checkpoint, Path(folder))))
             except Exception as error:
-                raise UserError(self._load_error(error)) from None
+                raise UserError(self._load_error(error, offline)) from None
         return model, tokenizer
 
     @property
@@ -168,16 +174,20 @@ class CLIPSource:
         if tags[self.weights] != config.get("quick_gelu", False):
             raise UsageError(f"--clip {self.name} with --clip-weights {self.weights}: {_NEEDS_QUICKGELU}")
 
-    def _load_error(self, error: Exception) -> str:
+    def _load_error(self, error: Exception, offline: str) -> str:
         if isinstance(error, OSError) and error.errno in FULL:
             return f"--clip-weights {self.weights}: {explain_os_error(error)}"
         reason = one_line(error, 300)
         if "TorchScript" in str(error):
             reason = "a TorchScript archive; for OpenAI's own weights pass --clip-weights openai, or save a state dict"
         if self._tag:
+            import open_clip
+
+            repository = open_clip.get_pretrained_cfg(self.clip, self.weights).get("hf_hub", "").strip("/")
             return (
-                f"--clip-weights {self.weights}: could not be downloaded ({reason}); download them on a machine "
-                "with internet access and pass the file's path, or `random` for untrained weights"
+                f"--clip-weights {self.weights}: could not be downloaded ({offline or reason}); on another machine, "
+                f"get open_clip_model.safetensors from https://huggingface.co/{repository}, and pass its path as "
+                "--clip-weights"
             )
         return f"--clip {self.name} with --clip-weights {self.weights}: does not load ({reason})"
 
@@ -253,14 +263,3 @@ def _in_float32(checkpoint: Path, folder: Path) -> Path:
     copy = folder / "float32.safetensors"
     save_file({name: value.float().clone() for name, value in state.items()}, copy)
     return copy
-
-
-@contextmanager
-def _quiet_logging() -> Iterator[None]:
-    # open_clip also logs what our error message says; `logging` has no public getter for the level
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(previous)

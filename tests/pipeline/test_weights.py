@@ -8,13 +8,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from hub import CLOSED, SILENT, hub
 from refusals import refused
 from safetensors.torch import save_file
 from tiny_inputs import CONFIG, CPU, random_image, tiny_clip
 
 from data_cache.errors import UsageError
 from pipeline.teacher.clip import FrozenCLIP, resolve_precision
-from pipeline.teacher.weights import CLIPSource
+from pipeline.teacher.weights import CLIPSource, clip_configs, pretrained_tags
 
 IMAGES = random_image(0, 128, 128)[None]
 
@@ -217,12 +218,19 @@ def test_file_that_is_not_a_checkpoint_is_refused(tmp_path, file):
     refused(clip(CONFIG, tmp_path / file), "--clip-weights", tmp_path / file)
 
 
-def test_failed_download_is_refused_with_the_alternatives(monkeypatch):
-    def create_model(*_, **__):
-        raise OSError("no route to host\nand more")
-
-    monkeypatch.setattr(open_clip, "create_model", create_model)
-    refused(clip("ViT-B-16-quickgelu", "openai"), "--clip-weights openai", "no route to host", "random")
+@pytest.mark.parametrize("answer", [CLOSED, SILENT, 503, 404])
+def test_failed_download_is_refused_at_once_with_the_file_to_get(answer, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", json.loads(Path(CONFIG).read_text()))
+    monkeypatch.setitem(clip_configs(), "small", Path(CONFIG))
+    monkeypatch.setitem(pretrained_tags(), "small", {"laion": False})
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small", {"laion": {"hf_hub": "someone/small/"}})
+    with hub(answer, tmp_path, monkeypatch) as served:
+        refused(
+            clip("small", "laion"),
+            *("--clip-weights laion", "https://huggingface.co/someone/small", "pass its path as --clip-weights"),
+        )
+    assert len(served) <= (1 if answer == 503 else 6)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hub import CLOSED, SILENT, hub
+from refusals import refused
 from torch import nn
 
 from data_cache.errors import UsageError, UserError
@@ -102,3 +104,19 @@ def test_an_unknown_timm_encoder_is_refused():
     with pytest.raises(UserError, match="tu-nosuchnet") as error:
         StudentNetwork("unet", "tu-nosuchnet", "none", CHANNELS)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("answer", [CLOSED, SILENT, 503, 404])
+@pytest.mark.parametrize(
+    ("encoder", "repository"),
+    [("resnet18", "smp-hub/resnet18.imagenet"), ("tu-resnet18", "timm/resnet18."), ("tu-gernet_s", "timm/gernet_s.")],
+)
+def test_failed_download_is_refused_at_once_with_the_file_to_get(
+    answer, encoder, repository, tmp_path, monkeypatch, caplog
+):
+    with hub(answer, tmp_path, monkeypatch):
+        refused(
+            lambda: StudentNetwork("fpn", encoder, "imagenet", 8),
+            *("--encoder-weights imagenet", f"https://huggingface.co/{repository}", "pass its path"),
+        )
+    assert not caplog.records

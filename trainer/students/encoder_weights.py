@@ -1,19 +1,33 @@
-"""Reads the weights of an encoder from a local file, whoever published it."""
+"""Reads the weights of an encoder from a local file, whoever published it, and says where to get that file."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_cache.errors import UserError, one_line
+from trainer.students.names import TIMM
 
 _NESTED = ("state_dict", "model")
 """Keys under which published files nest the state dict."""
 _PREFIXES = re.compile(r"^(?:(?:backbone|model|body)_)+")
 """Wrappers of OpenMMLab and timm."""
+
+
+def published_at(encoder: str, tag: str) -> str:
+    """The file that has the weights of an encoder of smp or timm, and its address."""
+    if not encoder.startswith(TIMM):
+        repository = smp.encoders.encoders[encoder]["pretrained_settings"][tag]["repo_id"]
+        return f"model.safetensors from https://huggingface.co/{repository}"
+    published = timm.models.get_pretrained_cfg(encoder.removeprefix(TIMM))
+    if published and published.hf_hub_id:
+        return f"model.safetensors from https://huggingface.co/{published.hf_hub_id}"
+    return published.url if published and published.url else "its weights"
 
 
 def load_encoder_weights(encoder: nn.Module, path: Path) -> None:

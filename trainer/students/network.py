@@ -1,5 +1,6 @@
 """The student: any segmentation_models_pytorch network, with a head that projects into CLIP's joint space."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.options import check_choice
+from data_cache.system.downloads import hub_downloads
 from trainer.config import TrainConfig
 from trainer.students import mscan
-from trainer.students.encoder_weights import load_encoder_weights
+from trainer.students.encoder_weights import load_encoder_weights, published_at
 from trainer.students.names import ARCHITECTURES, SEGNEXT, check_encoder
 from trainer.students.segnext import SegNeXt
 
@@ -45,10 +47,11 @@ class StudentNetwork(nn.Module):
         super().__init__()
         self.network: Any
         tag = _tag(encoder, weights)
-        self.network = _create(arch, encoder, tag)
+        with hub_downloads() if tag else nullcontext("") as offline:
+            self.network = _create(arch, encoder, tag, offline)
+            mean, std = _statistics(encoder, tag)
         if tag is None and weights != "none":
             load_encoder_weights(self.network.encoder, Path(weights))
-        mean, std = _statistics(encoder, tag)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.multiple = int(self.network.encoder.output_stride)
@@ -130,7 +133,7 @@ def _tag(encoder: str, weights: str) -> str | None:
     return weights
 
 
-def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
+def _create(arch: str, encoder: str, tag: str | None, offline: str) -> nn.Module:
     check_choice("--arch", arch, ARCHITECTURES)
     check_encoder(encoder)
     smp.encoders.encoders.update(mscan.ENCODERS)
@@ -146,9 +149,13 @@ def _create(arch: str, encoder: str, tag: str | None) -> nn.Module:
             "another"
         ) from None
     except Exception as error:
+        if tag and (offline or isinstance(error, OSError)):
+            raise UserError(
+                f"--encoder-weights {tag}: could not be downloaded ({offline or one_line(error)}); on another machine, "
+                f"get {published_at(encoder, tag)}, and pass its path as --encoder-weights, or pass none"
+            ) from None
         raise UserError(
-            f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built "
-            f"({one_line(error)}); without internet, pass --encoder-weights none or the path of a state dict"
+            f"--arch {arch} --encoder {encoder} --encoder-weights {tag or 'none'}: cannot be built ({one_line(error)})"
         ) from None
 
 
