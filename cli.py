@@ -14,6 +14,7 @@ from commands import (
     experiment_commands,
     figure_commands,
     folder_commands,
+    share_commands,
     stage_commands,
     student_commands,
 )
@@ -53,6 +54,7 @@ for command in (
     *(experiment_commands.demo, experiment_commands.reproduce, experiment_commands.ablate),
     *(figure_commands.show, figure_commands.report),
     *(student_commands.predict, student_commands.export),
+    *(share_commands.push, share_commands.pull),
 ):
     app.command(cls=Command)(command)
 

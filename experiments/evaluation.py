@@ -23,10 +23,15 @@ from viewer.cards import card, table
 
 @dataclass(frozen=True, repr=False)
 class EvaluationReport:
-    """An evaluation at some gammas; `picked` is the gamma picked on training images, if any. Notebooks show a table."""
+    """An evaluation on a split of a dataset at some gammas; `picked` is the gamma picked on training images, if any.
+
+    Notebooks show a table.
+    """
 
     evaluation: Evaluation
     gammas: tuple[float, ...]
+    dataset: str
+    split: str
     picked: float | None = None
 
     @property
@@ -48,7 +53,7 @@ class EvaluationReport:
         reported = replace(self.evaluation, counts={g: self.evaluation.counts[g] for g in self.gammas}).as_json()
         if self.picked is not None:
             reported["picked"] = self.evaluation.at(self.picked).as_json(self.picked)
-        return reported
+        return {"dataset": self.dataset, "split": self.split, **reported}
 
     @property
     def lines(self) -> list[str]:
@@ -98,7 +103,8 @@ def evaluate_checkpoint(
         picked = _pick_gamma(checkpoint, config, progress_bar)
         gammas = tuple(dict.fromkeys((*gammas, picked)))
     predictor = Predictor(checkpoint, config.sliding, vocabulary)
-    return EvaluationReport(evaluate_stage(predictor, images, gammas, progress_bar, StageTimer()), config.gamma, picked)
+    evaluation = evaluate_stage(predictor, images, gammas, progress_bar, StageTimer())
+    return EvaluationReport(evaluation, config.gamma, images.name, images.split, picked)
 
 
 def _pick_gamma(checkpoint: Checkpoint, config: EvaluateConfig, progress_bar: ProgressBar) -> float:

@@ -131,7 +131,7 @@ def test_every_page_is_linked():
     "line",
     [
         line.strip()
-        for name in ("README.md", "docs/export.md")
+        for name in ("README.md", "docs/export.md", "docs/sharing.md")
         for line in (REPOSITORY / name).read_text().splitlines()
         if line.startswith("    python cli.py ")
     ],

@@ -18,6 +18,7 @@ from trainer.config import TrainConfig
 
 FORMAT, VERSION = "clipteacher-checkpoint", 3
 CARD, ONLINE = "model.json", "online"
+MODEL, RESUME = "model.safetensors", "resume.safetensors"
 HASHES, SEAL = "files_sha256", "card_sha256"
 ADVICE = "restore the folder from a copy, or train again with another --out"
 

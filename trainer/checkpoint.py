@@ -17,12 +17,11 @@ from data_cache.errors import UsageError, UserError
 from data_cache.splits import Split
 from data_cache.system.atomic import draft_path, fsync, remove
 from data_cache.system.files import is_file
-from trainer.card import CARD, FORMAT, HASHES, VERSION, checkpoint_errors, read_card, sealed
+from trainer.card import CARD, FORMAT, HASHES, MODEL, RESUME, VERSION, checkpoint_errors, read_card, sealed
 from trainer.config import TrainConfig
 from trainer.segmenter import Vocabulary
 from trainer.students.network import StudentNetwork
 
-MODEL, RESUME = "model.safetensors", "resume.safetensors"
 STEP, FAILED = "step", "failed"
 
 

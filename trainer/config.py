@@ -19,7 +19,7 @@ Scope = Literal["image", "batch"]
 NELIgnore = Literal["negative", "masked"]
 StudentPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LOGGERS = ("tensorboard", "trackio", "wandb")
-CONFIG = "config.json"
+CONFIG, LOG = "config.json", "log.jsonl"
 GAMMA = 1.5
 """The paper's value: added to the logits of unseen classes, against the bias towards seen classes."""
 MAX_UPDATES = 10**8 - 1

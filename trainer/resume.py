@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_cache.errors import UsageError
-from trainer.card import ONLINE, checkpoint_errors, read_card
+from data_cache.errors import UsageError, UserError
+from trainer.card import HASHES, ONLINE, checkpoint_errors, read_card
 from trainer.checkpoint import MODEL, RESUME, latest, read_tensors
 from trainer.config import TrainConfig
 from trainer.distributed.ranks import all_gather, rank
@@ -56,6 +56,10 @@ def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) ->
     stored = read_card(folder)
     with checkpoint_errors(folder):
         _check_same(stored, card, run)
+        if RESUME not in stored[HASHES]:
+            raise UserError(
+                f"--resume: {folder} was pushed without its optimizer state; push the run with --resume-state"
+            )
         tensors, weights = read_tensors(folder, RESUME, stored), read_tensors(folder, MODEL, stored)
         learner.network.load_state_dict(_with_prefix("segmenter.", weights))
         learner.loss.load_state_dict(_with_prefix("loss.", tensors))

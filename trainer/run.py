@@ -13,9 +13,9 @@ from data_cache.system.files import is_file
 from data_cache.system.lock import writer_lock
 from trainer.card import read_card
 from trainer.checkpoint import FAILED, STEP, check_names, checkpoints, latest
-from trainer.config import CONFIG, TrainConfig, overridden, read_config
+from trainer.config import CONFIG, LOG, TrainConfig, overridden, read_config
 
-LOCK, LOG = "train.lock", "log.jsonl"
+LOCK = "train.lock"
 Line = dict[str, float]
 
 

@@ -42,6 +42,7 @@ def templates(tmp_path_factory):
         for command in (
             ("precompute", *folder_options(folder / "drawn"), *TINY, "--cache", folder / "c.zarr"),
             ("train", "--cache", folder / "c.zarr", "--out", folder / "run", "--iterations", 1, *SMALL),
+            ("push", folder / "c.zarr", f"file://{folder / 'pushed'}"),
         ):
             patch.setattr("sys.argv", ["cli.py", *map(str, command)])
             with pytest.raises(SystemExit) as end:
@@ -76,6 +77,8 @@ def valid_arguments(templates, tmp_path, monkeypatch):
         "demo": (),
         "predict": (run, folder / "drawn/images"),
         "export": (run, "--onnx", tmp_path / "student.onnx", "--size", 64),
+        "push": (run, f"file://{tmp_path / 'published'}"),
+        "pull": (f"file://{folder / 'pushed'}",),
     }
 
 
