@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import groupby
@@ -18,7 +18,8 @@ from viewer.render import add_legend, fit_size, render_grid, stack
 SIDE, COLUMNS = 144, 6
 """Longer side in pixels of a panel in a notebook, and the number of panels that fit into its width."""
 
-_BOX = "display:inline-block;vertical-align:top;margin:4px 8px 4px 0"
+_BOX = "display:inline-block;vertical-align:bottom;margin:4px 8px 4px 0"
+_COLUMN = "display:inline-block;vertical-align:top"
 _SWATCH = "display:inline-block;width:0.9em;height:0.9em;border:1px solid rgba(128,128,128,0.6);margin-right:0.3em"
 
 
@@ -81,6 +82,7 @@ class Figure:
         notes: how to read the figure, or what is missing.
         warnings: what is missing or wrong; commands print these, too.
         side: longer side of a panel in pixels.
+        aligned: whether panels of one column stay below each other in a notebook of any width.
 
     """
 
@@ -92,6 +94,7 @@ class Figure:
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     side: int = SIDE
+    aligned: bool = False
 
     @classmethod
     def of(cls, panels: Sequence[Panel], columns: int = COLUMNS, **options: Any) -> "Figure":
@@ -118,15 +121,21 @@ class Figure:
 
     def _repr_html_(self) -> str:
         heading = f"<div><strong>{escape(self.heading)}</strong></div>" if self.heading else ""
-        rows = "".join(
-            (f"<div>{escape(row.caption)}</div>" if row.caption else "")
-            + "".join(panel.html(self.side) for panel in row.panels)
-            for row in self.rows
-        )
+        rows = "".join(self._columns() if self.aligned else self._rows())
         names = "".join(_swatch(label, name, label in self.unseen) for label, name in self.legend.items())
         hatched = [f"hatched: {self.hatched}"] if self.hatched else []
         notes = "".join(f"<div>{escape(note)}</div>" for note in (*hatched, *self.notes, *self.warnings))
         return f"<div>{heading}<div>{rows}</div><div>{names}</div>{notes}</div>"
+
+    def _rows(self) -> Iterator[str]:
+        for row in self.rows:
+            yield f"<div>{escape(row.caption)}</div>" if row.caption else ""
+            yield from (panel.html(self.side) for panel in row.panels)
+
+    def _columns(self) -> Iterator[str]:
+        for column in zip(*(row.panels for row in self.rows), strict=True):
+            panels = "".join(f"<div>{panel.html(self.side)}</div>" for panel in column)
+            yield f'<div style="{_COLUMN}">{panels}</div>'
 
 
 def _swatch(label: int, name: str, unseen: bool) -> str:

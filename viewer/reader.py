@@ -102,7 +102,8 @@ class CacheReader(MaskSet):
             raise UsageError("grid: no images; pass at least one index or id")
         records = [self[which].view(view) for which in indices]
         reasons = {record.missing for record in records if record.ok} - {""}
-        notes = [f"no image: {reason}" for reason in sorted(reasons)]
+        notes = ["fused masks in arbitrary colors; where there are none, the image is pale"]
+        notes += [f"no image: {reason}" for reason in sorted(reasons)]
         return Figure.of([thumbnail(record) for record in records], notes=notes, columns=columns)
 
     def stats(self) -> Stats:

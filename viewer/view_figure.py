@@ -12,7 +12,7 @@ from data_cache.errors import UserError
 from data_cache.sample import crop_image
 from data_cache.views import whole
 from viewer.figure import SIDE, Figure, Panel
-from viewer.palette import draw_box, hatched_panel, overlay_masks, paint_labels, paint_masks
+from viewer.palette import draw_box, hatched_panel, outline_masks, paint_labels, paint_masks
 
 NOT_IGNORED = -1
 """The label of tokens that are not ignored in a `ScaleMap`."""
@@ -39,7 +39,7 @@ def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequen
             panels.append(Panel("seen labels", paint_labels(seen, VOID, (SIDE, SIDE))))
             names = {int(i): view.mask_set.classes[i] for i in np.unique(seen) if i != VOID}
         for window, centers, label in scales:
-            panels.append(Panel(f"{window} x {window} windows: {centers}", _masks(view, label, NOT_IGNORED)))
+            panels.append(Panel(f"masks of {window} x {window} windows: {centers}", _masks(view, label, NOT_IGNORED)))
         panels.append(fused)
     except UserError as error:
         missing.append(str(error))
@@ -48,15 +48,16 @@ def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequen
 
 def thumbnail(view: CachedView) -> Panel:
     """The fused masks over the image, or the parts of this that exist."""
+    title = f"image {view.index}"
     try:
         painted = _masks(view, view.masks, view.reserved)
     except UserError:
-        return Panel(f"{view.index}: {'failed' if view.status else 'not done'}", hatched_panel(SIDE))
+        return Panel(f"{title}: {'failed' if view.status else 'not done'}", hatched_panel(SIDE))
     if view.missing:
-        return Panel(str(view.index), painted)
+        return Panel(title, painted)
     image = crop_image(view.sample.image, view.geometry, SIDE)
-    tinted = overlay_masks(image, view.masks, view.reserved, len(view.mask_set.classes))
-    return Panel(str(view.index), tinted, continuous=True)
+    drawn = outline_masks(image, view.masks, view.reserved, len(view.mask_set.classes))
+    return Panel(title, drawn, continuous=True)
 
 
 def heading(view: CachedView) -> str:

@@ -97,7 +97,7 @@ def test_images_are_indexed_by_number_name_and_slice(made):
     assert [r.index for r in cache[1:4]] == [1, 2, 3]
     assert [r.id for r in cache] == [name(i) for i in range(IMAGES)]
     assert len(cache.grid().panels) == IMAGES
-    assert [panel.title for panel in cache.grid([name(2), -1]).panels] == ["2", "5"]
+    assert [panel.title for panel in cache.grid([name(2), -1]).panels] == ["image 2", "image 5"]
     with pytest.raises(TypeError):
         cache[1.5]
     for index in (IMAGES, -IMAGES - 1):
@@ -201,7 +201,7 @@ def test_unfinished_cache_shows_finished_images(cache_copy):
     assert "not done; rerun the same `precompute`" in visible_text(rendered(cache[0]))
     assert cache[0].image is not None
     refused(lambda: cache[0].masks, "not done", kind=UserError)
-    assert list(images_by_title(rendered(cache.grid([0, 2])))) == ["0: not done", "2"]
+    assert list(images_by_title(rendered(cache.grid([0, 2])))) == ["image 0: not done", "image 2"]
     assert len(cache.stats().count) == 6
 
 

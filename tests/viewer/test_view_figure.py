@@ -23,7 +23,7 @@ from refusals import refused
 from clipteacher import open_cache
 from data_cache.errors import UserError
 from experiments.scales import scales_figure
-from viewer.figure import SIDE, Figure, Panel
+from viewer.figure import SIDE, Figure, FigureRow, Panel
 
 
 def test_summary_card_lists_contents_and_failures(made):
@@ -43,7 +43,7 @@ def test_figure_shows_image_labels_scales_and_masks(made):
     tree = rendered(scales_figure(record))
     found = images_by_title(tree)
     titles = [re.sub(r": \d+$", "", title) for title in found]
-    assert titles == ["image", "seen labels", "3 x 3 windows", "7 x 7 windows", "fused masks"]
+    assert titles == ["image", "seen labels", "masks of 3 x 3 windows", "masks of 7 x 7 windows", "fused masks"]
     assert all(picture.shape == (SIDE, SIDE, 3) for picture in found.values())
     image = Image.open(made.root / name(0)).resize((SIDE, SIDE))
     assert nearly_equal(found["image"], np.asarray(image))
@@ -78,7 +78,11 @@ def test_missing_images_become_hatched_panels_with_a_note(elsewhere):
     assert "gone" in visible_text(tree)
     assert "root=DIR" in visible_text(tree)
     assert cache[0].image is cache[0].clip_input is cache[0].seen_label is None
-    assert [re.sub(r"\W*\d+$", "", title) for title in found][1:] == ["3 x 3 windows", "7 x 7 windows", "fused masks"]
+    assert [re.sub(r"\W*\d+$", "", title) for title in found][1:] == [
+        "masks of 3 x 3 windows",
+        "masks of 7 x 7 windows",
+        "fused masks",
+    ]
     assert visible_text(rendered(cache.grid(range(3)))).count("no image") == 1
     assert "gone" in visible_text(rendered(cache))
     assert cache[0].to_image().width > 0
@@ -128,19 +132,30 @@ def test_missing_label_map_is_noted(made):
 def test_grid_colors_only_masks(made):
     cache = open_cache(made.cache)
     found = images_by_title(rendered(cache.grid(range(IMAGES), view=CROP)))
-    assert list(found) == [f"{FAILED}: failed" if i == FAILED else str(i) for i in range(IMAGES)]
-    assert hatched(found[f"{FAILED}: failed"])
+    assert list(found) == [f"image {i}{': failed' * (i == FAILED)}" for i in range(IMAGES)]
+    assert hatched(found[f"image {FAILED}: failed"])
     record = cache[0].view(CROP)
-    tokens = found["0"].reshape(8, SIDE // 8, 8, SIDE // 8, 3)[:, 4:-4, :, 4:-4].astype(float)
+    tokens = found["image 0"].reshape(8, SIDE // 8, 8, SIDE // 8, 3)[:, 4:-4, :, 4:-4].astype(float)
     saturation = np.ptp(tokens.mean(axis=(1, 3)), axis=2)
     unmasked = record.masks == record.reserved
     assert unmasked.any()
     assert saturation[unmasked].max() < 8
     assert np.median(saturation[~unmasked]) > 20
+    assert tokens.mean(axis=(1, 3, 4))[unmasked].min() > 150  # pale
     image = np.asarray(Image.fromarray(record.clip_input).resize((SIDE, SIDE))).mean(axis=2)
     brightness = image.reshape(8, SIDE // 8, 8, SIDE // 8)[:, 4:-4, :, 4:-4].mean(axis=(1, 3))
     assert np.corrcoef(brightness[unmasked], tokens.mean(axis=(1, 3, 4))[unmasked])[0, 1] > 0.98
     assert cache.grid(range(IMAGES), columns=4).to_image().size > (4 * SIDE, 2 * SIDE)
+
+
+def test_aligned_panels_stay_below_each_other_at_any_width():
+    above, below = (
+        [Panel(f"{kind} {i}", np.zeros((4, 4, 3), np.uint8)) for i in range(3)] for kind in ("image", "tokens")
+    )
+    figure = Figure([FigureRow(above), FigureRow(below)], aligned=True)
+    columns = [div for div in rendered(figure).iter("div") if len(list(div.iter("img"))) == 2]
+    assert [visible_text(column) for column in columns] == [f"image {i} tokens {i}" for i in range(3)]
+    assert all("inline-block" in column.get("style") and len(column) == 2 for column in columns)
 
 
 def test_html_in_names_is_escaped(made):
