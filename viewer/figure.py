@@ -32,7 +32,7 @@ class Panel:
     """
 
     title: str
-    pixels: UInt8[np.ndarray, "height width 3"]
+    pixels: UInt8[np.ndarray, "height width 3"] = field(repr=False)
     continuous: bool = False
 
     def resized(self, side: int) -> Image.Image:
