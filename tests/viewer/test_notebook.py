@@ -1,13 +1,17 @@
 """The notebook runs from top to bottom in a real kernel and is committed with its outputs."""
 
+import base64
+import io
 import json
 import os
 import re
 
 import nbformat
+import numpy as np
 import pytest
 from command_line import REPOSITORY
 from nbclient import NotebookClient
+from PIL import Image
 
 FILE = REPOSITORY / "notebooks/inspect_cache.ipynb"
 MISTAKE = "open_cache('nowhere.zarr')"
@@ -21,8 +25,13 @@ def printed(notebook):
     return "".join(out.text for cell in cells(notebook) for out in cell.outputs if out.output_type == "stream")
 
 
+def shown(notebook, kind):
+    """The data of one MIME type that cells show, in order."""
+    return [out.data[kind] for cell in cells(notebook) for out in cell.outputs if kind in out.get("data", {})]
+
+
 def html(notebook):
-    return [out.data["text/html"] for cell in cells(notebook) for out in cell.outputs if "data" in out]
+    return shown(notebook, "text/html")
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +74,22 @@ def test_notebook_clustering_matches_the_cache(executed):
 
 @pytest.mark.slow
 def test_notebook_outputs_match_the_committed_ones(executed, committed):
-    def shown(notebook):
+    def titles(notebook):
         """Titles of panels and headers of tables without numbers, which another processor may round differently."""
         found = [re.findall(r'alt="([^"]*)"|<th[^>]*>([^<]*)', text) for text in html(notebook)[:-1]]
         return [[re.sub(r"[\d.]+", "", title or head) for title, head in part] for part in found]
 
-    assert len(shown(committed)) > 8
-    assert shown(executed[1]) == shown(committed)
+    assert len(titles(committed)) > 8
+    assert titles(executed[1]) == titles(committed)
+
+
+@pytest.mark.slow
+def test_matplotlib_and_supervision_draw_a_picture_each(executed, committed):
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))) for png in shown(executed[1], "image/png")]
+    assert len(pictures) == len(shown(committed, "image/png")) == 2
+    assert all(len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20 for picture in pictures)
+    count = re.search(r"(\d+) masks of ([\d ]+) pixels", printed(executed[1]))
+    assert len(count[2].split()) == int(count[1]) > 1
 
 
 @pytest.mark.slow
@@ -89,9 +107,7 @@ def test_committed_outputs_are_small_and_free_of_local_paths(committed):
     assert not re.search(r"/(home|root|tmp|work|usr|Users)/", text)
     assert "<script" not in "".join(html(committed))
     assert all(cell.execution_count for cell in cells(committed))
-    assert not [
-        out for cell in cells(committed) for out in cell.outputs if out.output_type in ("error", "display_data")
-    ]
+    assert "error" not in [out.output_type for cell in cells(committed) for out in cell.outputs]
     assert "stderr" not in [out.get("name") for cell in cells(committed) for out in cell.outputs]
 
 
