@@ -1,7 +1,10 @@
 """The paper's students: MSCAN, SegNeXt's decoder, and Swin at any input size."""
 
+import copy
+
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from refusals import refused
@@ -13,9 +16,25 @@ from trainer.config import TrainConfig
 from trainer.memory import ADAM_BYTES, estimated_memory
 from trainer.students.mscan import ENCODERS, MSCAN, MultiScaleAttention
 from trainer.students.network import StudentNetwork, parameter_groups
+from trainer.students.segformer import EarlyFusionDecoder, accelerate
 from trainer.students.segnext import LowRank
 
 SWIN = "tu-swin_tiny_patch4_window7_224"
+
+
+@pytest.mark.parametrize("encoder", ["mit_b0", "resnet18"])
+def test_segformer_equals_that_of_smp_in_values_gradients_and_parameters(encoder):
+    expected = smp.create_model("segformer", encoder, encoder_weights=None, classes=4).double().eval()
+    network = accelerate(copy.deepcopy(expected))
+    assert isinstance(network.decoder, EarlyFusionDecoder)
+    assert [name for name, _ in network.named_parameters()] == [name for name, _ in expected.named_parameters()]
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    outputs = [one(images) for one in (network, expected)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for own, other in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
 
 
 @pytest.mark.parametrize(("size", "millions"), [("t", 4.2), ("s", 13.9), ("b", 26.8), ("l", 45.2)])

@@ -16,6 +16,7 @@ from trainer.config import TrainConfig
 from trainer.students import mscan
 from trainer.students.encoder_weights import load_encoder_weights, published_at
 from trainer.students.names import ARCHITECTURES, SEGNEXT, check_encoder
+from trainer.students.segformer import accelerate
 from trainer.students.segnext import SegNeXt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -48,7 +49,7 @@ class StudentNetwork(nn.Module):
         self.network: Any
         tag = _tag(encoder, weights)
         with hub_downloads() if tag else nullcontext("") as offline:
-            self.network = _create(arch, encoder, tag, offline)
+            self.network = accelerate(_create(arch, encoder, tag, offline))
             mean, std = _statistics(encoder, tag)
         if tag is None and weights != "none":
             load_encoder_weights(self.network.encoder, Path(weights))
