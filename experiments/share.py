@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import UsageError, UserError, disk_errors
-from data_cache.paths import cache_folder
+from data_cache.paths import RUNS, cache_folder
 from data_cache.system.files import is_file
 from data_cache.system.lock import writer_lock
 from experiments.remote import Remote, open_remote
@@ -163,7 +163,7 @@ def _default_path(url: str, kind: Kind) -> Path:
     name = _name(url)
     if name is None:
         raise UsageError(f"{url}: does not end with a name that a folder can have; pass --out")
-    return cache_folder() / f"{name}.zarr" if kind == "cache" else Path("runs") / name
+    return cache_folder() / f"{name}.zarr" if kind == "cache" else RUNS / name
 
 
 def _name(url: str) -> str | None:

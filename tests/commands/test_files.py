@@ -23,6 +23,7 @@ HELP = {
     "export": ("--onnx", "student.onnx in the run's folder"),
     "precompute": ("--cache", "./data_cache/<dataset>.zarr"),
     "reproduce": ("--out", "runs/<preset>_<student>"),
+    "pull": ("--out", "runs/NAME for a run, and NAME.zarr in the folder of caches"),
     "demo": ("--out", "runs/demo"),
     "ablate": ("--out", "runs/ablate"),
 }
