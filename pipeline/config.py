@@ -15,6 +15,7 @@ from data_cache.options import argument, check_options, option
 from data_cache.paths import cache_folder
 from data_cache.views import Cropping
 from pipeline.teacher.prompts import CLEAN, Prompts, prompt_sets
+from pipeline.teacher.recipes import OUTPUT, RECIPES
 from pipeline.teacher.weights import CLIPSource
 
 SHARD, GPU_SHARD = 64, 256
@@ -67,6 +68,11 @@ class PrecomputeConfig:
     kmeans: KMeansChoice = option("auto", _KMEANS)
     compile: bool = option(False, "Compile CLIP: the first batch takes a minute longer.")
     dense: Dense = option("float16", "How dense tokens are stored.")
+    dense_recipe: str = option(
+        OUTPUT,
+        "How dense tokens are computed: the last block's output as in the paper, or a published change to that block.",
+        choices=RECIPES,
+    )
     shard: int | None = option(
         None,
         f"Images per shard, the unit of work and resume; by default {SHARD} ({GPU_SHARD} on a GPU with --dense none), "

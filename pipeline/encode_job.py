@@ -24,15 +24,18 @@ from pipeline.encode import Encoder
 from pipeline.masks.masker import Masker
 from pipeline.shard_job import ShardReport, StageTimes, absolute
 from pipeline.teacher.clip import FrozenCLIP, Precision
+from pipeline.teacher.recipes import OUTPUT
 from pipeline.teacher.weights import CLIPSource
 
 _LOADING = Lock()
 
 
 @lru_cache(maxsize=1)
-def load_clip(source: CLIPSource, precision: Precision, device: str, compiled: bool = False) -> FrozenCLIP:
+def load_clip(
+    source: CLIPSource, precision: Precision, device: str, compiled: bool = False, recipe: str = OUTPUT
+) -> FrozenCLIP:
     """The teacher, loaded once per process."""
-    return FrozenCLIP(source, precision, torch.device(device), compiled)
+    return FrozenCLIP(source, precision, torch.device(device), compiled, recipe)
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,13 @@ class EncodeJob:
     @cached_property
     def _encoder(self) -> Encoder:
         config = self.config
+        options = config.compile, config.dense_recipe
         # machines of a cluster may differ in their devices
         device = resolve_device(config.device if config.scheduler else self.masker.device)
         if not self.weights_hash:
-            clip = load_clip(config.clip_source, self.precision, str(device), config.compile)
+            clip = load_clip(config.clip_source, self.precision, str(device), *options)
         else:
-            clip = FrozenCLIP(config.clip_source, self.precision, device, config.compile)
+            clip = FrozenCLIP(config.clip_source, self.precision, device, *options)
             if clip.weights_hash != self.weights_hash:
                 raise UserError(
                     f"--clip-weights {clip.source.weights}: {gethostname()} has other weights of that name; give all "

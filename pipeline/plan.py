@@ -79,7 +79,7 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
     )
     # if other processes encode, CLIP computes only text features here and leaves the GPU to them
     local_device = "cpu" if workers.out_of_process else device
-    clip = load_clip(config.clip_source, precision, local_device, config.compile)
+    clip = load_clip(config.clip_source, precision, local_device, config.compile, config.dense_recipe)
     masker = Masker(split, clip.grid, kmeans=config.kmeans, device=device)
     masker.attributes()  # raises if this machine cannot run this --kmeans
     cache, dataset, added = _existing(config, dataset, clip, masker)

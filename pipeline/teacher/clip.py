@@ -12,10 +12,12 @@ import open_clip
 import torch
 from jaxtyping import Bool, Float, Float16, Int, UInt8
 from open_clip.transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_cache.errors import UsageError, UserError
 from data_cache.system.devices import compile_errors, resolve_device
+from pipeline.teacher.recipe_tower import RecipeTower
+from pipeline.teacher.recipes import OUTPUT, RECIPES
 from pipeline.teacher.weights import CLIPSource
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -24,8 +26,6 @@ BATCH = {"cpu": 4, "cuda": 32}
 """Views per forward pass, by device. Fixed, because rounding may depend on the size of the batch."""
 MAX_CONCURRENT_BATCHES = 4
 """Batches that a CPU encodes at once, at most: each takes memory, and a small shard holds no more."""
-DENSE_RECIPE = "output"
-"""Dense tokens are the last block's patch tokens after the final LayerNorm and the visual projection."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,23 @@ class FrozenCLIP:
         precision: number format of the vision tower's weights; the text tower stays in float32.
         device: where it runs.
         compiled: compile the vision tower: the first batch takes a minute, all others less than before.
+        recipe: how dense tokens are computed, one of `RECIPES`.
 
     Raises:
         UsageError: the architecture or the weights do not exist or do not fit (one line each).
 
     """
 
-    def __init__(self, source: CLIPSource, precision: Precision, device: torch.device, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        source: CLIPSource,
+        precision: Precision,
+        device: torch.device,
+        compiled: bool = False,
+        recipe: str = OUTPUT,
+    ) -> None:
         self.model, self.tokenizer = source.load()
-        self.source, self.precision, self.device = source, precision, device
+        self.source, self.precision, self.device, self.recipe = source, precision, device, recipe
         if reason := _unfit(self.model.visual):
             raise UsageError(f"--clip {source.name}: {reason}; choose a ViT such as ViT-B-16-quickgelu")
         visual: VisionTransformer = self.model.visual
@@ -86,7 +94,8 @@ class FrozenCLIP:
         visual.to(DTYPES[precision])
         if device.type == "cuda":
             visual.conv1.to(memory_format=torch.channels_last)  # the layout of the images
-        self._visual_forward = _compiled(visual) if compiled else visual
+        tower = visual if recipe == OUTPUT else RecipeTower(visual, recipe, source.name)
+        self._visual_forward = _compiled(tower) if compiled else tower
         self.threads = torch.get_num_threads()
         """How many cores this process may use."""
         self.max_concurrent_batches = concurrent_batches(self.threads) if device.type == "cpu" else 1
@@ -156,7 +165,7 @@ class FrozenCLIP:
             "mean": list(self.mean),
             "std": list(self.std),
             "precision": self.precision,
-            "dense_recipe": DENSE_RECIPE,
+            "dense_recipe": self.recipe,
         }
 
 
@@ -179,10 +188,13 @@ def load_matching_clip(
 
     Raises UserError if it has other weights.
     """
-    origin = origin or {}
+    origin, recipe = origin or {}, fingerprint["dense_recipe"]
+    if recipe not in RECIPES:
+        raise UserError(f"the cache has dense tokens by {recipe}, which this version lacks; update clipteacher")
     clip = clip or origin.get("clip") or fingerprint["model"]
     weights = weights or origin.get("weights") or ""
-    loaded = FrozenCLIP(CLIPSource(clip, weights, fingerprint["image_size"]), fingerprint["precision"], device)
+    source = CLIPSource(clip, weights, fingerprint["image_size"])
+    loaded = FrozenCLIP(source, fingerprint["precision"], device, recipe=recipe)
     if loaded.weights_hash != fingerprint["weights_sha256"]:
         raise UserError(
             f"--clip {clip}{f' --clip-weights {weights}' if weights else ''}: not the CLIP of the cache "
@@ -235,7 +247,7 @@ def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Te
     return torch.func.functional_call(model, cut, kwargs={"text": tokens[:, :length]})[1]
 
 
-def _compiled(visual: VisionTransformer) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _compiled(visual: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     forward, first = torch.compile(visual), Lock()
     ready = False
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from command_line import TINY, folder_options
 
+from data_cache.reader import Cache
 from data_cache.writer import CacheWriter
 from pipeline.live import LiveTeacher
+from pipeline.teacher.recipes import OUTPUT, RECIPES
 
 
 @pytest.fixture
@@ -26,6 +28,29 @@ def test_intact_cache_passes_and_matches_the_live_teacher(clipteacher, cache):
     assert live["ignored_equal"] == 1
     assert live["masks_rand_index"] > 0.9
     assert "0 bad" in clipteacher.good("verify", cache).out
+
+
+@pytest.mark.parametrize("recipe", RECIPES[1:])
+def test_every_command_rebuilds_the_teacher_with_the_recipe_of_the_cache(clipteacher, drawn, tmp_path, recipe):
+    paths = {name: tmp_path / f"{name}.zarr" for name in (recipe, OUTPUT)}
+    for name, path in paths.items():
+        given = ("--cache", path, "--shard", 4, "--dense-recipe", name)
+        clipteacher.good("precompute", *folder_options(drawn), *TINY, *given)
+    before = Cache(paths[recipe]).read("dense")
+    assert not np.array_equal(before, Cache(paths[OUTPUT]).read("dense"))
+    np.testing.assert_array_equal(Cache(paths[recipe]).read("cls"), Cache(paths[OUTPUT]).read("cls"))
+    live = clipteacher.good("verify", paths[recipe], "--live", 4, "--device", "cpu", "--json").json["live"]
+    assert live["dense_cosine_min"] > 0.999
+    next(file for file in (paths[recipe] / "dense").rglob("*") if file.name == "0" and file.is_file()).unlink()
+    clipteacher.good("verify", paths[recipe], "--repair", "--device", "cpu")
+    np.testing.assert_array_equal(Cache(paths[recipe]).read("dense"), before)
+
+
+def test_a_recipe_of_a_newer_version_is_refused(clipteacher, cache, monkeypatch):
+    monkeypatch.setattr("pipeline.teacher.clip.RECIPES", ())
+    result = clipteacher("verify", cache, "--live", 2, "--device", "cpu")
+    assert result.status == 1
+    assert "dense tokens by output, which this version lacks" in result.error
 
 
 def test_overwritten_features_are_detected(clipteacher, cache):

@@ -12,8 +12,8 @@ CLASSES = ("sky", "road", "tree", "garden gnome")
 CPU = torch.device("cpu")
 
 
-def tiny_clip(weights="random", precision="fp32", image_size=None, config=CONFIG):
-    return FrozenCLIP(CLIPSource(str(config), str(weights), image_size), precision, CPU)
+def tiny_clip(weights="random", precision="fp32", image_size=None, config=CONFIG, recipe="output"):
+    return FrozenCLIP(CLIPSource(str(config), str(weights), image_size), precision, CPU, recipe=recipe)
 
 
 def random_dense(seed, grid=(8, 8), channels=16, spread=1.0):

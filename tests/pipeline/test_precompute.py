@@ -210,6 +210,7 @@ def test_dense_none_stores_no_dense_array_and_the_same_rest(done, settings):
     [
         ({"image_size": 64}, ["clip.image_size: 128 there, 64 here"]),
         ({"precision": "bf16"}, ["clip.precision: fp32 there, bf16 here"]),
+        ({"dense_recipe": "sclip"}, ["clip.dense_recipe: output there, sclip here"]),
         ({"dense": "none"}, ["dense: float16 there, none here"]),
         ({"shard": 5}, ["shard: 3 there, 5 here"]),
         ({"limit": 6}, ["4 missing (images/06.png, images/07.png, images/08.png and 1 more)", "restore them"]),
