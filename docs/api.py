@@ -34,13 +34,13 @@ cache = clipteacher.precompute(PrecomputeConfig(dataset="scenes", clip="tiny", l
 settings = TrainConfig(encoder_weights="none", size=64, iterations=5, batch_size=2, loss_stride=4)
 student = clipteacher.train(settings, out="runs/scenes")
 report = clipteacher.evaluate(EvaluateConfig("runs/scenes", dataset="scenes", limit=4))
-print(report)                                            # pAcc, mIoU(S), mIoU(U), hIoU
+print(report)  # pAcc, mIoU(S), mIoU(U), hIoU
 
 student = clipteacher.load("runs/scenes")
 result = student.predict(cache[0].sample.image, classes=["sky", "sand", "tiger"], gamma=1.5)
-result.label_map, result.scores                          # numpy, height x width
-result.areas                                             # pixels, share and score of each class
-result.overlay().save("overlay.png")                     # PIL; `result` alone shows it in a notebook
+result.label_map, result.scores  # numpy, height x width
+result.areas  # pixels, share and score of each class
+result.overlay().save("overlay.png")  # PIL; `result` alone shows it in a notebook
 """
 INTRODUCTION = f"""\
 # Python interface
