@@ -70,7 +70,10 @@ def model_card(card: Mapping[str, Any], result: Mapping[str, Any] | None, name: 
         "## Use",
         f"    python cli.py pull {url} --out runs/{name}\n    python cli.py predict runs/{name} photo.jpg\n"
         f'    python cli.py predict runs/{name} photo.jpg --classes "{classes}"',
-        "The first `predict` chooses among the training classes and needs no CLIP. Other class names need the "
+        "In Python:",
+        f'    import clipteacher\n\n    segmenter = clipteacher.load("runs/{name}")\n'
+        '    segmenter.predict("photo.jpg").overlay().save("overlay.png")',
+        "Without `--classes`, it chooses among the training classes and needs no CLIP. Other class names need the "
         "text encoder of the CLIP below. The weights are in safetensors format; nothing is unpickled.",
         "## Results",
         *_results(result),

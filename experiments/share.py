@@ -56,7 +56,7 @@ def push(config: PushConfig, progress_bar: ProgressBar) -> Shared:
     remote = open_remote(config.url, kind)
     remote.prepare(config.private)
     old = _files_to_replace(remote, config.overwrite)
-    license = {"license": config.license} if config.license else stated_license((_read(remote, PAGE) or b"").decode())
+    license = {"license": config.license} if config.license else _stated_license(remote)
     from experiments.bundle import open_bundle
 
     bundle = open_bundle(config, kind)
@@ -116,6 +116,11 @@ def _read(remote: Remote, name: str) -> bytes | None:
         return None
     with remote.open(name) as file:
         return file.read(MAX_BYTES)
+
+
+def _stated_license(remote: Remote) -> dict[str, str]:
+    """The license in the README.md that is already there."""
+    return stated_license((_read(remote, PAGE) or b"").decode(errors="replace"))
 
 
 def _files_to_replace(remote: Remote, overwrite: bool) -> set[str]:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 import fsspec
@@ -18,6 +19,7 @@ import yaml
 from caches import contents
 from command_line import in_a_process
 from folders import make_cache
+from PIL import Image
 from small_run import SmallRun, small_run
 
 import cli
@@ -167,11 +169,23 @@ def test_license_comes_from_the_option_or_from_the_page_that_is_there(made, tmp_
     assert metadata((tmp_path / "README.md").read_text())["license"] == "cc-by-4.0"
 
 
-@pytest.mark.parametrize("text", ["---\n: [\n---", "---", "---\n- a\n---", "\0", "---\nlicense: [mit]\n---"])
+@pytest.mark.parametrize(
+    "text", ["---\n: [\n---", "---", "---\n- a\n---", "\0", "---\nlicense: [mit]\n---", "---\n\udcff"]
+)
 def test_page_that_cannot_be_read_states_no_license(made, tmp_path, text):
-    (tmp_path / "README.md").write_text(text)
+    (tmp_path / "README.md").write_bytes(os.fsencode(text))
     push(made.run, url_of(tmp_path))
     assert "license" not in metadata((tmp_path / "README.md").read_text())
+
+
+def test_python_lines_of_the_page_run(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    push(made.run, url_of(tmp_path / "coco-glm"))
+    pull(url_of(tmp_path / "coco-glm"))
+    Image.open(next((made.root / "images").rglob("*.png"))).convert("RGB").save("photo.jpg")
+    lines = (tmp_path / "coco-glm/README.md").read_text().split("In Python:")[1].split("Without")[0]
+    exec(textwrap.dedent(lines))
+    assert min(Image.open("overlay.png").size) >= 128
 
 
 def test_commands_of_the_pages_parse(made, tmp_path):
