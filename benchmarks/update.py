@@ -2,9 +2,10 @@
 
 The demo's student at its own settings, and the paper's three at the paper's (on a CPU: a batch of 2 at 128 px), on
 synthetic images with random weights. The ratio is the seconds of the loss, forward and backward, as autograd
-computes it image by image from full-resolution logits, over those of the batched loss, at the demo's settings.
+computes it image by image from full-resolution logits, over those of the batched loss, at the demo's settings. For the
+whole update, the peer also has segmentation_models_pytorch's own SegFormer and AdamW as PyTorch runs it by default.
 
-    python benchmarks/update.py [--batch N] [--size PX] [--students NAME,...] [--json]
+    python benchmarks/update.py [--batch N] [--size PX] [--students NAME,...] [--one-thread] [--json]
 """
 
 import argparse
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="Pixels of their input's side.")
     parser.add_argument("--students", default=",".join((DEMO, *list(STUDENTS)[:3])))
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--one-thread", action="store_true", help="CPU seconds of one thread, on a busy machine.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.one_thread:
+        torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     batch, size = arguments.batch or (16 if on_gpu else 2), arguments.size or (512 if on_gpu else 128)
@@ -92,16 +96,21 @@ def student_config(name: str, batch: int, size: int) -> TrainConfig:
 
 
 class Update:
-    """One training update, phase by phase."""
+    """One training update, phase by phase; `plain` is the peer."""
 
-    def __init__(self, config: TrainConfig, demo: bool, device: torch.device, views: ViewDataset) -> None:
+    def __init__(
+        self, config: TrainConfig, demo: bool, device: torch.device, views: ViewDataset, plain: bool = False
+    ) -> None:
         torch.manual_seed(0)
         self.config, self.device, self.views = config, device, views
         seen, channels, clusters = (SEEN_DEMO, CHANNELS_DEMO, CLUSTERS_DEMO) if demo else (SEEN, CHANNELS, CLUSTERS)
-        self.network = StudentNetwork(config.arch, config.encoder, "none", channels).to(device).train()
+        with patch("trainer.students.network.accelerate", lambda network: network) if plain else nullcontext():
+            self.network = StudentNetwork(config.arch, config.encoder, "none", channels).to(device).train()
         self.loss = TeacherLoss(config, torch.randn(seen, channels)).to(device)
         modules = torch.nn.ModuleList([self.network, self.loss])
         self.optimizer = create_optimizer(modules, self.network.network.encoder, config)
+        if plain:
+            self.optimizer = torch.optim.AdamW([{**group, "fused": None} for group in self.optimizer.param_groups])
         rng, batch, tokens = np.random.default_rng(0), config.batch_size, config.size // 8
         target = rng.integers(IGNORE, seen + clusters, (batch, tokens, tokens))
         label = np.where(target < seen, target, IGNORE).repeat(8, axis=1).repeat(8, axis=2).astype(np.int16)
@@ -167,13 +176,14 @@ def measured(config: TrainConfig, demo: bool, device: torch.device, repetitions:
 
 
 def compared(config: TrainConfig, device: torch.device, repetitions: int) -> dict[str, float]:
-    """The demo's update with the loss of autograd over the batched one, in turns: the loss, and the whole update."""
+    """The seconds of the peer over those of the demo's update, in turns: the loss, and all but the data."""
     times: dict[bool, list[dict[str, float]]] = {True: [], False: []}
     with prepared(config, True, device) as update:
+        peer = Update(config, True, device, update.views, plain=True)
         for _ in range(3):
-            for plain in (True, False):
-                with patch("trainer.losses.total.pixel_losses", plain_pixel_losses) if plain else no_phase(""):
-                    times[plain].append(median_seconds(update, device, repetitions))
+            with patch("trainer.losses.total.pixel_losses", plain_pixel_losses):
+                times[True].append(median_seconds(peer, device, repetitions))
+            times[False].append(median_seconds(update, device, repetitions))
     loss, whole = (
         {plain: float(np.median([sum(one[name] for name in names) for one in runs])) for plain, runs in times.items()}
         for names in (("loss", "loss_backward"), PHASES[1:])
@@ -198,22 +208,16 @@ def median_seconds(update: Update, device: torch.device, repetitions: int) -> di
 
 
 def now(device: torch.device) -> float:
-    """The time at which all queued work is done."""
+    """The time at which all queued work is done; of one thread on a CPU, the time it has used."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-@contextmanager
-def no_phase(_name: str) -> Iterator[None]:
-    """Nothing around a phase."""
-    yield
+    return time.process_time() if torch.get_num_threads() == 1 and device.type == "cpu" else time.perf_counter()
 
 
 def count_kernels(update: Update) -> int:
     """Kernels that an update launches on a GPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        update(no_phase)
+        update(nullcontext)
     return sum(event.count for event in profile.key_averages())
 
 
