@@ -68,7 +68,8 @@ class Segmentation:
         painted = overlay(self.image, paint_labels(self.label_map, -1, self.label_map.shape))
         panels = [Panel("image", self.image, continuous=True), Panel("prediction", painted, continuous=True)]
         legend = self.measured.legend(ascii_only=False)
-        return Figure.of(panels, heading=self.file, legend=legend, unseen=self._unlabelled, side=SIDE)._repr_html_()
+        heading = f"{self.file}, {self.image.shape[1]} x {self.image.shape[0]} px"
+        return Figure.of(panels, heading=heading, legend=legend, unseen=self._unlabelled, side=SIDE)._repr_html_()
 
     def __repr__(self) -> str:
         return printable(str(self.measured))

@@ -113,6 +113,7 @@ def test_notebooks_show_image_prediction_and_legend(run, pixels):
     segmenter = door.load(run)
     html = segmenter.predict(pixels, ["椅子 <b>"])._repr_html_()
     assert html.count("<img") == 2
+    assert "image, 120 x 90 px" in html
     assert "椅子 &lt;b&gt; 100.0 % (unseen)" in html
     assert "tiger" in segmenter._repr_html_()
     assert repr(segmenter) == "fpn (resnet18) at 64 px after 1 updates: 4 classes, unseen: tiger"
