@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -115,6 +116,13 @@ def test_each_claim_in_a_table_names_a_test(page):
     assert len(rows) > 30
     for row in rows:
         assert re.search(r"`tests/[\w/]+\.py", row.rsplit("|", 2)[1]), row
+
+
+def test_api_reference_is_current():
+    sys.path.insert(0, str(REPOSITORY / "docs"))
+    import api
+
+    assert api.PAGE.read_text(encoding="utf-8") == api.page(), "run `python docs/api.py`"
 
 
 def test_every_page_is_linked():
