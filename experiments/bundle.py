@@ -1,27 +1,12 @@
 """What `push` publishes: the files of a run or of a cache, and their page."""
 
-import json
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from data_cache.archive import pack, packed_files, without_paths
 from data_cache.callbacks import ProgressBar
-from data_cache.errors import UserError
-from data_cache.limits import read_json
-from data_cache.reader import Cache
-from data_cache.system.files import is_file
-from experiments.history import run_in
-from experiments.model_card import cache_card, model_card
-from experiments.report import read_result
 from experiments.share_config import PushConfig
-from experiments.share_manifest import ARCHIVE, EVALUATION, Content, Kind, Manifest
+from experiments.share_manifest import Content, Kind, Manifest
 from experiments.terms import Terms
-from trainer.card import ADVICE, CARD, HASHES, MODEL, RESUME, read_card, sealed
-from trainer.checkpoint import latest
-from trainer.config import CONFIG, LOG
-from trainer.run import parse_line
 
 
 class Bundle(Protocol):
@@ -39,108 +24,10 @@ class Bundle(Protocol):
 
 def open_bundle(config: PushConfig, kind: Kind) -> Bundle:
     """Open what is to be published. Raises UserError if there is no checkpoint, or no finished cache."""
-    return CacheBundle(config.source) if kind == "cache" else RunBundle(config)
+    if kind == "cache":  # which needs neither torch nor the student's packages
+        from experiments.cache_bundle import CacheBundle
 
+        return CacheBundle(config.source)
+    from experiments.run_bundle import RunBundle
 
-class CacheBundle:
-    """A finished cache without its dense tokens, as one file."""
-
-    def __init__(self, path: Path) -> None:
-        self._cache = Cache(path)
-        for name in self._cache.masks:
-            self._cache.check_done(name)
-
-    def files(self, folder: Path, progress_bar: ProgressBar) -> dict[str, Content]:
-        """Pack the cache. Raises UserError if it is damaged, or the disk is too small."""
-        sizes = [size for size, _ in packed_files(self._cache).values()]
-        if (free := shutil.disk_usage(folder).free) < (need := sum(sizes)):
-            raise UserError(
-                f"{folder.parent}: {need / 2**30:.2f} GiB are needed to pack the cache and {free / 2**30:.2f} GiB are "
-                "free; set TMPDIR to a folder on a larger disk"
-            )
-        with progress_bar("packing", len(sizes), "files") as advance:
-            pack(self._cache, folder / ARCHIVE, advance)
-        return {ARCHIVE: folder / ARCHIVE}
-
-    def check(self, manifest: Manifest) -> None:
-        """Nothing: `pack` compares every file with its record."""
-
-    def page(self, name: str, url: str, terms: Terms) -> str:
-        """The content of README.md."""
-        return cache_card(self._cache, name, url, terms)
-
-
-class RunBundle:
-    """The newest (or the named) checkpoint of a run, its settings, its log, and its evaluation if one is saved."""
-
-    def __init__(self, config: PushConfig) -> None:
-        self._run, self._resume = run_in(config.source), config.resume_state
-        self._folder = latest(config.source if is_file(config.source / CARD) else self._run)
-        self._card = read_card(self._folder)
-        if "failed" in self._card:
-            raise UserError(f"{self._folder}: is the state left by a loss that was not finite; pass the run")
-        if self._resume and RESUME not in self._card[HASHES]:
-            raise UserError(f"{self._folder}: has no optimizer state; omit --resume-state")
-        self._result = saved_result(self._run, config.result, self._card)
-
-    def files(self, folder: Path, progress_bar: ProgressBar) -> dict[str, Content]:
-        """The files by name, without paths of this machine in them. Their settings are those of the checkpoint."""
-        settings = _without_folders(self._card["config"])
-        tensors = [MODEL, *([RESUME] if self._resume else [])]
-        card = {**self._card, "config": settings, "recorded": without_paths(self._card["recorded"])}
-        card[HASHES] = {name: self._card[HASHES][name] for name in tensors}
-        files: dict[str, Content] = {CONFIG: _json(settings), f"{self._folder.name}/{CARD}": _json(sealed(card))}
-        files |= {f"{self._folder.name}/{name}": self._folder / name for name in tensors}
-        if is_file(self._run / LOG):
-            lines = ((line, parse_line(line)) for line in (self._run / LOG).read_bytes().splitlines(keepends=True))
-            files[LOG] = b"".join(line for line, parsed in lines if parsed and parsed["step"] <= card["step"])
-        if self._result:
-            files[EVALUATION] = _json(self._result)
-        return files
-
-    def check(self, manifest: Manifest) -> None:
-        """Raise UserError if tensors do not have the hashes in the checkpoint's card."""
-        for name, digest in self._card[HASHES].items():
-            actual = manifest.files.get(f"{self._folder.name}/{name}")
-            if actual and actual[1] != digest:
-                raise UserError(f"{self._folder / name}: was modified, or belongs to another checkpoint; {ADVICE}")
-
-    def page(self, name: str, url: str, terms: Terms) -> str:
-        """The content of README.md."""
-        return model_card(self._card, self._result, name, url, terms)
-
-
-def saved_result(run: Path, file: Path | None, card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The evaluation in a file, or in the run's folder, if any, in the format of `evaluate --json`.
-
-    Raises UserError if `file` is given and is not the output of `evaluate --json` or `reproduce`.
-    """
-    for candidate in [file] if file else sorted(run.glob("*.json")):
-        try:
-            measured = read_result(candidate, None)
-        except UserError:
-            if file:
-                raise
-            continue
-        content = read_json(candidate)
-        known = card["dataset"]["name"] if set(measured.per_class) == set(card["classes"]) else "another dataset"
-        rows = [{"gamma": gamma, **metrics} for gamma, metrics in measured.sweep.items()]
-        return {
-            "dataset": str(content.get("dataset") or (candidate.stem if "paper" in content else known)),
-            "split": content.get("split"),
-            **measured.sweep[measured.gamma],
-            "gamma": measured.gamma,
-            "per_class": dict(measured.per_class),
-            "sweep": rows,
-        }
-    return None
-
-
-def _without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which paths are reduced to names: they would lead nowhere on another machine."""
-    names = {name: Path(settings[name]).name for name in ("cache", "encoder_weights") if settings.get(name)}
-    return {**settings, **names, "root": None}
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
+    return RunBundle(config)

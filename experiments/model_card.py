@@ -42,7 +42,7 @@ def model_card(card: Mapping[str, Any], result: Mapping[str, Any] | None, name: 
 
     Args:
         card: the checkpoint's (`trainer.card`).
-        result: the saved evaluation, if any (`experiments.bundle`).
+        result: the saved evaluation, if any (`experiments.run_bundle`).
         name: what the run is called.
         url: where it is published.
         terms: what the user states.

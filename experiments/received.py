@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-import torch
-
 from data_cache.archive import unpack
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import UserError
@@ -13,11 +11,8 @@ from data_cache.integrity import verify_files
 from data_cache.reader import Cache
 from data_cache.system.atomic import draft_path, draft_paths, remove
 from data_cache.system.lock import writer_lock
-from experiments.history import run_in
 from experiments.share_manifest import ARCHIVE, Kind
 from pipeline.reopen import check_replaceable
-from trainer.checkpoint import load
-from trainer.run import LOCK
 
 
 @contextmanager
@@ -39,9 +34,17 @@ def check_received(draft: Path, kind: Kind, url: str, progress_bar: ProgressBar)
         if kind == "cache":
             _open_archive(draft, progress_bar)
         else:
-            load(draft, torch.device("cpu"))
+            _load_student(draft)
     except UserError as error:
         raise UserError(f"{url}: {str(error).replace(f'{draft}: ', '').replace(str(draft), '')}") from None
+
+
+def _load_student(draft: Path) -> None:
+    import torch  # here, because a cache needs neither torch nor the student's packages
+
+    from trainer.checkpoint import load
+
+    load(draft, torch.device("cpu"))
 
 
 def _open_archive(draft: Path, progress_bar: ProgressBar) -> None:
@@ -63,7 +66,10 @@ def check_target(out: Path, kind: Kind, overwrite: bool) -> None:
         raise UserError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if kind == "cache":
         check_replaceable(out)
-    elif run_in(out) != out:
+        return
+    from experiments.history import run_in
+
+    if run_in(out) != out:
         raise UserError(f"{out}: is not a run, and --overwrite replaces only those; pass another --out")
 
 
@@ -79,5 +85,8 @@ def move_into_place(draft: Path, out: Path, kind: Kind, overwrite: bool) -> None
 
 def _training_lock(out: Path) -> AbstractContextManager[None]:
     """The lock that `train` holds while it writes an existing run."""
-    is_run = out.is_dir() and not (out / "zarr.json").exists()
-    return writer_lock(out, "a training", "--out", out / LOCK) if is_run else nullcontext()
+    if not out.is_dir() or (out / "zarr.json").exists():
+        return nullcontext()
+    from trainer.run import LOCK
+
+    return writer_lock(out, "a training", "--out", out / LOCK)

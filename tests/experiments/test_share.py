@@ -131,6 +131,13 @@ def test_named_checkpoint_is_pushed_with_the_settings_of_its_run(made, tmp_path)
     assert latest(tmp_path / "pulled").name == "step_00000003"
 
 
+def test_cache_is_pushed_and_pulled_without_importing_torch(made, tmp_path):
+    url, prelude = url_of(tmp_path / "published"), "import sys\nsys.modules['torch'] = None"
+    for command in (("push", made.cache, url), ("pull", url, "--out", tmp_path / "pulled.zarr")):
+        result = in_a_process(*command, prelude=prelude)
+        assert result.returncode == 0, result.stderr
+
+
 # -- the page --------------------------------------------------------------------------------------------------
 
 
