@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -76,12 +77,24 @@ class Split:
 def labelled_in_training(classes: Sequence[str], trained: Sequence[str]) -> Bool[np.ndarray, "class"]:
     """Which classes of a dataset had labels in training on another dataset with the seen classes `trained`.
 
-    Names match regardless of case, or by `synonyms.json`: "tvmonitor" is "tv", and "wall" is any kind of wall.
+    Classes match if their names have the same `meaning`.
     """
+    known = {meaning(name) for name in trained}
+    return np.array([meaning(name) in known for name in classes], dtype=bool)
+
+
+def meaning(name: str) -> str:
+    """The same name for all names of a class in `synonyms.json`, regardless of case.
+
+    "tvmonitor" is "tv", and "wall" is any kind of wall.
+    """
+    return _synonyms().get(name.lower(), name.lower())
+
+
+@cache
+def _synonyms() -> dict[str, str]:
     groups = json.loads(Path(__file__).with_name("synonyms.json").read_text(encoding="utf-8"))
-    meaning = {name: group[0] for group in groups for name in group}
-    known = {meaning.get(name.lower(), name.lower()) for name in trained}
-    return np.array([meaning.get(name.lower(), name.lower()) in known for name in classes], dtype=bool)
+    return {name: group[0] for group in groups for name in group}
 
 
 def make_split(dataset_name: str, classes: Sequence[str], unseen: str | None) -> Split:

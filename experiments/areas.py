@@ -4,9 +4,11 @@ import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from trainer.segmenter import Vocabulary
+from viewer.class_colors import class_colors
+from viewer.legend import LegendEntry
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,21 @@ class SegmentedImage:
         """The area of each class that is present, the largest first."""
         return dict(sorted(self.areas(1).items(), key=lambda item: -item[1].pixels))
 
-    def legend(self, ascii_only: bool = True) -> dict[int, str]:
+    def legend(self, ascii_only: bool = True) -> list[LegendEntry]:
         """The classes present with their share in percent, the largest first; by default in characters of the font."""
-        return {
-            area.index: f"{_to_ascii(name, area.index) if ascii_only else name} {_share(area)}"
+        return [
+            LegendEntry(
+                f"{_to_ascii(name, area.index) if ascii_only else name} {_share(area)}",
+                self.colors[area.index],
+                area.unseen,
+            )
             for name, area in self.present.items()
-        }
+        ]
+
+    @property
+    def colors(self) -> UInt8[np.ndarray, "class 3"]:
+        """The color of each class."""
+        return class_colors(self.vocabulary.split.classes)
 
     def __str__(self) -> str:
         """The classes present on one line."""

@@ -1,10 +1,12 @@
 """Prepares a folder of your own images: lists what it contains, converts annotations, and writes classes.txt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from data_cache.annotations.convert import Converted, convert
 from data_cache.annotations.export import open_annotations
@@ -16,7 +18,8 @@ from data_cache.errors import UsageError, UserError
 from data_cache.system.atomic import atomic_write
 from data_cache.system.files import is_folder
 from experiments.config import InitConfig
-from viewer.palette import label_to_rgb
+from viewer.class_colors import class_colors
+from viewer.palette import BLANK, mask_colors
 
 
 @dataclass(frozen=True)
@@ -95,5 +98,13 @@ def init(config: InitConfig, progress_bar: ProgressBar) -> InitReport:
 
 
 def _convert(config: InitConfig, root: Path, progress_bar: ProgressBar) -> Converted:
-    palette = label_to_rgb(np.arange(VOID + 1)[None], VOID)[0]
-    return convert(open_annotations(config.annotations, config.colors), root, config.overwrite, palette, progress_bar)
+    annotations = open_annotations(config.annotations, config.colors)
+    return convert(annotations, root, config.overwrite, _palette_of, progress_bar)
+
+
+def _palette_of(classes: Sequence[str]) -> UInt8[np.ndarray, "256 3"]:
+    """The colors of the classes. Those of other values are never all gray: a gray palette could mean its gray values."""
+    colors = class_colors(classes)
+    palette = np.resize(mask_colors(colors), (VOID + 1, 3))
+    palette[: len(colors)], palette[VOID] = colors, BLANK
+    return palette

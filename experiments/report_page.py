@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
+from math import ceil
 
 from markupsafe import Markup
 
@@ -49,16 +50,20 @@ def page(report: RunReport) -> str:
 
 
 def class_tables(measured: Measured) -> list[tuple[str, bool, list[tuple[str, float]]]]:
-    """Tables of at most `TABLE_ROWS` classes: caption, whether they are unseen, IoU by name in descending order."""
+    """Tables of at most `TABLE_ROWS` classes: caption, whether they are unseen, IoU by name in descending order.
+
+    The tables of a group have equal lengths, so that side by side they fill the width.
+    """
     occurring = [(name, share) for name, share in measured.per_class.items() if share is not None]
     ranked = sorted(occurring, key=lambda item: -item[1])
     groups = {"Seen classes": False, "Unseen classes": True} if measured.unseen else {"Classes": False}
     tables = []
     for title, unseen in groups.items():
         items = [item for item in ranked if (item[0] in measured.unseen) == unseen]
-        for start in range(0, len(items), TABLE_ROWS):
+        rows = ceil(len(items) / ceil(len(items) / TABLE_ROWS)) if items else 1
+        for start in range(0, len(items), rows):
             caption = f"{title} ({len(items)})" if not start else f"{title}, from rank {start + 1}"
-            tables.append((caption, unseen, items[start : start + TABLE_ROWS]))
+            tables.append((caption, unseen, items[start : start + rows]))
     return tables
 
 

@@ -58,18 +58,14 @@ class Segmentation:
 
     def overlay(self) -> Image.Image:
         """The label map over the image in gray, above a legend of the classes present with their shares."""
-        return render_overlay(self.image, self.label_map, self.measured.legend(), self._unlabelled)
-
-    @property
-    def _unlabelled(self) -> frozenset[int]:
-        return frozenset(np.flatnonzero(~self.vocabulary.labelled).tolist())
+        return render_overlay(self.image, self.label_map, self.measured.colors, self.measured.legend())
 
     def _repr_html_(self) -> str:
-        painted = overlay(self.image, paint_labels(self.label_map, -1, self.label_map.shape))
+        painted = overlay(self.image, paint_labels(self.label_map, -1, self.measured.colors, self.label_map.shape))
         panels = [Panel("image", self.image, continuous=True), Panel("prediction", painted, continuous=True)]
         legend = self.measured.legend(ascii_only=False)
         heading = f"{self.file}, {self.image.shape[1]} x {self.image.shape[0]} px"
-        return Figure.of(panels, heading=heading, legend=legend, unseen=self._unlabelled, side=SIDE)._repr_html_()
+        return Figure.of(panels, heading=heading, legend=legend, side=SIDE)._repr_html_()
 
     def __repr__(self) -> str:
         return printable(str(self.measured))

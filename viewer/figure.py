@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import groupby
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from viewer.palette import color_of
+from viewer.legend import LegendEntry
 from viewer.render import add_legend, fit_size, render_grid, stack
 
 SIDE, COLUMNS = 144, 6
@@ -76,8 +76,7 @@ class Figure:
     Args:
         rows: rows of panels with captions.
         heading: shown above all rows, in a notebook only.
-        legend: names of the labels that occur in any panel.
-        unseen: the labels of `legend` that had no labels in training.
+        legend: the classes that occur in any panel.
         hatched: the meaning of hatched area.
         notes: how to read the figure, or what is missing.
         warnings: what is missing or wrong; commands print these, too.
@@ -88,8 +87,7 @@ class Figure:
 
     rows: Sequence[FigureRow]
     heading: str = ""
-    legend: Mapping[int, str] = field(default_factory=dict)
-    unseen: frozenset[int] = frozenset()
+    legend: Sequence[LegendEntry] = ()
     hatched: str = ""
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -116,13 +114,13 @@ class Figure:
         notes = (*self.notes, *self.warnings)
         drawn = stack(parts)
         if self.legend or self.hatched or notes:
-            return add_legend(drawn, self.legend, self.unseen, self.hatched, notes)
+            return add_legend(drawn, self.legend, self.hatched, notes)
         return drawn
 
     def _repr_html_(self) -> str:
         heading = f"<div><strong>{escape(self.heading)}</strong></div>" if self.heading else ""
         rows = "".join(self._columns() if self.aligned else self._rows())
-        names = "".join(_swatch(label, name, label in self.unseen) for label, name in self.legend.items())
+        names = "".join(map(_swatch, self.legend))
         hatched = [f"hatched: {self.hatched}"] if self.hatched else []
         notes = "".join(f"<div>{escape(note)}</div>" for note in (*hatched, *self.notes, *self.warnings))
         return f"<div>{heading}<div>{rows}</div><div>{names}</div>{notes}</div>"
@@ -138,7 +136,8 @@ class Figure:
             yield f'<div style="{_COLUMN}">{panels}</div>'
 
 
-def _swatch(label: int, name: str, unseen: bool) -> str:
-    red, green, blue = color_of(label)
+def _swatch(entry: LegendEntry) -> str:
+    red, green, blue = entry.color
     square = f'<span style="{_SWATCH};background-color:rgb({red},{green},{blue})"></span>'
-    return f'<span style="display:inline-block;margin-right:1em">{square}{escape(name)}{" (unseen)" * unseen}</span>'
+    text = escape(entry.text) + " (unseen)" * entry.unseen
+    return f'<span style="display:inline-block;margin-right:1em">{square}{text}</span>'

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from viewer.figure import Panel
-from viewer.palette import color_of
 
 JPEG_QUALITY = 88
 
@@ -37,9 +37,9 @@ def data_uri(panel: Panel) -> str:
     return panel.data_uri(max(panel.pixels.shape[:2]), JPEG_QUALITY)
 
 
-def hex_color(label: int) -> str:
-    """The color of a label in CSS notation."""
-    return "#" + bytes(color_of(label)).hex()
+def hex_color(color: UInt8[np.ndarray, "3"]) -> str:
+    """A color in CSS notation."""
+    return "#" + bytes(color).hex()
 
 
 def setting(value: Any) -> str:

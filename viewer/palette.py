@@ -1,8 +1,10 @@
-"""Colors of label maps, distinguishable by color-blind readers. A label has the same color in every figure."""
+"""Paints label maps, pseudo labels, overlays and heat. Colors of classes are given (`viewer.class_colors`)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw
+
+from viewer.color_vision import distance, oklab
 
 BLANK = np.array([232, 232, 232], np.uint8)
 HATCH = np.array([176, 176, 176], np.uint8)
@@ -10,9 +12,8 @@ ORANGE = np.array([255, 140, 0])
 OUTLINE = np.array([24, 24, 24], np.uint8)
 PERIOD, WIDTH = 8, 2
 
-# Each color is the one of a grid with the largest OKLab distance to its predecessors, in the worst case of normal
-# vision and simulated protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009).
-_PALETTE = np.frombuffer(
+# Each color is the one of a grid with the largest distance (`color_vision`) to its predecessors.
+_MASK_COLORS = np.frombuffer(
     bytes.fromhex(
         "006db6ffdb496d0000ff000049dbff002492ff92929292ff92496db624ffb60000492449b6b6002492b60024dbb66d6d"
         "49b6dbb6dbb692006dffb66d6d00b6926ddbdb0092b6926d6d6d496dff924992006d4949b624b6920000ff49b66d49db"
@@ -21,28 +22,25 @@ _PALETTE = np.frombuffer(
     ),
     np.uint8,
 ).reshape(-1, 3)
+_LIKE_A_CLASS = 0.05
 
 
-def color_of(label: int) -> UInt8[np.ndarray, "3"]:
-    """The color of a label. From label 64 on, the 64 colors repeat, paler each time."""
-    repeat, index = divmod(label, len(_PALETTE))
-    pale = 1 - 0.57**repeat
-    return ((1 - pale) * _PALETTE[index] + pale * 255).round().astype(np.uint8)
-
-
-def label_to_rgb(label: Integer[np.ndarray, "height width"], unlabelled: int) -> UInt8[np.ndarray, "height width 3"]:
+def label_to_rgb(
+    label: Integer[np.ndarray, "height width"], unlabelled: int, colors: UInt8[np.ndarray, "class 3"]
+) -> UInt8[np.ndarray, "height width 3"]:
     """Color a label map pixel by pixel; the label `unlabelled` is light gray."""
-    values = np.unique(label)
-    palette = np.stack([BLANK if value == unlabelled else color_of(int(value)) for value in values])
-    return palette[np.searchsorted(values, label)]
+    blank = label == unlabelled
+    painted = colors[np.where(blank, 0, label)]
+    painted[blank] = BLANK
+    return painted
 
 
 def paint_labels(
-    label: Integer[np.ndarray, "y x"], unlabelled: int, size: tuple[int, int]
+    label: Integer[np.ndarray, "y x"], unlabelled: int, colors: UInt8[np.ndarray, "class 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Color a label map at `size` (height, width), without blending; the label `unlabelled` is hatched."""
     label = resize_labels(label, size)
-    return hatch(label_to_rgb(label, unlabelled), label == unlabelled)
+    return hatch(label_to_rgb(label, unlabelled, colors), label == unlabelled)
 
 
 def resize_labels(label: Integer[np.ndarray, "y x"], size: tuple[int, int]) -> Integer[np.ndarray, "height width"]:
@@ -50,30 +48,40 @@ def resize_labels(label: Integer[np.ndarray, "y x"], size: tuple[int, int]) -> I
     return np.asarray(Image.fromarray(label.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def _mask_label(label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int) -> Integer[np.ndarray, "y x"]:
-    """Pseudo labels numbered after the last class, so that none has the color of a class; -1 if unlabelled."""
-    return np.where(label == unlabelled, -1, label.astype(np.int32) + classes % len(_PALETTE))
+def mask_colors(classes: UInt8[np.ndarray, "class 3"]) -> UInt8[np.ndarray, "mask 3"]:
+    """The colors of pseudo labels: distinct ones, and last those that resemble the color of a class."""
+    apart = distance(oklab(_MASK_COLORS)[:, None], oklab(np.concatenate([classes, BLANK[None]])))
+    return _MASK_COLORS[np.argsort(apart.min(axis=1) < _LIKE_A_CLASS, kind="stable")]
 
 
 def paint_masks(
-    label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int, size: tuple[int, int]
+    label: Integer[np.ndarray, "y x"], unlabelled: int, classes: UInt8[np.ndarray, "class 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Color pseudo labels as `paint_labels` does, in the colors that follow those of the classes."""
-    return paint_labels(_mask_label(label, unlabelled, classes), -1, size)
+    """Color pseudo labels as `paint_labels` does, unlike classes of the given colors."""
+    return paint_labels(_numbered(label, unlabelled), -1, mask_colors(classes), size)
 
 
 def outline_masks(
-    image: UInt8[np.ndarray, "height width 3"], label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int
+    image: UInt8[np.ndarray, "height width 3"],
+    label: Integer[np.ndarray, "y x"],
+    unlabelled: int,
+    classes: UInt8[np.ndarray, "class 3"],
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Outlined pseudo labels over the image in gray, which is paler where there is no pseudo label."""
-    label = resize_labels(_mask_label(label, unlabelled, classes), image.shape[:2])
+    label = resize_labels(_numbered(label, unlabelled), image.shape[:2])
     pale = overlay(image, np.full_like(image, 255), 0.6)
-    drawn = np.where((label == -1)[..., None], pale, overlay(image, label_to_rgb(label, -1), 0.8))
+    painted = label_to_rgb(label, -1, mask_colors(classes))
+    drawn = np.where((label == -1)[..., None], pale, overlay(image, painted, 0.8))
     edge = np.zeros(label.shape, bool)
     edge[:, 1:] |= label[:, 1:] != label[:, :-1]
     edge[1:] |= label[1:] != label[:-1]
     drawn[edge] = OUTLINE
     return drawn
+
+
+def _numbered(label: Integer[np.ndarray, "y x"], unlabelled: int) -> Integer[np.ndarray, "y x"]:
+    """The index of each pseudo label's color, which repeat; -1 if unlabelled."""
+    return np.where(label == unlabelled, -1, label.astype(np.int32) % len(_MASK_COLORS))
 
 
 def hatched_panel(side: int) -> UInt8[np.ndarray, "side side 3"]:
@@ -110,16 +118,6 @@ def overlay(
     """A painted label map over the image in gray, so that all colors are those of labels."""
     gray = image.mean(axis=2, keepdims=True)
     return ((1 - strength) * gray + strength * painted).round().astype(np.uint8)
-
-
-def overlay_masks(
-    image: UInt8[np.ndarray, "height width 3"], label: Integer[np.ndarray, "y x"], unlabelled: int, classes: int
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image in gray, tinted where it has pseudo labels and dark elsewhere."""
-    size = image.shape[:2]
-    tinted = overlay(image, paint_masks(label, unlabelled, classes, size))
-    dark = overlay(image, np.zeros_like(image))
-    return np.where(resize_labels(label != unlabelled, size)[..., None] > 0, tinted, dark)
 
 
 def overlay_heat(

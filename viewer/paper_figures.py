@@ -9,7 +9,9 @@ from jaxtyping import Float, Integer, UInt8
 from data_cache.cached_view import CachedView
 from data_cache.datasets.base import VOID
 from data_cache.splits import Split
+from viewer.class_colors import class_colors
 from viewer.figure import Figure, FigureRow, Panel
+from viewer.legend import legend_of
 from viewer.palette import outline_masks, overlay_heat, paint_labels
 from viewer.render import fit_size, resize_image
 from viewer.view_figure import NOT_IGNORED, ScaleMap
@@ -45,10 +47,9 @@ def attention_figure(
         image, label = _image(view, side), split.hide_unseen(view.label)
         seen.append(label)
         caption = f"{view.id}: largest weight {weights.max() * weights.size:.1f} times the mean"
-        rows.append(FigureRow([image, _labels("seen labels", label, side), _attention(image, weights)], caption))
+        rows.append(FigureRow([image, _labels("seen labels", label, split, side), _attention(image, weights)], caption))
     notes = ("GLM attention: the more orange, the larger a cell's weight; full orange at the maximum of each image",)
-    names, unseen = classes_in(seen, split)
-    return Figure(rows, "", names, unseen, IGNORED, notes, warnings, side)
+    return Figure(rows, "", legend_of(seen, split), IGNORED, notes, warnings, side)
 
 
 def masks_figure(
@@ -59,18 +60,17 @@ def masks_figure(
     `scales` has the masks of single centers for each view (empty without dense tokens). Raises UserError if an image
     failed or has changed.
     """
-    rows, seen = [], []
+    rows, seen, split = [], [], views[0].mask_set.split
     for view, centers in zip(views, scales, strict=True):
-        image, label = _image(view, side), view.mask_set.split.hide_unseen(view.label)
+        image, label = _image(view, side), split.hide_unseen(view.label)
         seen.append(label)
-        panels = [image, _labels("seen labels", label, side)]
+        panels = [image, _labels("seen labels", label, split, side)]
         panels += [_masks(f"centers, windows of {s.window}", view, image, s.label, NOT_IGNORED) for s in centers]
         panels.append(_masks("fused masks", view, image, view.masks, view.reserved))
         counts = " + ".join(str(scale.centers) for scale in centers) + " centers, " if centers else ""
         rows.append(FigureRow(panels, f"{view.id}: {counts}{view.count} fused mask{'' if view.count == 1 else 's'}"))
     notes = ("colors of centers and masks are arbitrary; tokens that are not ignored have none",)
-    names, unseen = classes_in(seen, views[0].mask_set.split)
-    return Figure(rows, "", names, unseen, IGNORED, notes, warnings, side)
+    return Figure(rows, "", legend_of(seen, split), IGNORED, notes, warnings, side)
 
 
 def predictions_figure(
@@ -82,14 +82,13 @@ def predictions_figure(
         size = fit_size(*label.shape, side)
         panels = [
             Panel("image", resize_image(image, size), continuous=True),
-            _labels("seen labels" if hidden else "ground truth", label, side),
-            _labels("prediction", predicted, side),
+            _labels("seen labels" if hidden else "ground truth", label, split, side),
+            _labels("prediction", predicted, split, side),
         ]
         rows.append(FigureRow(panels, name))
         maps += [label, predicted]
     notes = (f"gamma {gamma:g} is added to the logits of classes without labels in training",)
-    names, unseen = classes_in(maps, split)
-    return Figure(rows, "", names, unseen, IGNORED if hidden else "no annotation", notes, side=side)
+    return Figure(rows, "", legend_of(maps, split), IGNORED if hidden else "no annotation", notes, side=side)
 
 
 def demo_figure(
@@ -101,21 +100,15 @@ def demo_figure(
         image = _image(view, DEMO_SIDE)
         panels = [
             image,
-            _labels("seen labels", split.hide_unseen(view.label), DEMO_SIDE),
+            _labels("seen labels", split.hide_unseen(view.label), split, DEMO_SIDE),
             _masks("fused masks", view, image, view.masks, view.reserved),
             _attention(image, weights),
-            _labels("prediction", prediction, DEMO_SIDE),
-            _labels("ground truth", view.label, DEMO_SIDE),
+            _labels("prediction", prediction, split, DEMO_SIDE),
+            _labels("ground truth", view.label, split, DEMO_SIDE),
         ]
         rows.append(FigureRow(panels, view.id))
-    names, unseen = classes_in([*(view.label for view in views), *predicted], split)
-    return Figure(rows, "", names, unseen, IGNORED, side=DEMO_SIDE)
-
-
-def classes_in(maps: Iterable[LabelMap], split: Split) -> tuple[dict[int, str], frozenset[int]]:
-    """The classes that occur in some label maps by label, and the labels of unseen classes among them."""
-    labels = sorted({int(value) for label in maps for value in np.unique(label)} - {VOID})
-    return {label: split.classes[label] for label in labels}, frozenset(labels) & frozenset(split.unseen_index.tolist())
+    legend = legend_of([*(view.label for view in views), *predicted], split)
+    return Figure(rows, "", legend, IGNORED, side=DEMO_SIDE)
 
 
 def _image(view: CachedView, side: int) -> Panel:
@@ -123,12 +116,12 @@ def _image(view: CachedView, side: int) -> Panel:
     return Panel("image", resize_image(image, fit_size(*image.shape[:2], side)), continuous=True)
 
 
-def _labels(title: str, label: LabelMap, side: int) -> Panel:
-    return Panel(title, paint_labels(label, VOID, fit_size(*label.shape, side)))
+def _labels(title: str, label: LabelMap, split: Split, side: int) -> Panel:
+    return Panel(title, paint_labels(label, VOID, class_colors(split.classes), fit_size(*label.shape, side)))
 
 
 def _masks(title: str, view: CachedView, image: Panel, label: LabelMap, unlabelled: int) -> Panel:
-    drawn = outline_masks(image.pixels, label, unlabelled, len(view.mask_set.classes))
+    drawn = outline_masks(image.pixels, label, unlabelled, class_colors(view.mask_set.classes))
     return Panel(title, drawn, continuous=True)
 
 

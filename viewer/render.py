@@ -1,13 +1,14 @@
 """Draws panels with titles, captions and a legend as one image. Long texts are wrapped, never cut off."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from viewer.palette import BLANK, color_of, hatch, overlay, paint_labels
+from viewer.legend import LegendEntry
+from viewer.palette import BLANK, hatch, overlay, paint_labels
 
 GAP, HEADER, LINE_HEIGHT = 8, 22, 17
 NARROWEST = 96
@@ -95,25 +96,23 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def add_legend(
     picture: Image.Image,
-    names: Mapping[int, str],
-    unseen: Collection[int] = (),
+    legend: Sequence[LegendEntry],
     hatched: str = "",
     notes: Sequence[str] = (),
     font_size: int = FONT_SIZE,
 ) -> Image.Image:
-    """Add a legend below an image: a color and name per label, the meaning of hatched area if any, and notes.
+    """Add a legend below an image: a color and name per class, the meaning of hatched area if any, and notes.
 
-    Labels in `unseen` are framed and listed separately. Long lines are wrapped.
+    Unseen classes are framed and listed separately. Long lines are wrapped.
     """
     style = _TextStyle(font_size)
     width = max(LEGEND, picture.width)
-    seen = {label: name for label, name in names.items() if label not in unseen}
-    framed = {label: name for label, name in names.items() if label in unseen}
+    seen, unseen = [[entry for entry in legend if entry.unseen is framed] for framed in (False, True)]
     parts = [
         picture,
         _entries(seen, width, style, SEEN if unseen else ""),
-        _entries(framed, width, style, UNSEEN, framed=True),
-        _entries({None: hatched} if hatched else {}, width, style, ""),
+        _entries(unseen, width, style, UNSEEN),
+        _entries([LegendEntry(hatched, None)] if hatched else [], width, style),
         *(_text(note, width, style) for note in notes),
         Image.new("RGB", (width, style.gap), "white"),
     ]
@@ -123,25 +122,23 @@ def add_legend(
 def render_overlay(
     image: UInt8[np.ndarray, "height width 3"],
     label: Int[np.ndarray, "height width"],
-    names: Mapping[int, str],
-    unseen: Collection[int] = (),
+    colors: UInt8[np.ndarray, "class 3"],
+    legend: Sequence[LegendEntry],
 ) -> Image.Image:
     """A label map over the image in gray, with a legend in a font that grows with the image."""
-    painted = overlay(image, paint_labels(label, -1, label.shape))
+    painted = overlay(image, paint_labels(label, -1, colors, label.shape))
     font_size = max(FONT_SIZE, image.shape[1] // LETTERS_ACROSS)
-    return add_legend(Image.fromarray(painted), names, unseen, font_size=font_size)
+    return add_legend(Image.fromarray(painted), legend, font_size=font_size)
 
 
-def _entries(
-    names: Mapping[int | None, str], width: int, style: _TextStyle, heading: str, framed: bool = False
-) -> Image.Image:
+def _entries(legend: Sequence[LegendEntry], width: int, style: _TextStyle, heading: str = "") -> Image.Image:
     """Swatches with names in as many columns as fit, below a heading; an image of height 0 without names."""
-    if not names:
+    if not legend:
         return Image.new("RGB", (width, 0), "white")
     font, box, gap = style.font, style.box, style.gap
     inset, available = round(1.4 * box), width - 2 * gap
-    column = min(available, inset + max(round(font.getlength(name)) for name in names.values()) + 2 * gap)
-    texts = [_wrap(name, column - inset - gap, font) for name in names.values()]
+    column = min(available, inset + max(round(font.getlength(entry.text)) for entry in legend) + 2 * gap)
+    texts = [_wrap(entry.text, column - inset - gap, font) for entry in legend]
     across = max(1, available // column)
     rows = [texts[start : start + across] for start in range(0, len(texts), across)]
     heights = [style.line_height * max(map(len, row)) + 4 for row in rows]
@@ -149,20 +146,20 @@ def _entries(
     canvas = Image.new("RGB", (width, title.height + sum(heights)), "white")
     canvas.paste(title)
     draw = ImageDraw.Draw(canvas)
-    for index, (label, text) in enumerate(zip(names, texts, strict=True)):
+    for index, (entry, text) in enumerate(zip(legend, texts, strict=True)):
         left, top = gap + index % across * column, title.height + sum(heights[: index // across])
-        canvas.paste(Image.fromarray(swatch(label, box)), (left, top + 1))
-        if framed:
+        canvas.paste(Image.fromarray(swatch(entry.color, box)), (left, top + 1))
+        if entry.unseen:
             draw.rectangle((left, top + 1, left + box - 1, top + box), outline="black", width=max(2, box // 7))
         _write(draw, (left + inset, top), text, font, "black", style.line_height)
     return canvas
 
 
-def swatch(label: int | None, side: int = FONT_SIZE + 1) -> UInt8[np.ndarray, "side side 3"]:
-    """A small square in the color of a label; hatched for None."""
+def swatch(color: UInt8[np.ndarray, "3"] | None, side: int = FONT_SIZE + 1) -> UInt8[np.ndarray, "side side 3"]:
+    """A small square of a color; hatched for None."""
     square = np.empty((side, side, 3), np.uint8)
-    square[:] = BLANK if label is None else color_of(label)
-    return hatch(square, np.full((side, side), label is None))
+    square[:] = BLANK if color is None else color
+    return hatch(square, np.full((side, side), color is None))
 
 
 def _text(text: str, width: int, style: _TextStyle) -> Image.Image:

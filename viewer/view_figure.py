@@ -11,7 +11,9 @@ from data_cache.datasets.base import VOID
 from data_cache.errors import UserError
 from data_cache.sample import crop_image
 from data_cache.views import whole
+from viewer.class_colors import class_colors
 from viewer.figure import SIDE, Figure, Panel
+from viewer.legend import legend_of
 from viewer.palette import draw_box, hatched_panel, outline_masks, paint_labels, paint_masks
 
 NOT_IGNORED = -1
@@ -28,7 +30,7 @@ class ScaleMap(NamedTuple):
 
 def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequence[str] = ()) -> Figure:
     """Image, seen labels, the masks of each scale if given, and the fused masks, as far as they exist."""
-    panels, missing, names = _image(view), [], {}
+    panels, missing, legend = _image(view), [], []
     if view.missing:
         missing.append(f"no image: {view.missing}")
     elif view.ok and not view.has_label:
@@ -36,14 +38,16 @@ def view_figure(view: CachedView, scales: Sequence[ScaleMap] = (), notes: Sequen
     try:
         fused = Panel(f"fused masks: {view.count}", _masks(view, view.masks, view.reserved))
         if (seen := view.seen_label) is not None:
-            panels.append(Panel("seen labels", paint_labels(seen, VOID, (SIDE, SIDE))))
-            names = {int(i): view.mask_set.classes[i] for i in np.unique(seen) if i != VOID}
+            panels.append(
+                Panel("seen labels", paint_labels(seen, VOID, class_colors(view.mask_set.classes), (SIDE, SIDE)))
+            )
+            legend = legend_of([seen], view.mask_set.split)
         for window, centers, label in scales:
             panels.append(Panel(f"masks of {window} x {window} windows: {centers}", _masks(view, label, NOT_IGNORED)))
         panels.append(fused)
     except UserError as error:
         missing.append(str(error))
-    return Figure.of(panels, heading=heading(view), notes=[*dict.fromkeys([*missing, *notes])], legend=names)
+    return Figure.of(panels, heading=heading(view), notes=[*dict.fromkeys([*missing, *notes])], legend=legend)
 
 
 def thumbnail(view: CachedView) -> Panel:
@@ -56,7 +60,7 @@ def thumbnail(view: CachedView) -> Panel:
     if view.missing:
         return Panel(title, painted)
     image = crop_image(view.sample.image, view.geometry, SIDE)
-    drawn = outline_masks(image, view.masks, view.reserved, len(view.mask_set.classes))
+    drawn = outline_masks(image, view.masks, view.reserved, class_colors(view.mask_set.classes))
     return Panel(title, drawn, continuous=True)
 
 
@@ -91,4 +95,4 @@ def _image(view: CachedView) -> list[Panel]:
 
 
 def _masks(view: CachedView, label: Shaped[np.ndarray, "y x"], unlabelled: int) -> UInt8[np.ndarray, "height width 3"]:
-    return paint_masks(label, unlabelled, len(view.mask_set.classes), (SIDE, SIDE))
+    return paint_masks(label, unlabelled, class_colors(view.mask_set.classes), (SIDE, SIDE))

@@ -1,7 +1,7 @@
 """Writes the annotations of an export as the label maps and the classes.txt of a folder dataset."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -55,19 +55,19 @@ def convert(
     annotations: Annotations,
     root: Path,
     overwrite: bool,
-    palette: UInt8[np.ndarray, "256 3"],
+    palette_of: Callable[[Sequence[str]], UInt8[np.ndarray, "256 3"]],
     progress_bar: ProgressBar,
 ) -> Converted:
     """Write a label map for each annotated image of `root`/images, and classes.txt if it is missing.
 
-    Pixels without an annotation become 255. The label maps are palette PNGs with the colors of `palette`. An image
-    that cannot be converted is reported and skipped.
+    Pixels without an annotation become 255. The label maps are palette PNGs with the colors of `palette_of`. An
+    image that cannot be converted is reported and skipped.
 
     Args:
         annotations: What to convert.
         root: The folder of a folder dataset.
         overwrite: Whether to replace classes.txt, and label maps that differ.
-        palette: The color of each label value.
+        palette_of: The color of each label value, given the class names.
         progress_bar: Opened over the images.
 
     Raises:
@@ -83,7 +83,7 @@ def convert(
     ids = {name: value for value, name in enumerate(classes)}
     counts = {True: 0, False: 0}
     with ThreadPoolExecutor(READERS) as pool, progress_bar("converting", len(matches), "images") as advance:
-        write = partial(_write, ids=ids, overwrite=overwrite, palette=palette)
+        write = partial(_write, ids=ids, overwrite=overwrite, palette=palette_of(classes))
         for target, (new, found) in zip(matches, pool.map(write, matches), strict=True):
             advance(1)
             if new is not None:

@@ -317,7 +317,7 @@ def bar(*_):
 
 
 def converted(path, root, overwrite=False, colors=None):
-    return convert(open_annotations(path, colors), root, overwrite, PALETTE, bar)
+    return convert(open_annotations(path, colors), root, overwrite, lambda _: PALETTE, bar)
 
 
 @pytest.fixture

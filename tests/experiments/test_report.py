@@ -26,9 +26,9 @@ from trainer.checkpoint import load
 from trainer.config import TrainConfig
 from trainer.evaluate import evaluate
 from trainer.predictor import Predictor
+from viewer.class_colors import class_colors
 from viewer.figure import Panel
 from viewer.page import data_uri
-from viewer.palette import color_of
 
 EVIL = "<script>alert(1)</script>"
 LONG = "antidisestablishmentarianism" * 4
@@ -160,13 +160,13 @@ def test_pictures_match_the_students_predictions(report, made):
     source = by_alt["prediction of images/val/000.png"]
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
     side = np.arange(drawn.shape[0]) * 128 // drawn.shape[0]
-    expected = np.stack([color_of(i) for i in range(len(CLASSES))])[found[side][:, side]]
+    expected = class_colors(CLASSES)[found[side][:, side]]
     assert (drawn == expected).all(axis=2).mean() > 0.95
 
 
 def test_label_maps_are_png_and_images_are_jpeg():
     rng = np.random.default_rng(0)
-    labels = np.stack([color_of(i) for i in range(171)])[rng.integers(0, 171, (60, 90))]
+    labels = class_colors([str(i) for i in range(171)])[rng.integers(0, 171, (60, 90))]
     kind, content = data_uri(Panel("labels", labels)).split(";base64,")
     assert kind == "data:image/png"
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))), labels)
@@ -393,6 +393,26 @@ def test_page_renders_without_clipping_or_errors(browser, report, made, width, d
     assert seen.console == []
     assert (seen.images, seen.broken) == (27, 0)
     assert seen.background == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_phone_shows_prediction_next_to_ground_truth(browser, report, made, width):
+    page, _ = report(made.run)
+    places = browser.measure(page.text, width).places
+    for image, truth, prediction in zip(*[iter(places)] * 3, strict=True):
+        assert truth[1] == prediction[1] >= image[3]
+        assert truth[2] < prediction[0]
+        assert prediction[2] - prediction[0] > 0.42 * width
+
+
+def test_desktop_shows_two_images_side_by_side_with_all_panels(browser, report, made):
+    page, _ = report(made.run)
+    places = browser.measure(page.text, 1280).places
+    first, second = places[:3], places[3:6]
+    assert len({top for _, top, _, _ in first + second}) == 1
+    assert first[2][2] < second[0][0]
+    assert second[2][2] > 1200
+    assert second[2][2] - second[2][0] > 160
 
 
 def test_browser_check_detects_a_broken_page(browser):

@@ -25,7 +25,9 @@ addEventListener("load", () => {
     return box.x < view.x || box.y < view.y || box.x + box.width > view.width || box.y + box.height > view.height;
   }).map(e => e.textContent);
   const broken = [...page.document.images].filter(i => !i.complete || !i.naturalWidth).length;
-  const measured = {inner: page.innerWidth, scroll: root.scrollWidth, outside, cut, broken,
+  const places = [...page.document.images].map(i => i.getBoundingClientRect())
+    .map(b => [b.left, b.top, b.right, b.bottom]);
+  const measured = {inner: page.innerWidth, scroll: root.scrollWidth, outside, cut, broken, places,
     images: page.document.images.length, background: page.getComputedStyle(page.document.body).backgroundColor};
   document.body.dataset.measured = JSON.stringify(measured);
 });
@@ -33,13 +35,14 @@ addEventListener("load", () => {
 
 
 class PageMetrics(NamedTuple):
-    """How a browser rendered a page."""
+    """How a browser rendered a page; `places` are the boxes of all images: left, top, right, bottom."""
 
     inner: int
     scroll: int
     outside: list[str]
     cut: list[str]
     broken: int
+    places: list[list[float]]
     images: int
     background: str
     console: list[str]

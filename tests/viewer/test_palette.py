@@ -1,63 +1,36 @@
-"""Colors are stable and distinguishable in every kind of color vision; unlabelled area is hatched."""
+"""Label maps, pseudo labels, overlays and boxes are painted; unlabelled area is hatched."""
 
 import numpy as np
 import pytest
 
+from data_cache.class_list import class_lists
+from viewer.class_colors import class_colors
+from viewer.color_vision import distance, oklab
 from viewer.palette import (
     BLANK,
     HATCH,
-    color_of,
     draw_box,
     hatched_panel,
     label_to_rgb,
+    mask_colors,
     overlay,
     overlay_heat,
-    overlay_masks,
     paint_labels,
     paint_masks,
 )
 
-VISIONS = {  # linear RGB; Machado, Oliveira and Fernandes 2009, severity 1
-    "normal": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-}
+COLORS = np.array([[0, 0, 255], [0, 160, 0], [220, 30, 30], [250, 200, 0]], np.uint8)
 
 
-def cie_lab(rgb: np.ndarray, vision: str) -> np.ndarray:
-    """CIE L*a*b* (D65) of sRGB colors as seen with one kind of color vision."""
-    unit = rgb / 255
-    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(linear @ np.transpose(VISIONS[vision]), 0, 1)
-    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    x, y, z = (seen @ np.transpose(to_xyz) / [0.95047, 1, 1.08883]).T
-    f = [np.where(v > 216 / 24389, np.cbrt(v), (24389 / 27 * v + 16) / 116) for v in (x, y, z)]
-    return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=1)
-
-
-@pytest.mark.parametrize("vision", VISIONS)
-def test_first_17_colors_are_distinct_in_all_color_vision(vision):
-    lab = cie_lab(np.stack([*(color_of(label) for label in range(17)), BLANK]).astype(float), vision)
-    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(18, 1)]
-    assert distances.min() > 9  # four times the just noticeable difference (2.3)
-
-
-def test_200_labels_have_distinct_colors():
-    colors = {tuple(color_of(label)) for label in range(200)} | {tuple(BLANK)}
-    assert len(colors) == 201
-
-
-def test_label_color_does_not_depend_on_other_labels():
-    first, second = label_to_rgb(np.array([[3, 255]]), 255), label_to_rgb(np.array([[0, 1], [3, 90]]), 255)
-    np.testing.assert_array_equal(first[0, 0], second[1, 0])
-    np.testing.assert_array_equal(first[0, 1], BLANK)
+def test_each_label_has_the_color_of_its_class():
+    painted = label_to_rgb(np.array([[3, 255], [0, 1]], np.uint8), 255, COLORS)
+    np.testing.assert_array_equal(painted, [[COLORS[3], BLANK], [COLORS[0], COLORS[1]]])
 
 
 def test_only_unlabelled_area_is_hatched():
-    painted = paint_labels(np.array([[1, 255]]), 255, (32, 64))
+    painted = paint_labels(np.array([[1, 255]]), 255, COLORS, (32, 64))
     assert painted.shape == (32, 64, 3)
-    assert {tuple(c) for c in painted[:, :32].reshape(-1, 3)} == {tuple(color_of(1))}
+    assert {tuple(c) for c in painted[:, :32].reshape(-1, 3)} == {tuple(COLORS[1])}
     assert {tuple(c) for c in painted[:, 32:].reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
 
 
@@ -76,25 +49,25 @@ def test_heat_peaks_at_the_largest_weight():
     assert (y // 8, x // 8) == (2, 1)
 
 
-@pytest.mark.parametrize("classes", [17, 59, 64, 171])
-def test_pseudo_label_colors_follow_the_class_colors(classes):
+@pytest.mark.parametrize("name", ["voc", "scenes", "coco"])
+def test_pseudo_labels_have_colors_of_their_own(name):
+    classes = class_colors(class_lists()[name].classes)
     label = np.array([[0, 1, 65535]], np.uint16)
     painted = paint_masks(label, 65535, classes, (4, 12))
-    assert [tuple(painted[0, x]) for x in (0, 4)] == [tuple(color_of((classes + i) % 64)) for i in (0, 1)]
+    assert [tuple(painted[0, x]) for x in (0, 4)] == [tuple(color) for color in mask_colors(classes)[:2]]
     assert {tuple(c) for c in painted[:, 8:].reshape(-1, 3)} == {tuple(BLANK), tuple(HATCH)}
+    assert len({*map(tuple, mask_colors(classes))}) == 64
+
+
+@pytest.mark.parametrize("name", ["voc", "scenes", "camvid"])
+def test_the_first_pseudo_labels_resemble_no_class_of_a_short_list(name):
+    classes = class_colors(class_lists()[name].classes)
+    assert distance(oklab(mask_colors(classes)[:8])[:, None], oklab(classes)).min() >= 0.05
 
 
 def test_largest_stored_label_is_painted():
-    painted = paint_masks(np.array([[254, 255]], np.uint8), 255, 17, (2, 4))
-    np.testing.assert_array_equal(painted[0, 0], color_of(17 + 254))
-
-
-def test_mask_overlay_leaves_unlabelled_area_gray():
-    image = np.full((8, 16, 3), (200, 40, 90), np.uint8)
-    drawn = overlay_masks(image, np.array([[3, 255]], np.uint8), 255, 17).astype(int)
-    assert np.ptp(drawn[:, 8:], axis=2).max() == 0
-    assert np.ptp(drawn[:, :8], axis=2).min() > 20
-    assert drawn[:, 8:].max() < 200
+    painted = paint_masks(np.array([[254, 255]], np.uint8), 255, COLORS, (2, 4))
+    np.testing.assert_array_equal(painted[0, 0], mask_colors(COLORS)[254 % 64])
 
 
 @pytest.mark.parametrize("box", [(2, 3, 10, 12), (5, 5, 5, 5), (0, 0, 16, 16), (15, 15, 16, 16)])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 from refusals import refused
+from shapes import CLASSES
 from small_run import VIEWS, cache_shapes, small_run
 
 from data_cache.errors import UsageError
@@ -24,12 +25,15 @@ from pipeline.masks.fusion import NOT_IGNORED, fuse
 from trainer.checkpoint import load
 from trainer.predictor import Predictor
 from viewer import render as drawing
+from viewer.class_colors import class_colors
 from viewer.figure import Figure, Panel
-from viewer.palette import BLANK, HATCH, ORANGE, OUTLINE, color_of, overlay_heat
+from viewer.legend import LegendEntry
+from viewer.palette import BLANK, HATCH, ORANGE, OUTLINE, overlay_heat
 from viewer.reader import open_finished_cache
 from viewer.render import FONT_SIZE, GAP, LEGEND, add_legend, fit_size, resize_image
 
 DISC = 3
+COLORS = class_colors(CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +112,9 @@ def test_ignored_area_is_hatched_and_unseen_labels_are_hidden(cache):
         hatched = (panel == BLANK).all(axis=2) | (panel == HATCH).all(axis=2)
         # nearest-neighbor resizing may differ at pixel borders
         assert (hatched == ignored).mean() > 0.97
-        assert tuple(color_of(DISC)) not in painted(panel)
-        assert set(figure.legend) == set(np.unique(label)) - {255, DISC}
-        assert not figure.unseen
+        assert tuple(COLORS[DISC]) not in painted(panel)
+        assert [entry.text for entry in figure.legend] == [CLASSES[i] for i in np.unique(label) if i not in (255, DISC)]
+        assert not any(entry.unseen for entry in figure.legend)
 
 
 def test_views_are_shown_cropped_and_flipped(made, cache):
@@ -227,10 +231,12 @@ def test_predictions_and_ground_truth_share_colors(student, made):
         np.testing.assert_array_equal(image, images.image(index))
         for panel, expected in ((truth, label), (prediction, found)):
             for value in set(np.unique(expected)) - {255}:
-                assert (panel[expected == value] == color_of(value)).all()
+                assert (panel[expected == value] == COLORS[value]).all()
                 shown.add(int(value))
-    assert set(figure.legend) == shown
-    assert figure.unseen == {DISC} & shown
+    assert [entry.text for entry in figure.legend] == [CLASSES[label] for label in sorted(shown)]
+    for entry, label in zip(figure.legend, sorted(shown), strict=True):
+        np.testing.assert_array_equal(entry.color, COLORS[label])
+        assert entry.unseen == (label == DISC)
 
 
 def test_run_shows_predictions_by_default(clipteacher, made):
@@ -245,7 +251,7 @@ def test_gamma_changes_predictions(clipteacher, made, tmp_path):
     for gamma in (-1000, 1000):
         clipteacher.good("show", made.run, "--gamma", gamma, "--image", 0, "--out", tmp_path / "x.png")
         pictures.append(np.asarray(Image.open(tmp_path / "x.png")))
-    disc = [(picture == color_of(DISC)).all(axis=2).sum() for picture in pictures]
+    disc = [(picture == COLORS[DISC]).all(axis=2).sum() for picture in pictures]
     assert disc[1] > disc[0] + 192 * 192 / 2
 
 
@@ -348,7 +354,8 @@ def test_legends_of_any_length_are_not_cut_off(names, width, unseen, font_size):
     drawing._write = checked
     try:
         panel, notes = Image.new("RGB", (width, 10)), ["a note " * 30]
-        picture = add_legend(panel, dict(enumerate(names)), range(unseen), "nothing at all", notes, font_size)
+        legend = [LegendEntry(name, COLORS[0], index < unseen) for index, name in enumerate(names)]
+        picture = add_legend(panel, legend, "nothing at all", notes, font_size)
     finally:
         drawing._write = write
     assert picture.width == max(width, LEGEND)
@@ -358,12 +365,13 @@ def test_legends_of_any_length_are_not_cut_off(names, width, unseen, font_size):
 
 
 def test_only_unseen_classes_are_framed_in_the_legend():
-    plain = np.asarray(add_legend(Image.new("RGB", (400, 1), "white"), {0: "sky", 3: "disc"}))
-    framed = np.asarray(add_legend(Image.new("RGB", (400, 1), "white"), {0: "sky", 3: "disc"}, {3}))
+    sky, disc = LegendEntry("sky", COLORS[0]), LegendEntry("disc", COLORS[DISC])
+    plain = np.asarray(add_legend(Image.new("RGB", (400, 1), "white"), [sky, disc]))
+    framed = np.asarray(add_legend(Image.new("RGB", (400, 1), "white"), [sky, disc._replace(unseen=True)]))
     for picture, whole in ((plain, True), (framed, False)):
         side = drawing.FONT_SIZE + 1
-        assert (picture == color_of(0)).all(axis=2).sum() == side**2
-        assert ((picture == color_of(3)).all(axis=2).sum() == side**2) == whole
+        assert (picture == COLORS[0]).all(axis=2).sum() == side**2
+        assert ((picture == COLORS[DISC]).all(axis=2).sum() == side**2) == whole
     assert framed.shape[0] > plain.shape[0]
 
 

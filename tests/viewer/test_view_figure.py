@@ -24,6 +24,8 @@ from clipteacher import open_cache
 from data_cache.errors import UserError
 from experiments.scales import scales_figure
 from viewer.figure import SIDE, Figure, FigureRow, Panel
+from viewer.legend import LegendEntry
+from viewer.palette import BLANK
 
 
 def test_summary_card_lists_contents_and_failures(made):
@@ -161,7 +163,9 @@ def test_aligned_panels_stay_below_each_other_at_any_width():
 def test_html_in_names_is_escaped(made):
     cache = open_cache(made.cache)
     panel = Panel("<img onerror=x>", cache[0].image)
-    figure = Figure.of([panel], heading="<b>", notes=["<i>"], legend={0: "<u>"}, hatched="<s>", warnings=["<p>"])
+    figure = Figure.of(
+        [panel], heading="<b>", notes=["<i>"], legend=[LegendEntry("<u>", BLANK)], hatched="<s>", warnings=["<p>"]
+    )
     for thing in (cache, cache[0], cache[FAILED], cache[0].view(CROP), cache.grid([0]), cache.stats(), figure):
         tree = rendered(thing)
         assert "&lt;" not in visible_text(tree)
