@@ -34,7 +34,7 @@ ALIASES = {
 }  # fmt: skip
 """Common names that no published list has, and the published name whose color they share."""
 
-SPACING = (0.08, 0.04)
+SPACING = (0.06, 0.03)
 """Least distance of a color from those before it. The second holds if no color is that far from all of them, and if
 none satisfies the second either, the name has the farthest color."""
 DARKEST = 0.28
@@ -54,7 +54,7 @@ def _class_colors(names: tuple[str, ...]) -> UInt8[np.ndarray, "class 3"]:
         key = known_key(name, published())
         if key is not None and owners.setdefault(key, name) == name:
             chosen[name] = published()[key]
-    others = sorted(set(names) - chosen.keys(), key=_hash)
+    others = sorted(set(names) - chosen.keys(), key=lambda name: (_hash(name), name))
     chosen |= _place(others, list(chosen.values()))
     colors = np.stack([chosen[name] for name in names]) if names else np.empty((0, 3), np.uint8)
     colors.flags.writeable = False

@@ -147,7 +147,7 @@ def test_overlay_has_a_legend_of_the_classes_present(run, photo, clipteacher):
 
 def test_class_has_its_color_at_any_place_in_the_list(run, photo, clipteacher):
     colors = {}
-    for number, names in enumerate(("rose,frisbee,gnome,sky", "sky,gnome,rose", "gnome,road")):
+    for number, names in enumerate(("rose,gnome,sky", "sky,gnome,rose", "gnome,road")):
         classes = names.split(",")
         clipteacher.good("predict", run, photo, "--classes", names, "--out", f"out{number}", "--gamma", 0)
         found = index_map(Path(f"out{number}"), "photo.png")
@@ -176,9 +176,8 @@ def test_names_missing_from_the_font_lose_accents_or_become_an_index(run, photo,
         clipteacher.good("predict", run, photo, "--classes", names, "--out", "out")
         return (np.asarray(Image.open("out/photo.png.overlay.png"))[90:] == 0).all(axis=2).tobytes()
 
-    assert written("Müllère") == written("Mullere")
+    assert written("Müllère") == written("Mullere") != written("Mullera")
     assert written("椅子") == written("class 0")
-    assert written("Müllère") != written("Mullera")
     assert list(areas(Path("out"), "photo.png")["areas"]) == ["class 0"]
 
 

