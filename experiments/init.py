@@ -103,7 +103,7 @@ def _convert(config: InitConfig, root: Path, progress_bar: ProgressBar) -> Conve
 
 
 def _palette_of(classes: Sequence[str]) -> UInt8[np.ndarray, "256 3"]:
-    """The colors of the classes. Those of other values are never all gray: a gray palette could mean its gray values."""
+    """The colors of the classes, then others that are not all gray: a gray palette could mean its gray values."""
     colors = class_colors(classes)
     palette = np.resize(mask_colors(colors), (VOID + 1, 3))
     palette[: len(colors)], palette[VOID] = colors, BLANK

@@ -9,6 +9,7 @@ from PIL import Image
 from shapes import CLASSES
 
 from data_cache.datasets.folder import placeholder
+from viewer.class_colors import class_colors
 
 
 @pytest.fixture
@@ -103,6 +104,7 @@ def test_init_converts_an_export_and_lists_the_result(clipteacher, tmp_path):
     with Image.open(root / "labels/a.png") as picture:
         assert (np.array(picture)[:, :4] == 0).all()
         assert (np.array(picture)[:, 4:] == 255).all()
+        assert picture.getpalette()[:3] == class_colors(["car"])[0].tolist()
     listed = clipteacher.good("init", root, "--from", root / "images", "--json").json
     assert listed["wrote"] == {"labels": 0, "classes": 0, "placeholders": 0}
     assert listed["skipped"] == {"b.jpg": "a shape of 'car' is skipped: a point has no area"}
