@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.distributed import as_completed
 
 from data_cache.callbacks import Log, ignore
 from data_cache.content import OK
@@ -20,10 +19,10 @@ from data_cache.reader import Cache
 from data_cache.source_dataset import open_source_dataset
 from data_cache.system.atomic import atomic_write
 from experiments.ablate_config import FULL, VARIANTS, AblateConfig
+from experiments.parallel import run_parallel
 from experiments.presets import paper
 from experiments.stages import StageTimer, silent, train_stage
 from pipeline.config import ClusterConfig
-from pipeline.dask.local import local_client
 from pipeline.recluster import recluster
 from trainer.config import GAMMA, TrainConfig
 from trainer.evaluate import evaluate, pick_gamma
@@ -88,7 +87,7 @@ def ablate(config: AblateConfig, full: TrainConfig, log: Log = ignore) -> dict[s
     """Train and evaluate every row with every seed. Rerun to resume.
 
     Rows with equal settings share one training (the demo's full method has a loss stride of 4, for example).
-    With `config.jobs` above 1, trainings run in parallel Dask processes of one thread each.
+    With `config.jobs` above 1, trainings run in parallel processes of one thread each.
 
     Raises UsageError or UserError as clustering, training and evaluation do.
     """
@@ -172,7 +171,4 @@ def _execute(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, dict[str, An
     if jobs == 1:
         yield from ((run, run()) for run in runs)
         return
-    with local_client(jobs, True, tasks=1) as client:
-        futures = {client.submit(run.__call__, pure=False, retries=0): run for run in runs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    yield from ((runs[index], result) for index, result in run_parallel(runs, jobs))

@@ -59,9 +59,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 @contextmanager
-def local_client(
-    workers: int, processes: bool, gpus: Sequence[str] = (), tasks: int = SHARDS_PER_WORKER
-) -> Iterator[Client]:
+def local_client(workers: int, processes: bool, gpus: Sequence[str] = ()) -> Iterator[Client]:
     """A client of new workers, in this process or in their own. They share the cores; with `gpus`, each has one GPU.
 
     Workers listen on the loopback interface only; the environment is restored at the end. Processes have a dashboard
@@ -79,7 +77,7 @@ def local_client(
     with (
         environment_defaults(),  # Dask leaves its workers' OMP_NUM_THREADS in our environment
         dask.config.set(settings),
-        _cluster(workers, processes, gpus[:workers], tasks) as cluster,
+        _cluster(workers, processes, gpus[:workers]) as cluster,
         Client(cluster) as client,
     ):
         if processes:
@@ -93,9 +91,9 @@ def dashboard_link(client: Client) -> str | None:
     return client.dashboard_link if has_dashboard else None
 
 
-def _cluster(workers: int, processes: bool, gpus: Sequence[str], tasks: int) -> LocalCluster:
+def _cluster(workers: int, processes: bool, gpus: Sequence[str]) -> LocalCluster:
     options: dict[str, Any] = {
-        "threads_per_worker": tasks,
+        "threads_per_worker": SHARDS_PER_WORKER,
         "dashboard_address": LOOPBACK,
         "worker_dashboard_address": LOOPBACK,
         "memory_limit": 0,
