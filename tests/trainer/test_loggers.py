@@ -77,24 +77,16 @@ def test_wandb_without_an_account_is_reported_in_one_line(scenes, tmp_path):
 
 @pytest.mark.slow
 def test_trackio_has_every_line_and_json_stays_alone_on_stdout(scenes, tmp_path):
-    command = (
-        "train",
-        "--cache",
-        scenes.cache,
-        "--out",
-        tmp_path / "run",
-        "--iterations",
-        3,
-        "--log",
-        "trackio",
-        *SMALL,
-    )
-    environment = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
-    done = in_a_process("train", "--cache", scenes.cache, "--out", tmp_path / "run", *options, *SMALL, **environment)
+    length = ("--iterations", 3, "--log-every", 1, "--log-images", 3)
+    command = ("train", "--cache", scenes.cache, "--out", tmp_path / "run", *length, "--log", "trackio", *SMALL)
+    done = in_a_process(*command, "--json", TRACKIO_DIR=str(tmp_path / "trackio"), HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["step"] == 3
     with sqlite3.connect(tmp_path / "trackio/clipteacher.db") as database:
-        steps = [step for (step,) in database.execute("select step from metrics where metrics like '%loss/total%'")]
+        steps = [
+            step
+            for (step,) in database.execute("select step from metrics where cast(metrics as text) like '%loss/total%'")
+        ]
     assert sorted(steps) == [1, 2, 3]
     assert list((tmp_path / "trackio/media").rglob("*.png"))
 
