@@ -15,11 +15,12 @@ from PIL.Image import Image
 from data_cache.callbacks import OnUpdate
 from data_cache.errors import disk_errors
 from data_cache.messages import duration
+from data_cache.paths import figure_file
 from data_cache.system.atomic import atomic_write
 from trainer.config import CONFIG, TrainConfig
 from trainer.data import Batch
 from trainer.distributed import ranks
-from trainer.loggers import PICTURES, Logger, open_logger
+from trainer.loggers import Logger, open_logger
 from trainer.memory import peak_memory
 from trainer.metrics import Metrics
 from trainer.run import LOG, full_disk_advice, reopen_log
@@ -90,7 +91,7 @@ class Monitor:
         return line
 
     def _save(self, step: int, picture: Image) -> None:
-        with atomic_write(self._out / PICTURES / f"step_{step:08d}.png") as draft:
+        with atomic_write(figure_file(self._out, f"step_{step:08d}")) as draft:
             picture.save(draft, "PNG")
         if self._logger:
             self._logger.picture(step, picture)

@@ -109,7 +109,7 @@ def test_pictures_and_lines_do_not_change_the_training(tiny_config, tmp_path):
     assert read_lines(tmp_path / "plain") == read_lines(tmp_path / "watched")
     one, other = (load_file(checkpoint.latest(tmp_path / name) / checkpoint.MODEL) for name in ("plain", "watched"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-    pictures = sorted((tmp_path / "watched/predictions").iterdir())
+    pictures = sorted((tmp_path / "watched/figures").iterdir())
     assert [picture.name for picture in pictures] == [f"step_{step:08d}.png" for step in (1, 2, 3, 4)]
     assert Image.open(pictures[0]).size[0] > 300
 
