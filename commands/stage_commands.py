@@ -1,5 +1,6 @@
 """The commands of the two stages: precompute, train and evaluate."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 from commands.console import echo, show
 from commands.options import Given, Json, Preset, Some, Student, options
 from commands.stages import run_evaluate, run_precompute, run_train
-from data_cache.options import default_of
+from data_cache.options import default_of, described
 from data_cache.paths import only_cache, run_folder
 from experiments.config import EvaluateConfig
 from experiments.presets import PRESETS, cache_of, train_options
@@ -63,30 +64,32 @@ def train(
     strict: Annotated[
         bool, typer.Option("--strict", help="Compare all images with the cache before training.")
     ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Only print every setting with its value and help, as JSON.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a student from a cache. All settings are printed and saved in config.json, which --config reads."""
-    settings = _training(train_options(preset, student) | given, preset, config, out, resume)
+    settings = _training(train_options(preset, student) | given, config, out, resume)
+    if print_config:
+        show(json.dumps(described(settings), indent=2).split("\n"))
+        return
+    if settings.cache is None:
+        settings = replace(settings, cache=str(cache_of(preset) if preset else only_cache()))
     out = out or run_folder(Path(settings.cache or ""))
     last = run_train(settings, out, resume, strict, online)
     peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at peak"
     show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
 
 
-def _training(
-    given: dict[str, Any], preset: str | None, config: Path | None, out: Path | None, resume: bool
-) -> TrainConfig:
-    """The training settings from options, config file and preset, with the cache filled in."""
+def _training(given: dict[str, Any], config: Path | None, out: Path | None, resume: bool) -> TrainConfig:
+    """The training settings from options and config file, or those of the run that is resumed."""
     cache = Path(given["cache"]) if "cache" in given else None
     if resume and config is None:
         from trainer.run import run_config
 
-        settings = run_config(out or run_folder(cache or only_cache()), echo, **given)
-    else:
-        settings = read_config(config, **given)
-    if settings.cache is None:
-        return replace(settings, cache=str(cache_of(preset) if preset else only_cache()))
-    return settings
+        return run_config(out or run_folder(cache or only_cache()), echo, **given)
+    return read_config(config, **given)
 
 
 @options(EvaluateConfig)

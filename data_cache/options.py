@@ -74,6 +74,20 @@ def default_of(config: type, name: str) -> Any:
     return None if default is MISSING else default
 
 
+def described(config: Any) -> dict[str, dict[str, Any]]:
+    """Value, default, choices (if any) and help of each option of an object of settings, by name."""
+    return {
+        entry.name: {
+            "value": getattr(config, entry.name),
+            "default": default_of(type(config), entry.name),
+            **({"choices": list(choices)} if (choices := choices_of(type(config), entry.name)) else {}),
+            "help": entry.metadata["help"],
+        }
+        for entry in fields(config)
+        if entry.metadata
+    }
+
+
 def flag_of(entry: Field) -> str:
     """The name of an option in messages: `--name`, or `name` for a positional argument."""
     return ("" if entry.metadata.get("argument") else "--") + entry.name.replace("_", "-")

@@ -9,6 +9,7 @@ import time
 import pytest
 from command_line import REPOSITORY
 
+from data_cache.errors import InterruptError
 from data_cache.system.signals import SIGNALS
 from trainer.interrupt import interruptible
 from trainer.loader import START_METHOD, ignore_interrupts
@@ -82,11 +83,19 @@ def test_only_a_sigterm_of_the_training_process_ends_it():
 def test_a_second_ctrl_c_interrupts_at_once_and_a_second_sigterm_does_not(reported):
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
-    with interruptible() as interrupted:
+    with pytest.raises(InterruptError), interruptible() as interrupted:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupted()
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        raise InterruptError("handled")
     assert all(signal.getsignal(number) == signal.default_int_handler for number in SIGNALS)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_too_late_for_the_training_ends_what_follows(reported, number):
+    signal.signal(number, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), number)
