@@ -83,14 +83,19 @@ def test_only_a_sigterm_of_the_training_process_ends_it():
 def test_a_second_ctrl_c_interrupts_at_once_and_a_second_sigterm_does_not(reported):
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
-    with pytest.raises(InterruptError), interruptible() as interrupted:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupted()
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+
+    def signaled():
+        with interruptible() as interrupted:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interrupted()
             os.kill(os.getpid(), signal.SIGINT)
-        raise InterruptError("handled")
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            raise InterruptError("saved")
+
+    with pytest.raises(InterruptError, match="saved"):
+        signaled()
     assert all(signal.getsignal(number) == signal.default_int_handler for number in SIGNALS)
 
 
