@@ -116,7 +116,7 @@ def echo_plan(work: "Plan") -> None:
     job, size, source = work.job, work.bytes, work.job.config.clip_source
     echo_note(job.dataset)
     echo(f"{work.labelled} of {len(job.dataset)} images have a label map")
-    echo_warnings([*work.texts.warnings, *([] if work.labelled else [NO_LABELS])])
+    echo_warnings([*work.warnings, *([] if work.labelled else [NO_LABELS])])
     total = sum(size.values()) / 2**20
     echo(
         f"{source.name} ({source.weights}) on {job.masker.device} in {job.precision}, k-means by "

@@ -44,7 +44,7 @@ def precompute(given: Given, preset: Preset = None, as_json: Json = False) -> No
         "encoded": summary.encoded,
         "seconds": summary.seconds,
         "stages": summary.stages,
-        "warnings": [*work.texts.warnings, *summary.survey.warnings(work.texts.classes)],
+        "warnings": [*work.warnings, *summary.survey.warnings(work.texts.classes)],
     }
     show(report if as_json else f"{summary.cache}: {report['done']} of {summary.images} images cached")
     summary.check(max_failures)

@@ -8,9 +8,13 @@ from jaxtyping import Bool, Float, Float16, Int, Shaped
 
 from data_cache.arrays import DENSE_TOKENS, SHARD_FIELDS, blank_fields
 from data_cache.layout import Layout
+from data_cache.messages import first_names
 
-COSINE_TOLERANCE = 1e-6
-"""Features whose cosine is within this distance of 1 are equal up to rounding."""
+COSINE_TOLERANCE = 1e-3
+"""Features with a cosine within this distance of 1 are the same: at temperature 0.07, the logits of a pixel that
+differ by their distance of 0.045 differ by at most 0.64."""
+BLOCK = 1024
+"""Names compared with all others at a time."""
 OK = "ok"
 """The status of an image that was encoded; any other status is the reason for its failure."""
 
@@ -27,7 +31,7 @@ class Texts:
     @property
     def warnings(self) -> list[str]:
         """A warning if CLIP cannot tell some classes apart."""
-        return indistinguishable_warnings(self.classes, self.features)
+        return text_problems(self.classes, self.features)
 
 
 @dataclass(frozen=True)
@@ -81,40 +85,47 @@ def quantize_int8(
     return np.rint(dense / np.maximum(scale, 1e-30)[..., None]).astype(np.int8), scale
 
 
+def text_problems(
+    names: Sequence[str], features: Float[np.ndarray, "class channel"], unknown: Sequence[str] = ()
+) -> list[str]:
+    """What is wrong with the text features of class names: one sentence per problem, and what to do about it.
+
+    Args:
+        names: the class names.
+        features: their text features.
+        unknown: names with words that CLIP never learned (`FrozenCLIP.unknown_names`).
+
+    """
+    problems = []
+    if unknown:
+        shown = first_names([f"'{name[:40]}'" for name in unknown], 5)
+        problems.append(f"this CLIP never learned the words of {shown}; use words that it knows, or another --clip")
+    groups = [group for group in indistinguishable_classes(names, features) if not {*group} <= {*unknown}]
+    if groups:
+        shown = "; ".join(" and ".join(f"'{name[:40]}'" for name in group[:4]) for group in groups[:3])
+        more = f"; and {len(groups) - 3} more such groups" if len(groups) > 3 else ""
+        problems.append(
+            f"this CLIP cannot tell these classes apart, because their text features are the same: {shown}{more}; "
+            "rename or merge them"
+        )
+    return problems
+
+
 def indistinguishable_classes(
     names: Sequence[str], features: Float[np.ndarray, "class channel"]
 ) -> list[tuple[str, ...]]:
-    """Groups of names whose features are parallel up to rounding, each in the order of the names.
+    """Groups of names whose features have a cosine above 1 - COSINE_TOLERANCE, each in the order of the names.
 
-    O(n log n): a list may have 65,535 names.
+    A name joins the group of the first name that it is equal to.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features.astype(np.float64) / np.maximum(norms, 1e-30)
-    # equal rows are neighbors in any random projection, with few other rows between them
-    order = np.argsort(unit @ np.random.default_rng(0).normal(size=unit.shape[1]), kind="stable")
-    graph = coo_array((len(names), len(names)), dtype=bool)
-    for gap in range(1, min(4, len(names))):
-        left, right = order[:-gap], order[gap:]
-        equal = (unit[left] * unit[right]).sum(axis=1) > 1 - COSINE_TOLERANCE
-        graph += coo_array((np.ones(equal.sum(), bool), (left[equal], right[equal])), shape=graph.shape)
-    _, components = connected_components(graph, directed=False)
+    unit = (features / np.maximum(norms, 1e-30)).astype(np.float32)
     groups: dict[int, list[str]] = {}
-    for name, component in zip(names, components, strict=True):
-        groups.setdefault(int(component), []).append(name)
+    leader: list[int] = []
+    # in blocks, because a list may have 65,535 names; the first True of a row is the first name that it equals
+    for start in range(0, len(unit), BLOCK):
+        end = start + BLOCK
+        for row, first in enumerate(((unit[start:end] @ unit[:end].T) > 1 - COSINE_TOLERANCE).argmax(axis=1), start):
+            leader.append(leader[first] if first < row else row)
+            groups.setdefault(leader[row], []).append(names[row])
     return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
-def indistinguishable_warnings(names: Sequence[str], features: Float[np.ndarray, "class channel"]) -> list[str]:
-    """A warning if a model trained with these text features cannot tell some classes apart; otherwise no warning.
-
-    Examples are names that differ only in case, and words that a small CLIP never learned.
-    """
-    groups = indistinguishable_classes(names, features)
-    if not groups:
-        return []
-    first = " and ".join(f"'{name[:40]}'" for name in groups[0][:4]) + (" and others" if len(groups[0]) > 4 else "")
-    more = f", and {len(groups) - 1} more such groups" if len(groups) > 1 else ""
-    return [f"this CLIP cannot tell {first} apart (same text features{more}); rename or merge these classes"]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.callbacks import OnDataset, ProgressBar, ignore
-from data_cache.content import indistinguishable_warnings
 from data_cache.datasets import labelled_images, open_dataset
 from data_cache.errors import UserError
 from data_cache.fingerprint import hash_names
@@ -42,11 +41,7 @@ class EvaluationReport:
     @property
     def warnings(self) -> list[str]:
         """One sentence per warning."""
-        vocabulary = self.evaluation.vocabulary
-        return [
-            *self.evaluation.warnings,
-            *indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True)),
-        ]
+        return [*self.evaluation.warnings, *self.evaluation.vocabulary.problems]
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_cache.callbacks import Log, ignore
-from data_cache.content import indistinguishable_warnings
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.options import number
 from data_cache.paths import GRAPH, cache_folder
@@ -87,7 +86,7 @@ def export(config: ExportConfig, log: Log = ignore) -> ExportedGraph:
     vocabulary = vocabulary_for_names(
         checkpoint, names, cache_folder(), config.prompts, config.clip, config.clip_weights
     )
-    for warning in indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True)):
+    for warning in vocabulary.problems:
         log(warning)
     exporter = _Exporter(file, config, checkpoint, vocabulary)
     if config.size is not None:

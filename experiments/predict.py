@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from data_cache.callbacks import ProgressBar
-from data_cache.content import indistinguishable_warnings
 from data_cache.datasets.base import VOID
 from data_cache.datasets.pairing import files_below, is_text
 from data_cache.datasets.pairing_notes import READABLE_SUFFIXES, skipped_images
@@ -105,7 +104,7 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
                     raise
                 failures[name if is_text(name) else ascii(name)] = str(error)
             advance(1)
-    warnings = indistinguishable_warnings(vocabulary.split.classes, vocabulary.text.numpy(force=True))
+    warnings = vocabulary.problems
     if config.images.is_dir():
         warnings.append(skipped_images(files_below(root), READABLE_SUFFIXES, root))
     return PredictReport(out, settings, tuple(segmented), failures, tuple(filter(None, warnings)))

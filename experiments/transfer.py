@@ -53,10 +53,9 @@ def vocabulary_for_dataset(
         return checkpoint.vocabulary
     split = make_split(dataset.name, dataset.classes, unseen)
     prompt_set = Prompts(prompts) if prompts else Prompts.default_for(dataset.name)
-    features = encode_class_names(
-        checkpoint, prompt_set, prompt_set.class_names(dataset.name, dataset.classes), folder, clip, weights
-    )
-    return Vocabulary(split, features, labelled_in_training(dataset.classes, checkpoint.split.seen))
+    words = prompt_set.class_names(dataset.name, dataset.classes)
+    features, unknown = encode_class_names(checkpoint, prompt_set, words, folder, clip, weights)
+    return Vocabulary(split, features, labelled_in_training(dataset.classes, checkpoint.split.seen), unknown)
 
 
 def encode_class_names(
@@ -66,8 +65,10 @@ def encode_class_names(
     folder: Path,
     clip: str | None = None,
     weights: str | None = None,
-) -> Float[Tensor, "word channel"]:
+) -> tuple[Float[Tensor, "word channel"], tuple[str, ...]]:
     """Text features from the CLIP used in training, from the cache in `folder` or else from the text tower.
+
+    The second result has the words that this CLIP never learned.
 
     Raises UserError if the CLIP cannot be loaded, or is not the one used in training.
     """
@@ -77,4 +78,5 @@ def encode_class_names(
         origin = checkpoint.card.get("recorded", {}).get("clip")
         return load_matching_clip(fingerprint, origin, clip, weights, torch.device("cpu"))
 
-    return torch.from_numpy(text_features(fingerprint, prompts, words, checkpoint.text.shape[1], load, folder))
+    features, unknown = text_features(fingerprint, prompts, words, checkpoint.text.shape[1], load, folder)
+    return torch.from_numpy(features), unknown

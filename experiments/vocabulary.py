@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from data_cache.class_list import check_names, read_names
-from data_cache.content import indistinguishable_classes
+from data_cache.content import text_problems
 from data_cache.errors import UsageError, UserError
 from data_cache.splits import Split, labelled_in_training
 from experiments.transfer import encode_class_names
@@ -53,14 +52,6 @@ def check_class_names(classes: Sequence[str], where: str, unit: str = "name") ->
     return names
 
 
-def _check_distinct(classes: tuple[str, ...], text: Float[torch.Tensor, "class channel"]) -> None:
-    for first, second, *_ in indistinguishable_classes(classes, text.numpy()):
-        raise UsageError(
-            f"--classes: the CLIP of this training cannot distinguish '{first[:40]}' and '{second[:40]}' (too long, or "
-            "unknown words); rename one or leave it out"
-        )
-
-
 def vocabulary_for_names(
     checkpoint: Checkpoint,
     names: tuple[str, ...] | None,
@@ -84,7 +75,7 @@ def vocabulary_for_names(
 
     Raises:
         UserError: the CLIP cannot be loaded, or is not the one used in training.
-        UsageError: CLIP cannot distinguish two of the names.
+        UsageError: CLIP cannot tell two of the names apart.
 
     """
     own_prompts = checkpoint.card["prompts"]["name"]
@@ -97,16 +88,18 @@ def vocabulary_for_names(
     text = torch.empty(len(classes), checkpoint.text.shape[1])
     known = np.array([index is not None for index in indices])
     text[known] = checkpoint.text.cpu()[[index for index in indices if index is not None]]
+    unknown: tuple[str, ...] = ()
     if new:
         # names are cleaned as in the training dataset ("wall-brick")
         words = prompt_set.class_names(checkpoint.card["dataset"]["name"], new)
         try:
-            text[~known] = encode_class_names(checkpoint, prompt_set, words, folder, clip, weights)
+            text[~known], unknown = encode_class_names(checkpoint, prompt_set, words, folder, clip, weights)
         except UserError as error:
             more = f" and {len(new) - 1} more" if len(new) > 1 else ""
             raise error.prefixed(f"'{new[0]}'{more} must be encoded by the text tower: ") from None
-    if names is not None:  # training classes were checked before training, with a warning
-        _check_distinct(classes, text)
     labelled = checkpoint.vocabulary.labelled if names is None else labelled_in_training(classes, checkpoint.split.seen)
     unlabelled = tuple(name for name, has_labels in zip(classes, labelled, strict=True) if not has_labels)
-    return Vocabulary(Split(classes, unlabelled), text, labelled)
+    # training classes were checked before training, with a warning
+    if names is not None and (problems := text_problems(classes, text.numpy())):
+        raise UsageError(f"--classes: {problems[0]}")
+    return Vocabulary(Split(classes, unlabelled), text, labelled, unknown)

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_cache.arrays import bytes_per_image
 from data_cache.callbacks import Log, ignore
-from data_cache.content import Texts
+from data_cache.content import Texts, text_problems
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
@@ -40,6 +40,8 @@ class Plan:
     attributes: dict[str, Any]
     texts: Texts
     """Text features of the classes."""
+    unknown: tuple[str, ...]
+    """Classes with words that CLIP never learned."""
     added: tuple[str, ...]
     """Names of images that `--extend` adds."""
     images: int
@@ -48,6 +50,11 @@ class Plan:
     """Number of shards that contain them."""
     labelled: int
     """Number of images of the dataset that have a label map."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the classes' text features, one sentence per problem."""
+        return text_problems(self.texts.classes, self.texts.features, self.unknown)
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -97,6 +104,7 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
         cache=cache,
         attributes=_attributes(config, dataset, clip),
         texts=cache.texts() if cache else _texts(config, dataset, clip),
+        unknown=clip.unknown_names(dataset.classes),
         added=added,
         images=images,
         shards=shards,

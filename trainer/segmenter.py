@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from data_cache.content import text_problems
 from data_cache.splits import Split
 
 CLASS_CHUNK = 16
@@ -24,12 +25,19 @@ class Vocabulary:
         text: one feature per name.
         labelled: which names had labels in training; gamma is added to the others. On the training dataset these are
             the seen classes, on another dataset those with the same meaning (`data_cache.splits.labelled_in_training`).
+        unknown: names with words that CLIP never learned.
 
     """
 
     split: Split
     text: Float[Tensor, "class channel"]
     labelled: Bool[np.ndarray, "class"]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the text features, one sentence per problem."""
+        return text_problems(self.split.classes, self.text.numpy(force=True), self.unknown)
 
     @property
     def transferred(self) -> bool:

@@ -155,6 +155,21 @@ class FrozenCLIP:
             rows.append(torch.nn.functional.normalize(features, dim=-1))
         return torch.stack(rows).cpu().numpy()
 
+    def unknown_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names with a word that this CLIP never learned: the embedding of one of its tokens is zero.
+
+        `tiny` keeps only the tokens of its captions; CLIPs with a full vocabulary know every word.
+        """
+        embedding = getattr(self.model, "token_embedding", None)
+        if embedding is None:
+            return ()
+        learned = embedding.weight.any(dim=1).cpu()
+        tokens = self.tokenizer(list(names))
+        # the end token has the greatest id; zeros pad what follows
+        inside = torch.arange(tokens.shape[1]) < tokens.argmax(dim=1, keepdim=True)
+        unknown = (inside & ~learned[tokens]).any(dim=1)
+        return tuple(name for name, missing in zip(names, unknown.tolist(), strict=True) if missing)
+
     def fingerprint(self) -> dict[str, Any]:
         """Everything about the teacher that changes its features."""
         return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -17,7 +17,7 @@ from data_cache.system.files import is_file
 from pipeline.teacher.clip import FrozenCLIP
 from pipeline.teacher.prompts import Prompts
 
-FEATURES, CHECKSUM = "features", "sha256"
+FEATURES, CHECKSUM, UNKNOWN = "features", "sha256", "unknown"
 
 
 def text_features(
@@ -27,8 +27,10 @@ def text_features(
     channels: int,
     load: Callable[[], FrozenCLIP],
     folder: Path,
-) -> Float[np.ndarray, "class channel"]:
-    """One L2-normalized feature per class: from the file for these weights, words and templates, else from CLIP.
+) -> tuple[Float[np.ndarray, "class channel"], tuple[str, ...]]:
+    """One L2-normalized feature per class, and the words that CLIP does not know (`FrozenCLIP.unknown_names`).
+
+    They are read from the file for these weights, words and templates, else computed by CLIP.
 
     Args:
         teacher: the teacher's fingerprint.
@@ -44,29 +46,36 @@ def text_features(
     file = folder / "text" / f"{key}.safetensors"
     if (stored := _read(file, (len(words), channels))) is not None:
         return stored
-    features = load().encode_text(words, prompts.templates)
-    _write(file, features)
-    return features
+    clip = load()
+    features, unknown = clip.encode_text(words, prompts.templates), clip.unknown_names(words)
+    _write(file, features, unknown)
+    return features, unknown
 
 
-def _read(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "class channel"] | None:
-    """The stored features; None if there is no file, or if it does not hold what was written."""
+def _read(file: Path, shape: tuple[int, int]) -> tuple[Float[np.ndarray, "class channel"], tuple[str, ...]] | None:
+    """The stored features and unknown words; None if there is no file, or if it does not hold what was written."""
     try:
         if not is_file(file):  # opening a named pipe would block forever
             return None
         with safe_open(file, "numpy") as file_content:
-            features, checksum = file_content.get_tensor(FEATURES), (file_content.metadata() or {}).get(CHECKSUM)
+            features, words = file_content.get_tensor(FEATURES), file_content.get_tensor(UNKNOWN)
+            checksum = (file_content.metadata() or {}).get(CHECKSUM)
+        unknown = tuple(map(str, json.loads(words.tobytes())))
     except Exception:  # safetensors raises many kinds of exceptions for invalid headers
         return None
     valid = features.shape == shape and features.dtype == np.float32 and bool(np.isfinite(features).all())
-    return features if valid and checksum == hashlib.sha256(features.tobytes()).hexdigest() else None
+    return (features, unknown) if valid and checksum == _checksum(features, words) else None
 
 
-def _write(file: Path, features: Float[np.ndarray, "class channel"]) -> None:
-    checksum = hashlib.sha256(features.tobytes()).hexdigest()
+def _write(file: Path, features: Float[np.ndarray, "class channel"], unknown: tuple[str, ...]) -> None:
+    words = np.frombuffer(json.dumps(unknown).encode(), np.uint8)
     # if the disk is full or read-only, the next run encodes the prompts again
     with suppress(OSError, SafetensorError):
         if file.is_fifo():  # `atomic_write` refuses to replace a pipe, but this folder is ours
             file.unlink()
     with suppress(OSError, SafetensorError), atomic_write(file) as draft:
-        save_file({FEATURES: features}, draft, metadata={CHECKSUM: checksum})
+        save_file({FEATURES: features, UNKNOWN: words}, draft, metadata={CHECKSUM: _checksum(features, words)})
+
+
+def _checksum(features: Float[np.ndarray, "class channel"], words: UInt8[np.ndarray, "byte"]) -> str:
+    return hashlib.sha256(features.tobytes() + words.tobytes()).hexdigest()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_cache.content import indistinguishable_classes, indistinguishable_warnings
+from data_cache.content import indistinguishable_classes, text_problems
 
 
 def features(rows, channels=64):
@@ -18,9 +18,15 @@ def test_parallel_features_are_grouped_up_to_rounding():
 
 def test_similar_features_are_not_grouped():
     text = features(3)
-    text[1] = text[0] + 0.01 * text[2]
+    text[1] = text[0] + 0.1 * text[2]
     assert indistinguishable_classes("abc", text) == []
-    assert indistinguishable_warnings("abc", text) == []
+    assert text_problems("abc", text) == []
+
+
+def test_nearly_equal_features_are_grouped():
+    text = features(3)
+    text[1] = text[0] + 0.01 * text[2]
+    assert indistinguishable_classes("abc", text) == [("a", "b")]
 
 
 def test_single_names_form_no_group_and_all_names_may_form_one():
@@ -34,9 +40,19 @@ def test_equal_features_are_found_among_thousands():
     assert indistinguishable_classes(range(20000), text) == [(17, 12345, 19000)]
 
 
-def test_warning_names_the_first_group_and_counts_the_others():
+def test_problems_name_all_groups_and_unknown_words():
     text = features(6)
     text[1], text[3] = text[0], text[2]
-    (warning,) = indistinguishable_warnings(("car", "Car", "person", "giraffe", "sky", "road"), text)
-    assert "cannot tell 'car' and 'Car' apart" in warning
-    assert "1 more such groups" in warning
+    names = ("car", "Car", "person", "giraffe", "sky", "road")
+    (problem,) = text_problems(names, text)
+    assert "the same: 'car' and 'Car'; 'person' and 'giraffe'; rename" in problem
+    unknown, same = text_problems(names, text, ("person", "giraffe", "sky"))
+    assert "never learned the words of 'person', 'giraffe', 'sky'" in unknown
+    assert "the same: 'car' and 'Car'; rename" in same
+    assert "more such groups" not in same
+
+
+def test_many_groups_are_shortened():
+    text = features(5).repeat(2, axis=0)
+    (problem,) = text_problems("abcdefghij", text)
+    assert "'e' and 'f'; and 2 more such groups" in problem

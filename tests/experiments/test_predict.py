@@ -266,7 +266,7 @@ def test_sliding_option_uses_the_sliding_window(run, photo, clipteacher):
 @pytest.mark.parametrize(("count", "mode"), [(1, "L"), (200, "L"), (255, "L"), (256, "I;16"), (300, "I;16")])
 def test_index_maps_have_16_bits_above_255_classes(run, photo, clipteacher, monkeypatch, count, mode):
     features = F.normalize(torch.randn(count, 128, generator=torch.Generator().manual_seed(0)), dim=1)
-    monkeypatch.setattr(transfer, "text_features", lambda *_: features.numpy())
+    monkeypatch.setattr(transfer, "text_features", lambda *_: (features.numpy(), ()))
     (photo.parent / "names.txt").write_text("\n".join(f"thing {n}" for n in range(count)))
     clipteacher.good("predict", run, photo, "--classes", photo.parent / "names.txt", "--out", "out")
     picture = Image.open("out/photo.png.index.png")
@@ -392,7 +392,7 @@ def test_indistinguishable_names_are_refused(run, photo, clipteacher):
     long = "x " * 200
     result = clipteacher("predict", run, photo, "--classes", f"{long}a,sky,{long}b", "--out", "out")
     assert result.status == 2
-    assert "cannot distinguish" in result.error
+    assert "cannot tell these classes apart" in result.error
 
 
 def test_state_saved_after_a_non_finite_loss_is_refused(run, photo, tmp_path, clipteacher):

@@ -26,6 +26,9 @@ class Tower:
         self.calls += 1
         return FEATURES.copy()
 
+    def unknown_names(self, words):
+        return words[1:2]
+
 
 @pytest.fixture
 def stored(tmp_path):
@@ -33,7 +36,8 @@ def stored(tmp_path):
 
     def request():
         tower = Tower()
-        found = text_features(TEACHER, Prompts("single"), WORDS, 4, lambda: tower, tmp_path)
+        found, unknown = text_features(TEACHER, Prompts("single"), WORDS, 4, lambda: tower, tmp_path)
+        assert unknown == ("road",)
         np.testing.assert_array_equal(found, FEATURES)
         assert found.dtype == np.float32
         return tower.calls
@@ -55,7 +59,9 @@ def change_header(file, **changed):
 
 def replace_features(file, features):
     file.unlink()
-    save_file({"features": features}, file, metadata={"sha256": hashlib.sha256(features.tobytes()).hexdigest()})
+    words = np.frombuffer(b'["road"]', np.uint8)
+    checksum = hashlib.sha256(features.tobytes() + words.tobytes()).hexdigest()
+    save_file({"features": features, "unknown": words}, file, metadata={"sha256": checksum})
 
 
 INVALID = {

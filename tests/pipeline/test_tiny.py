@@ -97,3 +97,14 @@ def test_training_script_saves_loadable_weights(tmp_path):
     tokens = load_file(weights)["token_embedding.weight"]
     # only words of captions are stored: the others would be noise
     assert 0 < (tokens != 0).any(dim=1).sum() < 100
+
+
+def test_tiny_clip_knows_the_words_of_scenes_and_no_others():
+    clip = FrozenCLIP(CLIPSource("tiny"), "fp32", CPU)
+    assert clip.unknown_names(FRESH.classes) == ()
+    assert clip.unknown_names(("Flag", "giraffe", "flag pole", "ladybug", "parking meter")) == (
+        "giraffe",
+        "flag pole",
+        "parking meter",
+    )
+    assert FrozenCLIP(CLIPSource("tiny", "random"), "fp32", CPU).unknown_names(("giraffe",)) == ()

@@ -84,7 +84,7 @@ def test_a_few_seen_pixels_in_one_label_map_are_enough_to_train(clipteacher, tmp
     ("names", "clip"),
     [
         pytest.param(("car", "Car"), TINY, id="capitals"),
-        pytest.param(("person", "giraffe"), ("--clip", "tiny", "--image-size", 64), id="unknown words"),
+        pytest.param(("flag", "Flag"), ("--clip", "tiny", "--image-size", 64), id="capitals of tiny"),
     ],
 )
 def test_class_names_that_clip_cannot_distinguish_are_reported(clipteacher, tmp_path, monkeypatch, names, clip):
@@ -92,20 +92,20 @@ def test_class_names_that_clip_cannot_distinguish_are_reported(clipteacher, tmp_
     events: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.feeder.Feeder._prepare", lambda *_: events.append("encoded") or 1 / 0)
-        patch.setattr("commands.stages.echo_plan", lambda work: events.extend(work.texts.warnings))
+        patch.setattr("commands.stages.echo_plan", lambda work: events.extend(work.warnings))
         with pytest.raises(ZeroDivisionError):
             precompute(clipteacher, root, clip=clip)
-    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in events[0]
+    assert f"same: '{names[0]}' and '{names[1]}'; rename" in events[0]
     assert events.index("encoded") == 1
     result = precompute(clipteacher, root, clip=clip)
     assert any("apart" in warning for warning in result.json["warnings"])
     run = tmp_path / "run"
     trained = clipteacher.good("train", "--cache", tmp_path / "own.zarr", "--out", run, *SMALL)
-    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in trained.err
+    assert f"same: '{names[0]}' and '{names[1]}'; rename" in trained.err
     data = ("--dataset", "folder", "--root", root, "--split", "train", "--device", "cpu")
     assert "apart" in clipteacher.good("evaluate", run, *data).err
     seen = clipteacher.good("predict", run, root / "images/0.png", "--out", tmp_path / "seen", "--device", "cpu")
-    assert f"cannot tell '{names[0]}' and '{names[1]}' apart" in seen.err
+    assert f"same: '{names[0]}' and '{names[1]}'; rename" in seen.err
 
 
 def test_evaluation_skips_a_broken_image(clipteacher, tmp_path):
@@ -125,3 +125,18 @@ def test_evaluation_skips_a_broken_image(clipteacher, tmp_path):
     result = clipteacher.good("evaluate", run, *data, "--json")
     assert result.json == whole
     assert "1 of 3 images have no label map and are not evaluated" in result.err
+
+
+def test_words_that_clip_never_learned_are_reported_before_encoding(clipteacher, tmp_path):
+    root = write(tmp_path / "own", [mask(0, 1)] * 2, ("flag", "parking meter"))
+    tiny = ("--clip", "tiny", "--image-size", 64)
+    first, again = precompute(clipteacher, root, clip=tiny), precompute(clipteacher, root, clip=tiny)
+    for result in (first, again):
+        assert "never learned the words of 'parking meter'; use words that it knows, or another --clip" in result.err
+        assert any("never learned" in warning for warning in result.json["warnings"])
+    run = tmp_path / "run"
+    clipteacher.good("train", "--cache", tmp_path / "own.zarr", "--out", run, *SMALL)
+    command = ("predict", run, root / "images/0.png", "--out", tmp_path / "out", "--device", "cpu", "--classes")
+    for _ in range(2):  # computed, then read from the stored text features
+        assert "never learned the words of 'frisbee'" in clipteacher.good(*command, "ladybug,frisbee").err
+    clipteacher.good(*command, "ladybug,flag")
