@@ -1,6 +1,5 @@
 """The commands that run all stages: demo, reproduce and ablate."""
 
-import json
 from dataclasses import fields, replace
 from typing import Annotated
 
@@ -51,8 +50,10 @@ def reproduce(
     from experiments import reproduce as rows
 
     if dry_run:
-        plan = rows.dry_run(config, echo_note)
-        show(plan if as_json else [f"{name}: {json.dumps(value)}" for name, value in plan.items()])
+        from experiments.reproduce_plan import dry_run as plan_row
+
+        plan = plan_row(config, echo_note)
+        show(plan.as_json() if as_json else plan.lines)
         return
     row = rows.reproduce(config, bar(RESUMED), echo_note)
     echo_warnings(row.evaluation.warnings)

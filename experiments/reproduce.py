@@ -1,28 +1,21 @@
 """Reproduces one row of the paper's Table 1 or 2: precompute, train and evaluate with a preset."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_cache.arrays import bytes_per_image
 from data_cache.callbacks import OnDataset, ProgressBar, ignore
-from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
-from data_cache.layout import Layout
 from data_cache.paths import cache_folder
 from data_cache.system.atomic import atomic_write
-from experiments.reproduce_config import ReproduceConfig, resolved
+from experiments.reproduce_config import ReproduceConfig
 from experiments.stages import StageTimer, evaluate_stage, precompute_stage, train_stage
 from experiments.transfer import vocabulary_for_dataset
-from pipeline.encode_job import load_clip
-from pipeline.teacher.weights import RANDOM
-from trainer.config import GAMMA
 from trainer.evaluate import Evaluation
-from trainer.memory import estimated_memory
 from trainer.metrics import Metrics
 from trainer.predictor import Predictor
 from trainer.students.network import StudentNetwork, check_size
@@ -45,7 +38,7 @@ class ReproducedRow:
         """What `--json` prints."""
         return {
             "metrics": self.evaluation.as_json(),
-            "paper": dict(zip(Metrics.COLUMNS, (value / 100 for value in self.config.row), strict=False)),
+            "paper": paper_row(self.config),
             "departures": self.departures,
             "seconds": dict(self.seconds),
             "run": str(self.config.run),
@@ -76,6 +69,19 @@ class ReproducedRow:
         return self.config.departures + ([f"{failed} test images could not be evaluated"] if failed else [])
 
 
+def paper_row(config: ReproduceConfig) -> dict[str, float]:
+    """The paper's figures by metric, as shares; empty if it has none."""
+    return dict(zip(Metrics.COLUMNS, (value / 100 for value in config.row), strict=False))
+
+
+def table(config: ReproduceConfig, rows: Mapping[str, Sequence[float]]) -> list[str]:
+    """Rows of metrics in percent by name, under a title and the names of the columns; empty rows are left out."""
+    title = f"{config.benchmark} {config.student_name}"
+    title += f" tested on {config.test_on}" if config.test_on else ""
+    lines = [f"{title:32}" + "".join(f"{name:>9}" for name in Metrics.COLUMNS.values())]
+    return lines + [f"{name:32}" + "".join(f"{value:9.1f}" for value in row) for name, row in rows.items() if row]
+
+
 def reproduce(config: ReproduceConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> ReproducedRow:
     """Precompute, train and evaluate, and write the row to `run`/<dataset>.json. Rerun to resume.
 
@@ -95,40 +101,6 @@ def reproduce(config: ReproduceConfig, progress_bar: ProgressBar, on_dataset: On
     with atomic_write(row.file) as draft:
         draft.write_text(json.dumps(row.as_json(), indent=2) + "\n")
     return row
-
-
-def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> dict[str, Any]:
-    """Plan a row: images, views, bytes, updates and an estimate of GPU memory. Nothing is written or downloaded.
-
-    GPU memory is estimated for activations of two and of four bytes (bf16-mixed is in between); the estimate has not
-    been compared with a measurement.
-    """
-    stage1, train = config.precompute, config.train
-    test_images = _open_test_images(config, on_dataset)
-    images = open_dataset(stage1.dataset, stage1.root, stage1.split, stage1.limit)
-    clip = load_clip(replace(stage1.clip_source, weights=RANDOM), "fp32", "cpu")
-    layout = Layout(len(images), stage1.views, clip.channels, clip.grid, stage1.shard_on("cpu"), stage1.dense)
-    network = StudentNetwork(train.arch, train.encoder, "none", clip.channels)
-    size = train.size or clip.image_size
-    check_size(network, train, size)
-    class_list = class_lists()[stage1.dataset]
-    seen = len(class_list.classes) - len(class_list.unseen)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {
-        "precompute": resolved(stage1),
-        "train": {name: value for name, value in asdict(train).items() if value is not None},
-        "evaluate": config.preset.evaluate | {"dataset": test_images.name, "gamma": GAMMA},
-        "images": len(images),
-        "tested": len(test_images),
-        "views": layout.views,
-        "cache_bytes": sum(bytes_per_image(layout, "uint8").values()) * len(images),
-        "cache_exists": stage1.cache.is_dir(),
-        "iterations": train.iterations,
-        "parameters": parameters,
-        "gpu_bytes_about": [estimated_memory(train, network, size, seen, mixed) for mixed in (True, False)],
-        "paper": config.row,
-        "departures": config.departures,
-    }
 
 
 def _percent(metrics: Metrics) -> list[float]:

@@ -156,8 +156,38 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clipteacher, coco, tmp_path,
     low, high = plan["gpu_bytes_about"]
     assert 16 * plan["parameters"] < low < high
     assert (plan["tested"], plan["cache_exists"]) == (2, False)
-    assert plan["paper"] == paper()["table 1"]["coco"][student]
+    expected = dict(zip(("pAcc", "mIoU_S", "mIoU_U", "hIoU"), paper()["table 1"]["coco"][student], strict=True))
+    assert plan["paper"] == {name: pytest.approx(value / 100) for name, value in expected.items()}
+    assert plan["missing"] == []
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("row", "images", "tested"),
+    [
+        (("coco",), "118,287", "5,000 of coco"),
+        (("voc",), "10,582", "1,449 of voc"),
+        (("context",), "4,998", "5,105 of context"),
+        (("coco", "--test-on", "voc"), "118,287", "1,449 of voc"),
+    ],
+)
+def test_dry_run_without_the_data_uses_published_numbers(clipteacher, tmp_path, monkeypatch, row, images, tested):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
+    plan = clipteacher.good("reproduce", *row, "--student", "segformer-b4", "--dry-run").out
+    assert f"{images} to train on, {tested} to test on" in plan
+    assert re.search(r"cache +[\d.]+ GiB in data_cache/", plan)
+    assert re.search(r"GPU memory +[\d.]+ to [\d.]+ GiB", plan)
+    assert re.search(r"pAcc +mIoU\(S\) +mIoU\(U\) +hIoU\npaper( +[\d.]+){4}\n", plan)
+    missing = [line for line in plan.splitlines() if line.startswith("missing: ")]
+    assert [line.split()[1].strip(",") for line in missing] == [name for name in row if name != "--test-on"]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_dry_run_refuses_a_root_without_the_data(clipteacher, tmp_path):
+    command = ("reproduce", "coco", "--dry-run")
+    assert "no such folder" in clipteacher(*command, "--root", tmp_path / "typo").error
+    assert "pass --test-root" in clipteacher(*command, "--test-on", "voc", "--test-root", tmp_path / "typo").error
 
 
 def test_student_errors_are_reported_before_clip_runs(clipteacher, coco, tmp_path):

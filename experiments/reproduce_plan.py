@@ -1,0 +1,140 @@
+"""The plan of `reproduce --dry-run`: what a row of the paper's tables takes, with or without the data."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_cache.arrays import bytes_per_image
+from data_cache.callbacks import OnDataset, ignore
+from data_cache.class_list import class_lists
+from data_cache.datasets import DATASETS, open_dataset
+from data_cache.errors import UsageError, UserError
+from data_cache.layout import Layout
+from experiments.reproduce import paper_row, table
+from experiments.reproduce_config import ReproduceConfig, resolved
+from pipeline.encode_job import load_clip
+from pipeline.teacher.weights import RANDOM
+from trainer.config import GAMMA
+from trainer.memory import estimated_memory
+from trainer.students.network import StudentNetwork, check_size
+
+
+@dataclass(frozen=True)
+class ReproducePlan:
+    """What a row takes.
+
+    Args:
+        config: the row.
+        images: number of training images.
+        tested: number of test images.
+        missing: datasets that are not here, so that their published numbers of images are used; one sentence each.
+        cache_bytes: size of the cache.
+        parameters: of the student.
+        memory: bytes of GPU memory for activations of two and of four bytes (bf16-mixed is in between). This estimate
+            has not been compared with a measurement.
+
+    """
+
+    config: ReproduceConfig
+    images: int
+    tested: int
+    missing: tuple[str, ...]
+    cache_bytes: int
+    parameters: int
+    memory: tuple[int, int]
+
+    @property
+    def tested_on(self) -> str:
+        """The dataset that the row is tested on."""
+        return self.config.test_on or self.config.preset.dataset
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        stage1, train = self.config.precompute, self.config.train
+        return {
+            "precompute": resolved(stage1),
+            "train": {name: value for name, value in asdict(train).items() if value is not None},
+            "evaluate": self.config.preset.evaluate | {"dataset": self.tested_on, "gamma": GAMMA},
+            "images": self.images,
+            "tested": self.tested,
+            "missing": list(self.missing),
+            "views": stage1.views,
+            "cache_bytes": self.cache_bytes,
+            "cache_exists": stage1.cache.is_dir(),
+            "iterations": train.iterations,
+            "parameters": self.parameters,
+            "gpu_bytes_about": list(self.memory),
+            "paper": paper_row(self.config),
+            "departures": self.config.departures,
+        }
+
+    @property
+    def lines(self) -> list[str]:
+        """The plan in units that people read, and the paper's row."""
+        stage1, train = self.config.precompute, self.config.train
+        clip, exists = stage1.clip_source, " (exists; what it has is kept)" if stage1.cache.is_dir() else ""
+        low, high = (size / 2**30 for size in self.memory)
+        plan = {
+            "images": f"{self.images:,} to train on, {self.tested:,} of {self.tested_on} to test on",
+            "teacher": f"{clip.name} ({clip.weights}) at {stage1.image_size or 'its own'} px, {stage1.views} views per "
+            f"image: {self.images * stage1.views:,} views to encode",
+            "cache": f"{self.cache_bytes / 2**30:.2f} GiB in {stage1.cache}{exists}",
+            "student": f"{train.arch} with {train.encoder} ({train.encoder_weights}), {self.parameters / 1e6:.1f} "
+            "million parameters",
+            "training": f"{train.iterations:,} updates of {train.batch_size} images, "
+            f"{train.iterations * train.batch_size / self.images:.1f} epochs, in {self.config.run}",
+            "GPU memory": f"{low:.1f} to {high:.1f} GiB, estimated",
+        }
+        lines = [f"{name:12}{value}" for name, value in plan.items()]
+        lines += ["", *table(self.config, {"paper": self.config.row})]
+        lines += [f"not the paper's settings: {departure}" for departure in self.config.departures]
+        return lines + [f"missing: {sentence}" for sentence in self.missing]
+
+
+def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> ReproducePlan:
+    """Plan a row. Nothing is written or downloaded, and the data need not be there.
+
+    Raises UsageError for settings that do not fit, and UserError for a given root that does not hold the data.
+    """
+    stage1, train, split = config.precompute, config.train, config.preset.evaluate["split"]
+    images, missing = _count(stage1.dataset, stage1.root, stage1.split, stage1.limit, on_dataset)
+    tested, untested = (
+        _count(config.test_on, config.test_root, split, config.limit, on_dataset, "--test-root")
+        if config.test_on
+        else _count(stage1.dataset, config.root, split, config.limit, on_dataset)
+    )
+    clip = load_clip(replace(stage1.clip_source, weights=RANDOM), "fp32", "cpu")
+    layout = Layout(images, stage1.views, clip.channels, clip.grid, stage1.shard_on("cpu"), stage1.dense)
+    network = StudentNetwork(train.arch, train.encoder, "none", clip.channels)
+    size = train.size or clip.image_size
+    check_size(network, train, size)
+    class_list = class_lists()[stage1.dataset]
+    seen = len(class_list.classes) - len(class_list.unseen)
+    return ReproducePlan(
+        config,
+        images,
+        tested,
+        tuple(dict.fromkeys((*missing, *untested))),
+        sum(bytes_per_image(layout, "uint8").values()) * images,
+        sum(parameter.numel() for parameter in network.parameters()),
+        (estimated_memory(train, network, size, seen, True), estimated_memory(train, network, size, seen, False)),
+    )
+
+
+def _count(
+    name: str, root: Path | None, split: str, limit: int | None, on_dataset: OnDataset, option: str = "--root"
+) -> tuple[int, list[str]]:
+    """The number of images of a split, as published if they are not here, and then a sentence on what is missing."""
+    try:
+        images = open_dataset(name, root, split, limit)
+    except UsageError:
+        raise
+    except UserError as error:
+        if root is not None:  # probably a typing error
+            raise type(error)(*(str(line).replace("--root", option) for line in error.args)) from None
+        spec = DATASETS[name]
+        count = spec.sizes[split][0]
+        sentence = f"{name}, so its published numbers of images are used; pass {option} with the folder that holds "
+        return min(count, limit or count), [f"{sentence}{spec.layout} (from {spec.source})"]
+    on_dataset(images)
+    return len(images), []
