@@ -39,7 +39,7 @@ NATURAL = {
 }  # fmt: skip
 RADIUS = 0.05
 """How far in OKLab a color may be from its natural one."""
-POWER, STEPS, HEAT = 12, 1_000_000, 1.5
+POWER, STEPS, HEAT = 12, 600_000, 1.5
 
 
 def main() -> None:
