@@ -346,7 +346,7 @@ def test_output_inside_the_input_folder_is_refused(run, tmp_path, clipteacher, o
 def test_known_and_cached_names_need_no_text_tower(run, photo, clipteacher, monkeypatch):
     clipteacher.good("predict", run, photo, "--classes", "frisbee,sky", "--out", "before")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("CLIP was loaded")
 
     monkeypatch.setattr(clips, "FrozenCLIP", refuse)
