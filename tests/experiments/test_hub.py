@@ -11,7 +11,7 @@ from small_run import SmallRun, small_run
 
 from data_cache.integrity import verify_files
 from data_cache.reader import Cache
-from experiments.share_manifest import MANIFEST
+from experiments.sharing.manifest import MANIFEST
 
 RUN, CACHE = "hf://me/coco-glm", "hf://datasets/me/coco"
 

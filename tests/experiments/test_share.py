@@ -25,9 +25,9 @@ from small_run import SmallRun, small_run
 import cli
 from data_cache.errors import UserError
 from data_cache.reader import Cache
-from experiments import remote, share
-from experiments.share_config import PullConfig, PushConfig
-from experiments.share_manifest import MANIFEST
+from experiments.sharing import push_pull, remote
+from experiments.sharing.config import PullConfig, PushConfig
+from experiments.sharing.manifest import MANIFEST
 from experiments.stages import silent
 from trainer.checkpoint import latest, load
 from trainer.config import TrainConfig, read_config
@@ -50,12 +50,12 @@ def _empty_memory():
     fsspec.filesystem("memory").store.clear()
 
 
-def push(source: Path, url: str, **given: object) -> share.Shared:
-    return share.push(PushConfig(source, url, **given), silent)
+def push(source: Path, url: str, **given: object) -> push_pull.Shared:
+    return push_pull.push(PushConfig(source, url, **given), silent)
 
 
-def pull(url: str, out: Path | None = None, **given: object) -> share.Shared:
-    return share.pull(PullConfig(url, out, **given), silent)
+def pull(url: str, out: Path | None = None, **given: object) -> push_pull.Shared:
+    return push_pull.pull(PullConfig(url, out, **given), silent)
 
 
 def url_of(folder: Path) -> str:
@@ -277,7 +277,7 @@ def test_pull_killed_in_the_middle_leaves_nothing_that_looks_whole(made, tmp_pat
     out = tmp_path / "out/pulled"
     where = "received.check_received" if source == "run" else "received.verify_files"
     prelude = (
-        "import os, signal\nfrom experiments import received\n"
+        "import os, signal\nfrom experiments.sharing import received\n"
         f"{where} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = in_a_process("pull", url_of(tmp_path / "published"), "--out", out, prelude=prelude)

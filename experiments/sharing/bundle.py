@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Protocol
 
 from data_cache.callbacks import ProgressBar
-from experiments.share_config import PushConfig
-from experiments.share_manifest import Content, Kind, Manifest
-from experiments.terms import Terms
+from experiments.sharing.config import PushConfig
+from experiments.sharing.manifest import Content, Kind, Manifest
+from experiments.sharing.terms import Terms
 
 
 class Bundle(Protocol):
@@ -25,9 +25,9 @@ class Bundle(Protocol):
 def open_bundle(config: PushConfig, kind: Kind) -> Bundle:
     """Open what is to be published. Raises UserError if there is no checkpoint, or no finished cache."""
     if kind == "cache":  # which needs neither torch nor the student's packages
-        from experiments.cache_bundle import CacheBundle
+        from experiments.sharing.cache_bundle import CacheBundle
 
         return CacheBundle(config.source)
-    from experiments.run_bundle import RunBundle
+    from experiments.sharing.run_bundle import RunBundle
 
     return RunBundle(config)

@@ -11,7 +11,7 @@ from data_cache.integrity import verify_files
 from data_cache.reader import Cache
 from data_cache.system.atomic import draft_path, draft_paths, remove
 from data_cache.system.lock import writer_lock
-from experiments.share_manifest import ARCHIVE, Kind
+from experiments.sharing.manifest import ARCHIVE, Kind
 from pipeline.reopen import check_replaceable
 
 

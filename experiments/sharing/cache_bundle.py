@@ -7,9 +7,9 @@ from data_cache.archive import pack, packed_files
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import UserError
 from data_cache.reader import Cache
-from experiments.model_card import cache_card
-from experiments.share_manifest import ARCHIVE, Content, Manifest
-from experiments.terms import Terms
+from experiments.sharing.manifest import ARCHIVE, Content, Manifest
+from experiments.sharing.model_card import cache_card
+from experiments.sharing.terms import Terms
 
 
 class CacheBundle:

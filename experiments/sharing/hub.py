@@ -23,7 +23,7 @@ from huggingface_hub.utils import logging
 
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import UsageError, UserError, one_line
-from experiments.share_manifest import MANIFEST, Content, Kind, Manifest
+from experiments.sharing.manifest import MANIFEST, Content, Kind, Manifest
 
 URL = re.compile(r"hf://(?P<datasets>datasets/)?(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?/?")
 SECONDS = 5.0

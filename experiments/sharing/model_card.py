@@ -10,8 +10,8 @@ from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData
 
 from data_cache.messages import printable
 from data_cache.reader import Cache
-from experiments.share_manifest import ARCHIVE
-from experiments.terms import Terms
+from experiments.sharing.manifest import ARCHIVE
+from experiments.sharing.terms import Terms
 from trainer.metrics import Metrics
 
 PAPER = "[CLIPTeacher](https://arxiv.org/abs/2310.02296)"
@@ -42,7 +42,7 @@ def model_card(card: Mapping[str, Any], result: Mapping[str, Any] | None, name: 
 
     Args:
         card: the checkpoint's (`trainer.card`).
-        result: the saved evaluation, if any (`experiments.run_bundle`).
+        result: the saved evaluation, if any (`experiments.sharing.run_bundle`).
         name: what the run is called.
         url: where it is published.
         terms: what the user states.

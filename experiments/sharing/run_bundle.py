@@ -11,11 +11,11 @@ from data_cache.errors import UserError
 from data_cache.limits import read_json
 from data_cache.system.files import is_file
 from experiments.history import run_in
-from experiments.model_card import model_card
 from experiments.report import read_result
-from experiments.share_config import PushConfig
-from experiments.share_manifest import EVALUATION, Content, Manifest
-from experiments.terms import Terms
+from experiments.sharing.config import PushConfig
+from experiments.sharing.manifest import EVALUATION, Content, Manifest
+from experiments.sharing.model_card import model_card
+from experiments.sharing.terms import Terms
 from trainer.card import ADVICE, CARD, HASHES, MODEL, RESUME, read_card, sealed
 from trainer.checkpoint import latest
 from trainer.config import CONFIG, LOG

@@ -16,10 +16,10 @@ from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.paths import RUNS, cache_folder
 from data_cache.system.files import is_file
 from data_cache.system.lock import writer_lock
-from experiments.remote import Remote, open_remote
-from experiments.share_config import PullConfig, PushConfig
-from experiments.share_manifest import MANIFEST, MAX_BYTES, Kind, Manifest, manifest_of, parse_manifest
-from experiments.terms import Terms, stated_license
+from experiments.sharing.config import PullConfig, PushConfig
+from experiments.sharing.manifest import MANIFEST, MAX_BYTES, Kind, Manifest, manifest_of, parse_manifest
+from experiments.sharing.remote import Remote, open_remote
+from experiments.sharing.terms import Terms, stated_license
 
 PAGE = "README.md"
 OWN_FILES = re.compile(rf"\..*|LICENSE.*|{re.escape(PAGE)}", re.IGNORECASE)
@@ -57,7 +57,7 @@ def push(config: PushConfig, progress_bar: ProgressBar) -> Shared:
     remote.prepare(config.private)
     old = _files_to_replace(remote, config.overwrite)
     license = {"license": config.license} if config.license else _stated_license(remote)
-    from experiments.bundle import open_bundle
+    from experiments.sharing.bundle import open_bundle
 
     bundle = open_bundle(config, kind)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def pull(config: PullConfig, progress_bar: ProgressBar) -> Shared:
         raise UserError(f"{config.url}: its push was interrupted; ask its author to rerun it")
     _check_sizes(remote, manifest)
     out = Path(os.path.realpath(config.out or _default_path(config.url, manifest.kind)))
-    from experiments import received
+    from experiments.sharing import received
 
     received.check_target(out, manifest.kind, config.overwrite)
     with disk_errors(out, "choose another --out"):

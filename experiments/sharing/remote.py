@@ -9,7 +9,7 @@ from typing import BinaryIO, Protocol
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import FULL, UsageError, UserError, one_line
 from data_cache.messages import did_you_mean
-from experiments.share_manifest import MANIFEST, Content, Kind, Manifest
+from experiments.sharing.manifest import MANIFEST, Content, Kind, Manifest
 
 HUB = "hf://"
 
@@ -40,7 +40,7 @@ class Remote(Protocol):
 def open_remote(url: str, kind: Kind | None = None) -> Remote:
     """Open the place at a URL, to publish something of this kind or to fetch. Raises UsageError or UserError."""
     if url.startswith(HUB):
-        from experiments.hub import HubRepository
+        from experiments.sharing.hub import HubRepository
 
         return HubRepository(url, kind)
     return Folder(url)

@@ -1,0 +1,1 @@
+"""Publishing runs and caches, and fetching them: `push` and `pull`."""
