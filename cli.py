@@ -50,7 +50,7 @@ def _options(
 for command in (
     folder_commands.init,
     *(stage_commands.precompute, stage_commands.train, stage_commands.evaluate),
-    *(cache_commands.cluster, cache_commands.verify, cache_commands.info),
+    *(cache_commands.cluster, cache_commands.quality, cache_commands.verify, cache_commands.info),
     *(experiment_commands.demo, experiment_commands.reproduce, experiment_commands.ablate),
     *(figure_commands.show, figure_commands.report),
     *(student_commands.predict, student_commands.export),

@@ -1,4 +1,4 @@
-"""The commands for an existing cache: cluster, verify and info."""
+"""The commands for an existing cache: cluster, quality, verify and info."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,9 @@ import typer
 from commands.console import bar, echo, progress, show
 from commands.options import Given, Json, options
 from data_cache.errors import UserError
-from experiments.config import VerifyConfig
+from data_cache.paths import figure_file, run_folder
+from data_cache.system.atomic import atomic_write
+from experiments.config import QualityConfig, VerifyConfig
 from pipeline.config import ClusterConfig
 
 
@@ -25,6 +27,22 @@ def cluster(given: Given, as_json: Json = False) -> None:
         done = recluster(config, advance, echo)
     report = {"cache": str(config.cache), "masks": config.name, "clustered": done}
     show(report if as_json else f"{config.cache}: {done} images in {config.name}")
+
+
+@options(QualityConfig)
+def quality(given: Given, as_json: Json = False) -> None:
+    """Measure masks and dense tokens where labels exist, and draw the best and the worst images."""
+    config = QualityConfig(**given)
+    from experiments.quality import quality as measure
+
+    report = measure(config, bar("nothing was written"))
+    files = []
+    for cache in report.caches:
+        if cache.figure is not None:
+            files.append(figure_file(run_folder(cache.path), "quality"))
+            with atomic_write(files[-1]) as draft:
+                cache.figure.to_image().save(draft, "PNG", optimize=True)
+    show(report.as_json() | {"figures": [*map(str, files)]} if as_json else [*report.lines, *map(str, files)])
 
 
 @options(VerifyConfig)

@@ -91,7 +91,8 @@ def _parameter(source: Some, name: str) -> Parameter:
     about, required = entry.metadata, entry.default is MISSING
     if about.get("argument"):
         info = typer.Argument(help=help_of(config, name), show_default=False, autocompletion=completion(config, name))
-        return Parameter(name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
+        annotation = list[get_args(kind)[0]] if get_origin(kind) is tuple else kind
+        return Parameter(name, Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, info])
     metavar, annotation = about["metavar"], kind
     if get_origin(kind) is tuple:
         annotation = list[str] if str in get_args(kind) else str

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_cache.errors import UsageError
 from data_cache.options import argument, check_options, option, same_option
-from data_cache.paths import GRAPH, PREDICTED
+from data_cache.paths import GRAPH, PREDICTED, run_folder
 from pipeline.config import PrecomputeConfig
 from pipeline.teacher.prompts import CLEAN, prompt_sets
 from trainer.config import GAMMA, TrainConfig
@@ -82,6 +82,29 @@ class VerifyConfig(CheckedConfig):
     clip: str | None = _clip("cache")
     clip_weights: str | None = option(None, _WEIGHTS)
     device: str = _device()
+
+
+@dataclass(frozen=True)
+class QualityConfig(CheckedConfig):
+    """Settings of `quality`."""
+
+    caches: tuple[Path, ...] = argument("Finished caches.")
+    folds: int = option(
+        2, "Number of parts into which seen classes are divided, each clustered as if it had no labels.", minimum=1
+    )
+    tolerance: int = option(1, "Distance in tokens up to which a boundary counts as found.", minimum=0, maximum=1000)
+    pictures: int = option(3, "Draw the best N and the worst N images; 0 draws none.", minimum=0)
+    root: Path | None = same_option(PrecomputeConfig, "root")
+    limit: int | None = option(None, "Only the first N images that have labels.", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "caches", tuple(dict.fromkeys(self.caches)))
+        runs = [run_folder(cache) for cache in self.caches]
+        if self.pictures and (same := {run for run in runs if runs.count(run) > 1}):
+            raise UsageError(
+                f"several caches are named {min(same).name}: their pictures have one file; pass --pictures 0"
+            )
 
 
 @dataclass(frozen=True)

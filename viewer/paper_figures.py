@@ -1,10 +1,10 @@
-"""The paper's Figures 5 to 7 and the demo's sheet, drawn from given views, predictions and attention."""
+"""The paper's Figures 5 to 7, the demo's sheet and the figure of `quality`, drawn from given views and results."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
 from data_cache.cached_view import CachedView
 from data_cache.datasets.base import VOID
@@ -32,6 +32,15 @@ class Prediction(NamedTuple):
     image: UInt8[np.ndarray, "height width 3"]
     label: LabelMap
     predicted: LabelMap
+
+
+class MaskPanel(NamedTuple):
+    """Masks that were computed without labels of some classes (ids)."""
+
+    title: str
+    classes: Int[np.ndarray, "class"]
+    masks: Shaped[np.ndarray, "y x"]
+    reserved: int
 
 
 def attention_figure(
@@ -109,6 +118,27 @@ def demo_figure(
         rows.append(FigureRow(panels, view.id))
     legend = legend_of([*(view.label for view in views), *predicted], split)
     return Figure(rows, "", legend, IGNORED, side=DEMO_SIDE)
+
+
+def quality_figure(rows: Sequence[tuple[CachedView, str, Sequence[MaskPanel]]], side: int = SIDE) -> Figure:
+    """Views with captions: the image, and for each of their panels the regions of its classes, and the masks.
+
+    Raises UserError if an image failed or has changed.
+    """
+    split, drawn, regions = rows[0][0].mask_set.split, [], []
+    for view, caption, panels in rows:
+        image = _image(view, side)
+        shown = [image]
+        for title, classes, masks, reserved in panels:
+            regions.append(np.where(np.isin(view.label, classes), view.label, VOID))
+            shown.append(_labels(f"{title}: regions", regions[-1], split, side))
+            shown.append(_masks(f"{title}: masks", view, image, masks, reserved))
+        drawn.append(FigureRow(shown, caption))
+    notes = (
+        "a fold: some seen classes, clustered as if they had no labels",
+        "colors of masks are arbitrary; tokens that are not ignored have none",
+    )
+    return Figure(drawn, "", legend_of(regions, split), "not measured", notes, side=side)
 
 
 def _image(view: CachedView, side: int) -> Panel:

@@ -68,6 +68,7 @@ def valid_arguments(templates, tmp_path, monkeypatch):
         "train": ("--cache", cache, "--out", tmp_path / "out", "--iterations", 1, *SMALL),
         "evaluate": (run, *data, "--device", "cpu"),
         "cluster": (cache, "--name", "fine"),
+        "quality": (cache,),
         "verify": (cache, "--live", 1, "--device", "cpu"),
         "info": (cache,),
         "reproduce": ("coco", "--root", folder / "drawn"),

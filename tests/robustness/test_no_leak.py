@@ -1,4 +1,7 @@
-"""The setting is inductive: only the names of unseen classes are used, and only at inference."""
+"""The setting is inductive: only the names of unseen classes are used, and only at inference.
+
+`quality` also reads labels of unseen classes, for the numbers that it reports on unseen classes only.
+"""
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from shapes import CLASSES, draw_shapes
 
+from experiments.config import QualityConfig
+from experiments.quality import quality
 from pipeline.plan import plan
 from pipeline.precompute import execute
 from trainer.config import TrainConfig
@@ -80,3 +85,13 @@ def test_unseen_classes_leave_no_trace_in_training(caches, tmp_path):
     # only the names themselves differ, and with them what the checkpoint knows of unseen classes
     differs = (text[0] != text[1]).any(dim=1).tolist()
     assert [name for name, one in zip(CLASSES, differs, strict=True) if one] == list(UNSEEN)
+
+
+def test_unseen_classes_leave_no_trace_in_the_quality_on_seen_classes(caches):
+    visible, hidden = (quality(QualityConfig((cache,), pictures=1)) for cache in caches)
+    (one,), (other,) = visible.caches, hidden.caches
+    assert one.masks[0].seen == other.masks[0].seen
+    assert one.seen_tokens == other.seen_tokens
+    assert one.masks[0].unseen.regions > other.masks[0].unseen.regions == 0
+    pictures = [np.asarray(cache.figure.to_image()) for cache in (one, other)]
+    np.testing.assert_array_equal(*pictures)
