@@ -6,7 +6,14 @@ from typer.core import TyperCommand
 
 RUN = "Run"
 """The last panel of a help page."""
-PLACEHOLDERS = {"<str>": "NAME", "<int>": "N", "<float>": "NUMBER", "<path>": "PATH", "<bool>": ""}
+PLACEHOLDERS = {
+    "<str>": "NAME",
+    "<int>": "N",
+    "<float>": "NUMBER",
+    "<path>": "PATH",
+    "<list[Path]>": "PATH",
+    "<bool>": "",
+}
 """What a help page shows for each type: switches take no value."""
 
 

@@ -94,7 +94,7 @@ class QualityConfig(CheckedConfig):
     )
     tolerance: int = option(1, "Distance in tokens up to which a boundary counts as found.", minimum=0, maximum=1000)
     pictures: int = option(3, "Draw the best N and the worst N images; 0 draws none.", minimum=0)
-    root: Path | None = same_option(PrecomputeConfig, "root")
+    root: Path | None = same_option(PrecomputeConfig, "root", help="Root of the images, if they have moved.")
     limit: int | None = option(None, "Only the first N images that have labels.", minimum=1)
 
     def __post_init__(self) -> None:

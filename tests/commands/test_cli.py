@@ -1,15 +1,19 @@
 """The contract of the command line: what is printed, what is written, and how errors are reported."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+import typer
 from command_line import STUDENT, TINY, folder_options, in_a_process
 from PIL import Image
 
+import cli
+
 STAGES = ("precompute", "train", "evaluate", "cluster", "verify", "info")
-COMMANDS = ("init", *STAGES, "demo", "reproduce", "ablate", "show", "report", "predict", "export")
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)
 
 
 @pytest.fixture
@@ -83,7 +87,9 @@ def test_progress_goes_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_p
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(clipteacher, command):
-    assert "Usage" in clipteacher.good(command, "--help").out
+    page = clipteacher.good(command, "--help").out
+    assert "Usage" in page
+    assert not re.search(r"<(list|str|int|float|path|bool)\b", page)  # types of Python
 
 
 def test_help_does_not_import_torch():

@@ -1,7 +1,12 @@
 """`quality`: masks and dense tokens of a cache measured where labels exist."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from caches import contents
 from command_line import TINY, folder_options
 from folders import make_cache
 from PIL import Image
@@ -10,6 +15,7 @@ from shapes import CLASSES, draw_shapes
 
 from data_cache.errors import UsageError
 from data_cache.splits import Split
+from data_cache.writer import CacheWriter
 from experiments.config import QualityConfig
 from experiments.quality import folds_of, quality
 from pipeline.config import ClusterConfig
@@ -72,8 +78,6 @@ def test_each_seen_class_is_hidden_in_exactly_one_fold(made):
 
 
 def test_without_hidden_classes_the_clustering_in_memory_gives_the_stored_masks(made):
-    from dataclasses import replace
-
     for name in "default", "coarse":
         cache = open_cache(made / "c.zarr", masks=name)
         fold = folds_of(cache, 1)[0]
@@ -82,9 +86,10 @@ def test_without_hidden_classes_the_clustering_in_memory_gives_the_stored_masks(
         np.testing.assert_array_equal(stored.masks(view.dense, view.seen_label), view.masks)
 
 
-def test_measuring_changes_nothing_in_the_cache(made, measured):
-    cache = open_cache(made / "c.zarr").cache
-    assert cache.masks == ["coarse", "default"]
+def test_measuring_changes_nothing_in_the_cache(made):
+    before = contents(made / "c.zarr")
+    quality(QualityConfig((made / "c.zarr",), limit=1))
+    assert contents(made / "c.zarr") == before
 
 
 def test_a_cache_without_dense_tokens_is_measured_on_unseen_classes_only_and_says_so(made, measured):
@@ -132,6 +137,18 @@ def test_images_without_any_label_map_are_refused(clipteacher, tmp_path, monkeyp
     (root / "labels/train/000.png").unlink()
     clipteacher.good("precompute", *folder_options(root), *TINY)
     assert "no image has a label map" in clipteacher("quality", "data_cache/folder.zarr").error
+
+
+def test_an_unfinished_mask_set_is_refused_by_name(made, tmp_path):
+    cache = CacheWriter(Path(shutil.copytree(made / "c.zarr", tmp_path / "c.zarr")))
+    cache.add_masks("fine", cache.mask_attributes("default") | {"threshold": 0.9})
+    refused(lambda: quality(QualityConfig((cache.path,))), "rerun `cluster` with --name fine")
+
+
+def test_images_that_have_changed_are_refused_by_name(made, tmp_path):
+    moved = Path(shutil.copytree(made / "drawn", tmp_path / "moved"))
+    (moved / "labels/train/001.png").write_bytes((moved / "labels/train/000.png").read_bytes())
+    refused(lambda: quality(QualityConfig((made / "c.zarr",), root=moved)), "001", "changed since the cache was made")
 
 
 def test_two_caches_of_one_name_are_refused_unless_no_picture_is_drawn(made):
