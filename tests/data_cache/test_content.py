@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_cache.content import indistinguishable_classes, text_problems
+from data_cache.content import COSINE_TOLERANCE, indistinguishable_classes, text_problems
 
 
 def features(rows, channels=64):
@@ -56,3 +56,27 @@ def test_many_groups_are_shortened():
     text = features(5).repeat(2, axis=0)
     (problem,) = text_problems("abcdefghij", text)
     assert "'e' and 'f'; and 2 more such groups" in problem
+
+
+def test_names_that_differ_only_outside_of_the_principal_components_are_not_grouped():
+    text = np.random.default_rng(1).normal(size=(2000, 100)).astype(np.float32)
+    text[:, 50:] = 0
+    text[1500] = text[3]
+    text[1500, 60] = 1
+    text[1700] = text[1500]
+    assert indistinguishable_classes(range(2000), text) == [(1500, 1700)]
+
+
+def test_groups_of_many_names_equal_those_of_a_plain_comparison():
+    rng = np.random.default_rng(2)
+    centers = rng.normal(size=(300, 200))
+    text = (centers[rng.integers(0, 300, 1500)] + 0.03 * rng.normal(size=(1500, 200))).astype(np.float32)
+    unit = text / np.linalg.norm(text, axis=1, keepdims=True)
+    first = (unit @ unit.T > 1 - COSINE_TOLERANCE).argmax(axis=1).tolist()
+    leader: list[int] = []
+    for row, equal in enumerate(first):
+        leader.append(leader[equal] if equal < row else row)
+    groups = [tuple(row for row in range(1500) if leader[row] == own) for own in dict.fromkeys(leader)]
+    expected = [group for group in groups if len(group) > 1]
+    assert expected
+    assert indistinguishable_classes(range(1500), text) == expected
