@@ -55,7 +55,7 @@ def reproduce(
         plan = plan_row(config, echo_note)
         show(plan.as_json() if as_json else plan.lines)
         return
-    row = rows.reproduce(config, bar(RESUMED), echo_note)
+    row = rows.reproduce(config, bar(RESUMED), echo_note, echo_warnings)
     echo_warnings(row.evaluation.warnings)
     show(row.as_json() if as_json else row.lines)
     echo_failures(row.evaluation.failures)

@@ -55,7 +55,7 @@ def run_evaluate(config: EvaluateConfig) -> "EvaluationReport":
     """Evaluate a student. Raises as `experiments.evaluation.evaluate_checkpoint` does."""
     from experiments.evaluation import evaluate_checkpoint
 
-    report = evaluate_checkpoint(config, bar("nothing was written"), echo_note)
-    echo_warnings(report.warnings)
+    report = evaluate_checkpoint(config, bar("nothing was written"), echo_note, echo_warnings)
+    echo_warnings(report.evaluation.warnings)
     echo_failures(report.evaluation.failures)
     return report

@@ -11,9 +11,8 @@ def predict(given: Given, as_json: Json = False) -> None:
     config = PredictConfig(**given)
     from experiments.predict import predict as run
 
-    report = run(config, bar("finished images are kept"))
+    report = run(config, bar("finished images are kept"), echo_warnings)
     show(report.as_json() if as_json else report.lines)
-    echo_warnings(report.warnings)
     echo_failures(report.failures)
     report.check()
 
@@ -24,5 +23,5 @@ def export(given: Given, as_json: Json = False) -> None:
     config = ExportConfig(**given)
     from experiments.export import export as run
 
-    exported = run(config, echo)
+    exported = run(config, echo, echo_warnings)
     show(exported.as_json() if as_json else str(exported))

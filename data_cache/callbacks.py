@@ -1,6 +1,6 @@
 """Types of the callbacks through which long operations report to their callers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,9 @@ Progress = Callable[[int], None]
 
 Log = Callable[[str], None]
 """Called with one line of text for the user."""
+
+OnWarnings = Callable[[Sequence[str]], None]
+"""Called with warnings, one sentence each, before the work that they are about begins."""
 
 OnUpdate = Callable[[dict[str, float]], None]
 """Called after every parameter update with its log entry: step, learning rate, losses, seconds."""
@@ -27,4 +30,4 @@ def ignore(_: Any) -> None:
     """Ignore the argument: the default of every callback above except `ProgressBar`."""
 
 
-__all__ = ["Log", "OnDataset", "OnUpdate", "Progress", "ProgressBar", "ignore"]
+__all__ = ["Log", "OnDataset", "OnUpdate", "OnWarnings", "Progress", "ProgressBar", "ignore"]

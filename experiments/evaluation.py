@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_cache.callbacks import OnDataset, ProgressBar, ignore
+from data_cache.callbacks import OnDataset, OnWarnings, ProgressBar, ignore
 from data_cache.datasets import labelled_images, open_dataset
 from data_cache.errors import UserError
 from data_cache.fingerprint import hash_names
@@ -37,11 +37,6 @@ class EvaluationReport:
     def metrics(self) -> Metrics:
         """The metrics at the first gamma."""
         return self.evaluation.at(self.gammas[0])
-
-    @property
-    def warnings(self) -> list[str]:
-        """One sentence per warning."""
-        return [*self.evaluation.warnings, *self.evaluation.vocabulary.problems]
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -77,7 +72,10 @@ class EvaluationReport:
 
 
 def evaluate_checkpoint(
-    config: EvaluateConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore
+    config: EvaluateConfig,
+    progress_bar: ProgressBar,
+    on_dataset: OnDataset = ignore,
+    on_warnings: OnWarnings = ignore,
 ) -> EvaluationReport:
     """Evaluate a student on the images that have a label map.
 
@@ -93,6 +91,7 @@ def evaluate_checkpoint(
     vocabulary = vocabulary_for_dataset(
         checkpoint, images, config.unseen, cache_folder(), config.prompts, config.clip, config.clip_weights
     )
+    on_warnings(vocabulary.problems)
     gammas, picked = config.gamma, None
     if config.pick_gamma:
         picked = _pick_gamma(checkpoint, config, progress_bar)

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_cache.callbacks import Log, ignore
+from data_cache.callbacks import Log, OnWarnings, ignore
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.options import number
 from data_cache.paths import GRAPH, cache_folder
@@ -63,11 +63,11 @@ class ExportedGraph:
         return f"{self.path}: {classes} classes, {size}, within {self.difference:.1g} of the student's logits"
 
 
-def export(config: ExportConfig, log: Log = ignore) -> ExportedGraph:
+def export(config: ExportConfig, log: Log = ignore, on_warnings: OnWarnings = ignore) -> ExportedGraph:
     """Write a graph for batches of any length and, if the student allows it, images of any size.
 
     The graph is compared with the student in onnxruntime before it is kept. `log` receives the reason if the graph is
-    bound to a size that was not requested, and class names that CLIP cannot distinguish.
+    bound to a size that was not requested, and `on_warnings` what is wrong with the class names.
 
     Raises:
         UserError, UsageError: a package or the checkpoint is missing, the class names are invalid or cannot be
@@ -86,8 +86,7 @@ def export(config: ExportConfig, log: Log = ignore) -> ExportedGraph:
     vocabulary = vocabulary_for_names(
         checkpoint, names, cache_folder(), config.prompts, config.clip, config.clip_weights
     )
-    for warning in vocabulary.problems:
-        log(warning)
+    on_warnings(vocabulary.problems)
     exporter = _Exporter(file, config, checkpoint, vocabulary)
     if config.size is not None:
         return exporter.write(size)

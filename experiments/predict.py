@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_cache.callbacks import ProgressBar
+from data_cache.callbacks import OnWarnings, ProgressBar, ignore
 from data_cache.datasets.base import VOID
 from data_cache.datasets.pairing import files_below, is_text
 from data_cache.datasets.pairing_notes import READABLE_SUFFIXES, skipped_images
@@ -37,7 +37,6 @@ class PredictReport:
     settings: Mapping[str, Any]
     segmented: tuple[SegmentedImage, ...]
     failures: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -69,7 +68,7 @@ class PredictReport:
             raise UserError(f"{len(self.failures)} of {self.total} images failed; the others are in {self.out}")
 
 
-def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
+def predict(config: PredictConfig, progress_bar: ProgressBar, on_warnings: OnWarnings = ignore) -> PredictReport:
     """Segment images and write the files of `write_result` for each.
 
     In a folder, images that cannot be read are skipped and reported.
@@ -88,6 +87,8 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
         config.checkpoint, config.device, config.sliding, config.prompts, config.clip, config.clip_weights
     )
     vocabulary = segmenter.vocabulary(classes)
+    skipped = skipped_images(files_below(root), READABLE_SUFFIXES, root) if config.images.is_dir() else ""
+    on_warnings([*vocabulary.problems, *([skipped] if skipped else [])])
     settings = _settings(config, segmenter.checkpoint, vocabulary)
     segmented, failures = [], {}
     with progress_bar("segmenting", len(names), "images") as advance:
@@ -104,10 +105,7 @@ def predict(config: PredictConfig, progress_bar: ProgressBar) -> PredictReport:
                     raise
                 failures[name if is_text(name) else ascii(name)] = str(error)
             advance(1)
-    warnings = vocabulary.problems
-    if config.images.is_dir():
-        warnings.append(skipped_images(files_below(root), READABLE_SUFFIXES, root))
-    return PredictReport(out, settings, tuple(segmented), failures, tuple(filter(None, warnings)))
+    return PredictReport(out, settings, tuple(segmented), failures)
 
 
 def areas_as_json(areas: Mapping[str, ClassArea]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_cache.callbacks import OnDataset, ProgressBar, ignore
+from data_cache.callbacks import OnDataset, OnWarnings, ProgressBar, ignore
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError
@@ -55,10 +55,7 @@ class ReproducedRow:
         rows = {"paper": self.config.row, "ours": _percent(self.evaluation.at(self.gamma))}
         if self.evaluation.vocabulary.transferred:
             rows["by training vocabulary"] = _percent(self.evaluation.by_training_labels(self.gamma))
-        title = f"{self.config.benchmark} {self.config.student_name}"
-        title += f" tested on {self.config.test_on}" if self.config.test_on else ""
-        lines = [f"{title:32}" + "".join(f"{name:>9}" for name in Metrics.COLUMNS.values())]
-        lines += [f"{name:32}" + "".join(f"{value:9.1f}" for value in row) for name, row in rows.items() if row]
+        lines = table(self.config, rows)
         lines += [f"not the paper's settings: {departure}" for departure in self.departures]
         return [*lines, f"saved as {self.file}"]
 
@@ -82,8 +79,15 @@ def table(config: ReproduceConfig, rows: Mapping[str, Sequence[float]]) -> list[
     return lines + [f"{name:32}" + "".join(f"{value:9.1f}" for value in row) for name, row in rows.items() if row]
 
 
-def reproduce(config: ReproduceConfig, progress_bar: ProgressBar, on_dataset: OnDataset = ignore) -> ReproducedRow:
+def reproduce(
+    config: ReproduceConfig,
+    progress_bar: ProgressBar,
+    on_dataset: OnDataset = ignore,
+    on_warnings: OnWarnings = ignore,
+) -> ReproducedRow:
     """Precompute, train and evaluate, and write the row to `run`/<dataset>.json. Rerun to resume.
+
+    `on_warnings` receives what is wrong with the class names before images are encoded or evaluated.
 
     Raises as precompute, train and evaluate do.
     """
@@ -92,9 +96,11 @@ def reproduce(config: ReproduceConfig, progress_bar: ProgressBar, on_dataset: On
     train = config.train
     # create the student once so that invalid settings are reported before CLIP runs
     check_size(StudentNetwork(train.arch, train.encoder, train.encoder_weights, channels=1), train, train.size)
-    precompute_stage(config.precompute, progress_bar, timer, config.max_failures)
+    precompute_stage(config.precompute, progress_bar, timer, config.max_failures, on_warnings)
     checkpoint = train_stage(train, config.run, progress_bar, timer, train.device)
     vocabulary = vocabulary_for_dataset(checkpoint, images, None, cache_folder())
+    if config.test_on:  # the training classes were checked before stage 1
+        on_warnings(vocabulary.problems)
     predictor = Predictor(checkpoint, options["sliding"], vocabulary)
     evaluation = evaluate_stage(predictor, images, options["gamma"], progress_bar, timer)
     row = ReproducedRow(config, evaluation, timer.seconds)

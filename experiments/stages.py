@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from data_cache.callbacks import OnUpdate, ProgressBar
+from data_cache.callbacks import OnUpdate, OnWarnings, ProgressBar, ignore
 from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError, UsageError
 from data_cache.reader import Cache
@@ -72,11 +72,16 @@ def live_for(config: TrainConfig) -> LiveTeacher:
 
 
 def precompute_stage(
-    settings: PrecomputeConfig, progress_bar: ProgressBar, timer: StageTimer, max_failures: float = 0
+    settings: PrecomputeConfig,
+    progress_bar: ProgressBar,
+    timer: StageTimer,
+    max_failures: float = 0,
+    on_warnings: OnWarnings = ignore,
 ) -> Path:
     """Make or finish a cache and return its path. Raises as `plan` does, and UserError for too many failed images."""
     start = time.perf_counter()
     work = plan(settings)
+    on_warnings(work.warnings)
     with progress_bar("encoding", work.images, "images") as advance:
         execute(work, advance).check(max_failures)
     timer.add("precompute", start)

@@ -108,6 +108,30 @@ def test_class_names_that_clip_cannot_distinguish_are_reported(clipteacher, tmp_
     assert f"same: '{names[0]}' and '{names[1]}'; rename" in seen.err
 
 
+@pytest.mark.parametrize(
+    ("command", "printed", "work"),
+    [
+        ("predict", "student_commands", "zero_shot.ZeroShotSegmenter.predict"),
+        ("export", "student_commands", "export._Exporter.write"),
+        ("evaluate", "stages", "evaluation.evaluate_stage"),
+    ],
+)
+def test_class_names_are_reported_before_the_work_begins(clipteacher, tmp_path, monkeypatch, command, printed, work):
+    root = write(tmp_path / "own", [mask(0, 1)] * 2, ("car", "Car"))
+    precompute(clipteacher, root)
+    run = tmp_path / "run"
+    clipteacher.good("train", "--cache", tmp_path / "own.zarr", "--out", run, *SMALL)
+    data = ("--dataset", "folder", "--root", root, "--split", "train", "--device", "cpu")
+    options = {"predict": (root / "images", "--out", tmp_path / "seen"), "export": (), "evaluate": data}[command]
+    events: list[str] = []
+    monkeypatch.setattr(f"commands.{printed}.echo_warnings", events.extend)
+    monkeypatch.setattr(f"experiments.{work}", lambda *_, **__: events.append("work") or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        clipteacher(command, run, *options)
+    assert "same: 'car' and 'Car'; rename" in events[0]
+    assert events.index("work") == 1
+
+
 def test_evaluation_skips_a_broken_image(clipteacher, tmp_path):
     root = write(tmp_path / "own", [mask(0, 1)] * 3)
     precompute(clipteacher, root)
