@@ -39,7 +39,7 @@ def test_precompute_train_and_evaluate_end_to_end(clipteacher, cached, drawn, tm
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 3]
 
     result = clipteacher.good("evaluate", run, "--dataset", "folder", "--root", drawn, "--gamma", 2, "--json").json
-    assert set(result) == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert set(result) == {"dataset", "split", "pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
     assert result["gamma"] == 2
     assert list(result["per_class"]) == ["sky", "grass", "sand", "disc", "square", "stripe"]
     assert 0 <= result["pAcc"] <= 1
