@@ -24,13 +24,16 @@ def create_optimizer(module: nn.Module, encoder: nn.Module, config: TrainConfig)
 def step_if_finite(optimizer: Any, total: Float[Tensor, ""]) -> None:
     """Update the weights, unless the loss of any process is not finite.
 
-    A fused optimizer checks this on the device, so the host need not wait for the loss. With precision 16-mixed, the
-    gradient scaler skips such updates.
+    A fused optimizer checks this on the device, so the host need not wait for the loss. Any other one waits.
 
     Args:
         optimizer: an optimizer in Fabric's wrapper.
         total: the loss of this process.
 
     """
-    optimizer.optimizer.found_inf = ranks.all_reduce_sum(1 - total.isfinite().float()).clamp(max=1)
+    is_nonfinite = ranks.all_reduce_sum(1 - total.isfinite().float()).clamp(max=1)
+    if optimizer.optimizer.defaults["fused"]:
+        optimizer.optimizer.found_inf = is_nonfinite
+    elif is_nonfinite:
+        return
     optimizer.step()

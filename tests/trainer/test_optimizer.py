@@ -17,10 +17,11 @@ def state_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     ]
 
 
+@pytest.mark.parametrize("precision", ["auto", "16-mixed"])
 @pytest.mark.parametrize("total", [torch.nan, torch.inf, -torch.inf])
-def test_an_update_with_a_nonfinite_loss_changes_neither_weights_nor_moments(total):
+def test_an_update_with_a_nonfinite_loss_changes_neither_weights_nor_moments(total, precision):
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
-    optimizer = create_optimizer(network, network[0], TrainConfig(lr=0.1))
+    optimizer = create_optimizer(network, network[0], TrainConfig(lr=0.1, precision=precision))
     wrapped = SimpleNamespace(optimizer=optimizer, step=optimizer.step)
     for value in (1.0, total, 1.0):
         before = state_of(optimizer)
