@@ -20,7 +20,7 @@ from data_cache.mask_set import MaskSet
 from data_cache.sample import crop_label
 from data_cache.splits import Split
 from experiments.config import QualityConfig
-from experiments.quality_report import CacheQuality, MaskQuality, QualityReport
+from experiments.quality_report import UNSEEN, CacheQuality, MaskQuality, QualityReport
 from experiments.region_scores import (
     RegionScores,
     TokenScores,
@@ -36,6 +36,7 @@ from viewer.figure import Figure
 from viewer.paper_figures import MaskPanel, quality_figure
 from viewer.reader import CacheReader, open_finished_cache
 
+FOLD = "a fold: some seen classes, clustered as if they had no labels"
 ClassIds = Int[np.ndarray, "class"]
 
 
@@ -183,7 +184,7 @@ def _figure(
         for iou, index in chosen:
             view = cache[index]
             rows.append((view, f"{kind}: {view.id}, mean best IoU {iou:.2f}", _panels(view, folds)))
-    return quality_figure(rows)
+    return quality_figure(rows, FOLD if folds else UNSEEN)
 
 
 def _panels(view: CachedView, folds: Sequence[Fold]) -> list[MaskPanel]:

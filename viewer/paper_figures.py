@@ -120,7 +120,7 @@ def demo_figure(
     return Figure(rows, "", legend, IGNORED, side=DEMO_SIDE)
 
 
-def quality_figure(rows: Sequence[tuple[CachedView, str, Sequence[MaskPanel]]], side: int = SIDE) -> Figure:
+def quality_figure(rows: Sequence[tuple[CachedView, str, Sequence[MaskPanel]]], note: str, side: int = SIDE) -> Figure:
     """Views with captions: the image, and for each of their panels the regions of its classes, and the masks.
 
     Raises UserError if an image failed or has changed.
@@ -134,10 +134,7 @@ def quality_figure(rows: Sequence[tuple[CachedView, str, Sequence[MaskPanel]]], 
             shown.append(_labels(f"{title}: regions", regions[-1], split, side))
             shown.append(_masks(f"{title}: masks", view, image, masks, reserved))
         drawn.append(FigureRow(shown, caption))
-    notes = (
-        "a fold: some seen classes, clustered as if they had no labels",
-        "colors of masks are arbitrary; tokens that are not ignored have none",
-    )
+    notes = (note, "colors of masks are arbitrary; tokens that are not ignored have none")
     return Figure(drawn, "", legend_of(regions, split), "not measured", notes, side=side)
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 import cli
 
-STAGES = ("precompute", "train", "evaluate", "cluster", "verify", "info")
 COMMANDS = sorted(typer.main.get_command(cli.app).commands)
 
 

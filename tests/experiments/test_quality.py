@@ -107,6 +107,13 @@ def test_numbers_of_unseen_classes_are_marked_as_analysis(measured):
     assert any("for analysis only" in note for note in measured.as_json()["notes"])
 
 
+def test_a_picture_of_unseen_classes_is_marked_as_analysis(made, measured):
+    bare = quality(QualityConfig((made / "bare.zarr",), pictures=1)).caches[0].figure
+    assert any("for analysis only" in note for note in bare.notes)
+    assert not any("for analysis only" in note for note in measured.caches[0].figure.notes)
+    assert not any(entry.unseen for entry in measured.caches[0].figure.legend)
+
+
 def test_command_prints_one_table_over_caches_and_writes_a_picture_for_each(clipteacher, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = clipteacher.good("quality", made / "c.zarr", made / "bare.zarr", "--pictures", 1).out.splitlines()
