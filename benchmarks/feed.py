@@ -22,7 +22,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -45,7 +44,7 @@ from pipeline.masks.masker import Masker
 from pipeline.plan import plan
 from pipeline.precompute import execute
 from pipeline.shard_job import StageTimes
-from pipeline.teacher.clip import DeviceFeatures
+from pipeline.teacher.protocol import DeviceFeatures, Features, Teacher
 
 SIZE, GRID, CHANNELS, BATCH = 512, (32, 32), 512, 32
 SLOWER = 0.9
@@ -157,7 +156,8 @@ class StandIn:
         self.device, self.batch, self.max_concurrent_batches = torch.device("cpu"), BATCH, 2
         self.threads = len(os.sched_getaffinity(0))
         self.image_size, self.patch, self.grid, self.channels = SIZE, SIZE // GRID[0], GRID, CHANNELS
-        self.weights_hash, self.source = "0" * 64, SimpleNamespace(origin={"clip": "stand-in", "weights": ""})
+        self.mean, self.std = (0.0,) * 3, (1.0,) * 3
+        self.weights_hash, self.origin = "0" * 64, {"clip": "stand-in", "weights": ""}
         self._seconds, self._free, self._lock = BATCH / images_per_second, 0.0, threading.Lock()
         generator = torch.Generator().manual_seed(0)
         self._answer = Answer(
@@ -169,7 +169,7 @@ class StandIn:
         """No thread waits for a core."""
         return nullcontext()
 
-    def forward(self, images: torch.Tensor) -> DeviceFeatures:
+    def forward(self, images: np.ndarray | torch.Tensor) -> DeviceFeatures:
         """The same features each time, once the device has reached the batch."""
         assert len(images) == BATCH
         with self._lock:
@@ -177,6 +177,11 @@ class StandIn:
             ready = self._free
         time.sleep(max(0.0, ready - time.perf_counter()))
         return self._answer
+
+    def encode(self, images: np.ndarray) -> Features:
+        """The same in memory."""
+        features = self.forward(images)
+        return Features(features.cls.numpy(), features.dense.numpy())
 
     def encode_text(self, classes: tuple[str, ...], _templates: tuple[str, ...]) -> np.ndarray:
         """Features that differ."""
@@ -189,7 +194,7 @@ class StandIn:
 
 def precomputed(root: Path, cache: Path, images: int, dense: Any, speed: float) -> float:
     """Images per second of all of `precompute` with a stand-in of the given speed."""
-    device = StandIn(speed)
+    device: Teacher = StandIn(speed)
     clip = {"clip": str(Path(__file__).parents[1] / "tests/helpers/tiny-vit.json"), "image_size": SIZE}
     options = {"clip_weights": "random", "unseen": UNSEEN, "dense": dense, "device": "cpu", "precision": "fp32"}
     options |= {"shard": GPU_SHARD} if dense == "none" else {}

@@ -8,8 +8,8 @@ import typer
 from commands.completion import complete_from
 from data_cache.options import check_choice
 from data_cache.system.devices import check_device
+from pipeline.teacher.names import check_clip
 from pipeline.teacher.prompts import Prompts
-from pipeline.teacher.weights import check_clip
 from trainer.loggers import check_logger
 from trainer.students.names import check_encoder, check_encoder_weights
 

@@ -9,8 +9,9 @@ from data_cache.options import choices_of
 from experiments.ablate_config import VARIANTS
 from experiments.presets import paper
 from pipeline.config import PrecomputeConfig
+from pipeline.teacher.names import TINY, TINY_TAG, clip_configs, pretrained_tags
 from pipeline.teacher.prompts import CLEAN, prompt_sets
-from pipeline.teacher.weights import RANDOM, TINY, TINY_TAG, clip_configs, pretrained_tags
+from pipeline.teacher.weights import RANDOM
 from trainer.students.names import MSCAN, TIMM, smp_encoders, smp_tags, timm_models
 
 Completion = Callable[[typer.Context, str], list[str]]

@@ -17,7 +17,8 @@ from experiments.dense_clip import DenseCLIP
 from experiments.figures import demo_figure
 from experiments.stages import StageTimer, evaluate_stage, precompute_stage, train_stage
 from pipeline.encode_job import load_clip
-from pipeline.teacher.weights import TINY, CLIPSource
+from pipeline.teacher.names import TINY
+from pipeline.teacher.weights import CLIPSource
 from trainer.config import CONFIG, GAMMA
 from trainer.metrics import Metrics
 from trainer.predictor import Predictor

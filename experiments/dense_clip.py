@@ -7,8 +7,8 @@ from jaxtyping import UInt8
 from data_cache.sample import crop_image
 from data_cache.splits import Split
 from data_cache.views import whole
-from pipeline.teacher.clip import FrozenCLIP
 from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.protocol import Teacher
 from trainer.config import TrainConfig
 from trainer.losses.pixel import pixel_logits
 from trainer.segmenter import TopSeenUnseen, Vocabulary, top_seen_unseen
@@ -24,7 +24,7 @@ class DenseCLIP:
 
     """
 
-    def __init__(self, clip: FrozenCLIP, split: Split, dataset: str) -> None:
+    def __init__(self, clip: Teacher, split: Split, dataset: str) -> None:
         self.clip = clip
         prompts = Prompts.default_for(dataset)
         text = clip.encode_text(prompts.class_names(dataset, split.classes), prompts.templates)

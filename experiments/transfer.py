@@ -9,8 +9,9 @@ from torch import Tensor
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError
 from data_cache.splits import labelled_in_training, make_split
-from pipeline.teacher.clip import FrozenCLIP, load_matching_clip
 from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.protocol import Teacher
+from pipeline.teacher.rebuild import rebuild_teacher
 from pipeline.teacher.texts import text_features
 from trainer.checkpoint import Checkpoint
 from trainer.segmenter import Vocabulary
@@ -74,9 +75,9 @@ def encode_class_names(
     """
     fingerprint = checkpoint.card["clip"]
 
-    def load() -> FrozenCLIP:
+    def load() -> Teacher:
         origin = checkpoint.card.get("recorded", {}).get("clip")
-        return load_matching_clip(fingerprint, origin, clip, weights, torch.device("cpu"))
+        return rebuild_teacher(fingerprint, origin, clip, weights, torch.device("cpu"))
 
     features, unknown = text_features(fingerprint, prompts, words, checkpoint.text.shape[1], load, folder)
     return torch.from_numpy(features), unknown

@@ -23,7 +23,7 @@ from data_cache.views import Cropping
 from pipeline.feeder import Feeder, ImageBatch
 from pipeline.masks.masker import Masker
 from pipeline.shard_job import StageTimes
-from pipeline.teacher.clip import FrozenCLIP
+from pipeline.teacher.protocol import Teacher
 
 DECODERS = 4
 """Threads that decode images: at most on a CPU, which also runs CLIP, and at least for a GPU."""
@@ -35,7 +35,7 @@ AHEAD = 2
 class Encoder:
     """Everything a worker needs to encode shards: while CLIP encodes one shard, another is finished and written."""
 
-    clip: FrozenCLIP
+    clip: Teacher
     dataset: Dataset
     masker: Masker
     layout: Layout
@@ -66,7 +66,7 @@ class Encoder:
         not fit, or whose features overflow float16 becomes a failure with its reason; it never stops the others.
 
         Images are decoded ahead of CLIP, in threads. Batches are encoded and then clustered by
-        `FrozenCLIP.max_concurrent_batches` threads, and a few more for a GPU, so that its queue is never empty. While
+        `Teacher.max_concurrent_batches` threads, and a few more for a GPU, so that its queue is never empty. While
         the caller uses the content, CLIP encodes the next shard, which is yielded only afterwards: shards keep their
         order, and at most two are in memory.
 

@@ -24,6 +24,7 @@ from pipeline.encode import Encoder
 from pipeline.masks.masker import Masker
 from pipeline.shard_job import ShardReport, StageTimes, absolute
 from pipeline.teacher.clip import FrozenCLIP, Precision
+from pipeline.teacher.protocol import Teacher
 from pipeline.teacher.recipes import OUTPUT
 from pipeline.teacher.weights import CLIPSource
 
@@ -33,7 +34,7 @@ _LOADING = Lock()
 @lru_cache(maxsize=1)
 def load_clip(
     source: CLIPSource, precision: Precision, device: str, compiled: bool = False, recipe: str = OUTPUT
-) -> FrozenCLIP:
+) -> Teacher:
     """The teacher, loaded once per process."""
     return FrozenCLIP(source, precision, torch.device(device), compiled, recipe)
 
@@ -94,8 +95,8 @@ class EncodeJob:
             clip = FrozenCLIP(config.clip_source, self.precision, device, *options)
             if clip.weights_hash != self.weights_hash:
                 raise UserError(
-                    f"--clip-weights {clip.source.weights}: {gethostname()} has other weights of that name; give all "
-                    "machines the same file"
+                    f"--clip-weights {clip.origin['weights']}: {gethostname()} has other weights of that name; "
+                    "give all machines the same file"
                 )
         return Encoder(clip, self.dataset, replace(self.masker, device=str(device)), self.layout, config.cropping)
 

@@ -15,7 +15,8 @@ from data_cache.source_dataset import open_source_dataset
 from data_cache.views import View, check_resampling
 from pipeline.encode import DECODERS
 from pipeline.masks.masker import Masker
-from pipeline.teacher.clip import FrozenCLIP, load_matching_clip
+from pipeline.teacher.protocol import Teacher
+from pipeline.teacher.rebuild import rebuild_teacher
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class LiveTeacher:
 
     """
 
-    clip: FrozenCLIP
+    clip: Teacher
     dataset: Dataset
     masker: Masker
     box: Int[np.ndarray, "image view 4"]
@@ -89,7 +90,7 @@ def live_teacher(
     """
     fingerprint, recorded = cache.fingerprint, cache.attributes["recorded"]
     check_resampling(cache.path, fingerprint)
-    teacher = load_matching_clip(fingerprint["clip"], recorded.get("clip"), clip, weights, device)
+    teacher = rebuild_teacher(fingerprint["clip"], recorded.get("clip"), clip, weights, device)
     dataset = open_source_dataset(cache, root)
     loaded, attributes = cache.load(masks), cache.mask_attributes(masks)
     masker = Masker.from_attributes(attributes, dataset.classes, cache.layout.grid, str(device))

@@ -24,7 +24,8 @@ from pipeline.dask.run import Workers
 from pipeline.encode_job import EncodeJob, load_clip
 from pipeline.masks.masker import Masker
 from pipeline.reopen import check_replaceable, match_images, open_existing
-from pipeline.teacher.clip import FrozenCLIP, device_and_precision
+from pipeline.teacher.clip import device_and_precision
+from pipeline.teacher.protocol import Teacher
 
 RECORDED_LIBRARIES = ("torch", "open_clip_torch", "zarr", "numpy", "pillow", "segmentation-models-pytorch")
 
@@ -115,7 +116,7 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
 
 
 def _existing(
-    config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP, masker: Masker
+    config: PrecomputeConfig, dataset: Dataset, clip: Teacher, masker: Masker
 ) -> tuple[Cache | None, Dataset, tuple[str, ...]]:
     """The cache to resume, if any; the dataset in its order, new images last; and the names of the new images."""
     if config.overwrite:
@@ -130,19 +131,19 @@ def _existing(
     return cache, dataset, added
 
 
-def _attributes(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> dict[str, Any]:
+def _attributes(config: PrecomputeConfig, dataset: Dataset, clip: Teacher) -> dict[str, Any]:
     """The fingerprint, and what the cache records without comparing it: paths and library versions."""
     return {
         "fingerprint": _fingerprint(config, dataset, clip),
         "recorded": {
             "root": str(dataset.root.resolve()) if dataset.root else None,
-            "clip": clip.source.origin,
+            "clip": dict(clip.origin),
             "versions": {name: version(name) for name in RECORDED_LIBRARIES},
         },
     }
 
 
-def _fingerprint(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> Fingerprint:
+def _fingerprint(config: PrecomputeConfig, dataset: Dataset, clip: Teacher) -> Fingerprint:
     return {
         "clip": clip.fingerprint(),
         "views": config.cropping.fingerprint(),
@@ -160,7 +161,7 @@ def _fingerprint(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -
     }
 
 
-def _texts(config: PrecomputeConfig, dataset: Dataset, clip: FrozenCLIP) -> Texts:
+def _texts(config: PrecomputeConfig, dataset: Dataset, clip: Teacher) -> Texts:
     prompts = config.prompt_set
     names = prompts.class_names(dataset.name, dataset.classes)
     return Texts(prompts.name, dataset.classes, prompts.templates, clip.encode_text(names, prompts.templates))

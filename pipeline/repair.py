@@ -21,7 +21,7 @@ from data_cache.writer import CacheWriter
 from pipeline.encode import Encoder
 from pipeline.masks.masker import Masker
 from pipeline.recluster import ClusterJob
-from pipeline.teacher.clip import load_matching_clip
+from pipeline.teacher.rebuild import rebuild_teacher
 
 FEATURE_PARTS = ("", f"masks/{DEFAULT_MASKS}")
 """The parts of the cache that CLIP writes, each with its own journal."""
@@ -104,7 +104,7 @@ def _damaged(cache: Cache) -> tuple[list[int], dict[str, list[int]]]:
 
 def _encoder(cache: Cache, dataset: Dataset, device: torch.device, clip: str | None, weights: str | None) -> Encoder:
     fingerprint, origin = cache.fingerprint, cache.attributes["recorded"].get("clip")
-    teacher = load_matching_clip(fingerprint["clip"], origin, clip, weights, device)
+    teacher = rebuild_teacher(fingerprint["clip"], origin, clip, weights, device)
     masker = _masker(cache, DEFAULT_MASKS, dataset, device)
     return Encoder(teacher, dataset, masker, cache.layout, Cropping.stored(fingerprint["views"]))
 

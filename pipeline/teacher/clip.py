@@ -1,23 +1,22 @@
 """The teacher: a frozen CLIP that gives the CLS token and the dense tokens of an image."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from threading import Lock, Semaphore
 from typing import Any, Literal
 
 import numpy as np
 import open_clip
 import torch
-from jaxtyping import Bool, Float, Float16, Int, UInt8
-from open_clip.transformer import VisionTransformer
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from data_cache.errors import UsageError, UserError
+from data_cache.errors import UsageError
 from data_cache.system.devices import compile_errors, resolve_device
-from pipeline.teacher.recipe_tower import RecipeTower
-from pipeline.teacher.recipes import OUTPUT, RECIPES
+from pipeline.teacher.protocol import DeviceFeatures, Features
+from pipeline.teacher.recipes import OUTPUT
+from pipeline.teacher.towers import open_tower
 from pipeline.teacher.weights import CLIPSource
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -28,30 +27,8 @@ MAX_CONCURRENT_BATCHES = 4
 """Batches that a CPU encodes at once, at most: each takes memory, and a small shard holds no more."""
 
 
-@dataclass(frozen=True)
-class Features:
-    """CLIP's features of a batch, already rounded to float16: all later steps start from these numbers."""
-
-    cls: Float16[np.ndarray, "batch channel"]
-    dense: Float16[np.ndarray, "batch y x channel"]
-
-
-@dataclass(frozen=True)
-class DeviceFeatures:
-    """Features on CLIP's device. A GPU may still be computing them: reading them waits."""
-
-    cls: Float16[Tensor, "batch channel"]
-    dense: Float16[Tensor, "batch y x channel"]
-
-    def finite(self) -> Bool[Tensor, "batch"]:
-        """Whether all numbers of an image are finite in float16."""
-        # an exponent of all ones is infinity or nan; testing the bits is 14 times as fast as `isfinite`
-        largest = [(part.view(torch.int16) & 0x7FFF).flatten(1).amax(dim=1) for part in (self.cls, self.dense)]
-        return torch.maximum(*largest) < 0x7C00
-
-
 class FrozenCLIP:
-    """Any open_clip vision transformer with a CLS token.
+    """Any open_clip model whose image tower has a square grid (`pipeline.teacher.towers`): a `Teacher`.
 
     Args:
         source: architecture, weights and image size (`pipeline.teacher.weights`).
@@ -75,27 +52,24 @@ class FrozenCLIP:
     ) -> None:
         self.model, self.tokenizer = source.load()
         self.source, self.precision, self.device, self.recipe = source, precision, device, recipe
-        if reason := _unfit(self.model.visual):
-            raise UsageError(f"--clip {source.name}: {reason}; choose a ViT such as ViT-B-16-quickgelu")
-        visual: VisionTransformer = self.model.visual
-        self.visual = visual
-        self.image_size, self.patch = int(visual.image_size[0]), int(visual.patch_size[0])
+        self.origin = source.origin
+        tower = open_tower(self.model.visual, recipe, source.name)
+        self.image_size, self.patch, self.grid = tower.image_size, tower.patch, tower.grid
+        self.channels = tower.channels
         if self.image_size % self.patch:
             raise UsageError(
                 f"--image-size {self.image_size}: not a multiple of the {self.patch} px patches of {source.name}"
             )
-        self.grid: tuple[int, int] = (visual.grid_size[0], visual.grid_size[1])
-        self.channels = int(visual.output_dim)
         self.weights_hash = _hash_weights(self.model)
         preprocess = open_clip.get_model_preprocess_cfg(self.model)
         self.mean, self.std = tuple(preprocess["mean"]), tuple(preprocess["std"])
-        visual.output_tokens = True
         self.model.requires_grad_(False).eval().to(device)
-        visual.to(DTYPES[precision])
+        self.visual: nn.Module = self.model.visual
+        self.visual.to(DTYPES[precision])
         if device.type == "cuda":
-            visual.conv1.to(memory_format=torch.channels_last)  # the layout of the images
-        tower = visual if recipe == OUTPUT else RecipeTower(visual, recipe, source.name)
-        self._visual_forward = _compiled(tower) if compiled else tower
+            self.visual.to(memory_format=torch.channels_last)  # the layout of the images
+        self._tower = tower
+        self._forward = _compiled(tower) if compiled else tower
         self.threads = torch.get_num_threads()
         """How many cores this process may use."""
         self.max_concurrent_batches = concurrent_batches(self.threads) if device.type == "cpu" else 1
@@ -141,8 +115,8 @@ class FrozenCLIP:
         """The same as tensors on the device; with pinned images this does not wait for a GPU."""
         pixels = torch.as_tensor(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         pixels.div_(255).sub_(self._mean).div_(self._std)
-        cls, tokens = self._visual_forward(pixels.to(DTYPES[self.precision]))
-        dense = (tokens @ self.visual.proj).unflatten(1, self.grid)
+        cls, tokens = self._forward(pixels.to(DTYPES[self.precision]))
+        dense = self._tower.project(tokens).unflatten(1, self.grid)
         return DeviceFeatures(cls.half(), dense.half())
 
     @torch.inference_mode()
@@ -192,32 +166,6 @@ def concurrent_batches(threads: int) -> int:
     )
 
 
-def load_matching_clip(
-    fingerprint: Mapping[str, Any],
-    origin: Mapping[str, str] | None,
-    clip: str | None,
-    weights: str | None,
-    device: torch.device,
-) -> FrozenCLIP:
-    """The CLIP of a cache's fingerprint, from where it was loaded then (`origin`) or as named by `clip` and `weights`.
-
-    Raises UserError if it has other weights.
-    """
-    origin, recipe = origin or {}, fingerprint["dense_recipe"]
-    if recipe not in RECIPES:
-        raise UserError(f"the cache has dense tokens by {recipe}, which this version lacks; update clipteacher")
-    clip = clip or origin.get("clip") or fingerprint["model"]
-    weights = weights or origin.get("weights") or ""
-    source = CLIPSource(clip, weights, fingerprint["image_size"])
-    loaded = FrozenCLIP(source, fingerprint["precision"], device, recipe=recipe)
-    if loaded.weights_hash != fingerprint["weights_sha256"]:
-        raise UserError(
-            f"--clip {clip}{f' --clip-weights {weights}' if weights else ''}: not the CLIP of the cache "
-            f"({fingerprint['model']}, weights {fingerprint['weights_sha256'][:12]}); pass that one"
-        )
-    return loaded
-
-
 def resolve_precision(precision: str, device: torch.device) -> Precision:
     """`auto` is bf16 where the device has bf16 arithmetic, else fp32: emulated bf16 is slower."""
     if precision == "auto":
@@ -234,18 +182,6 @@ def device_and_precision(device: str, precision: str) -> tuple[str, Precision]:
     """`--device` and `--precision` as this process resolves them."""
     resolved = resolve_device(device)
     return str(resolved), resolve_precision(precision, resolved)
-
-
-def _unfit(visual: torch.nn.Module) -> str | None:
-    if not isinstance(visual, VisionTransformer):
-        return "not one of open_clip's own vision transformers"
-    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
-        return "its image embedding is pooled, not a CLS token"
-    if visual.proj is None:
-        return "it has no visual projection"
-    if visual.image_size[0] != visual.image_size[1] or visual.patch_size[0] != visual.patch_size[1]:
-        return "its input or its patches are not square"
-    return None
 
 
 def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Tensor, "prompt channel"]:

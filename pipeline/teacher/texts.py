@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from data_cache.system.atomic import atomic_write
 from data_cache.system.files import is_file
-from pipeline.teacher.clip import FrozenCLIP
 from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.protocol import Teacher
 
 FEATURES, CHECKSUM, UNKNOWN = "features", "sha256", "unknown"
 
@@ -25,7 +25,7 @@ def text_features(
     prompts: Prompts,
     words: tuple[str, ...],
     channels: int,
-    load: Callable[[], FrozenCLIP],
+    load: Callable[[], Teacher],
     folder: Path,
 ) -> tuple[Float[np.ndarray, "class channel"], tuple[str, ...]]:
     """One L2-normalized feature per class, and the words that CLIP does not know (`FrozenCLIP.unknown_names`).

@@ -1,22 +1,18 @@
-"""Where a CLIP comes from: an open_clip name or JSON config, and a pretrained tag, a local file, or `random`.
+"""Where a CLIP comes from: an open_clip name or JSON config, and a pretrained tag, a local file, or `random`."""
 
-Names are checked against the files of the installed open_clip: importing the package takes seconds.
-"""
-
-import ast
 import json
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_cache.errors import FULL, UsageError, UserError, explain_os_error, one_line
 from data_cache.messages import did_you_mean
 from data_cache.system.downloads import hub_downloads, quiet_logging
-from data_cache.system.environment import package_files
+from pipeline.teacher.names import TINY, TINY_TAG, check_clip, clip_configs, pretrained_tags
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +21,6 @@ RANDOM = "random"
 RANDOM_SEED = 0
 PAPER_IMAGE_SIZE = 512
 OPENAI = "openai"
-TINY = "tiny"
-TINY_TAG = "scenes"
 TINY_CONFIG = Path(__file__).parents[1] / "tiny" / "open_clip_config.json"
 TINY_WEIGHTS = TINY_CONFIG.with_name("tiny.safetensors")
 
@@ -40,12 +34,16 @@ class CLIPSource:
         weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed). By
             default `openai`, and for `tiny` its own.
         image_size: side of the square input in pixels; by default the config file's own (256 for `tiny`), else 512.
+        mean: mean of the input by channel; by default as published with the weights.
+        std: its standard deviation.
 
     """
 
     clip: str
     weights: str = ""
     image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.weights:
@@ -82,6 +80,7 @@ class CLIPSource:
         """The model in float32 on the CPU, and its tokenizer. Raises UsageError or UserError in one line."""
         import open_clip
         import torch
+        from open_clip.timm_model import TimmModel
 
         self.check()
         size = self.image_size or (None if self._path else PAPER_IMAGE_SIZE)
@@ -101,9 +100,17 @@ class CLIPSource:
                 name = f"local-dir:{folder}"
             try:
                 tokenizer = open_clip.get_tokenizer(name)
-                model = open_clip.create_model(name, pretrained=self._tag, force_image_size=size)
+                model = open_clip.create_model(
+                    name,
+                    pretrained=self._tag,
+                    # position embeddings from timm are resized after the weights are loaded
+                    force_image_size=None if "timm_model_name" in self._config.get("vision_cfg", {}) else size,
+                    force_preprocess_cfg=self._normalization,
+                )
                 if self._checkpoint:
                     open_clip.load_checkpoint(model, str(_in_float32(self._checkpoint, Path(folder))))
+                if isinstance(model.visual, TimmModel):
+                    model.visual.set_input_size(size or model.visual.image_size)
             except Exception as error:
                 raise UserError(self._load_error(error, offline)) from None
         return model, tokenizer
@@ -151,6 +158,20 @@ class CLIPSource:
         # configs published with weights contain the mean and standard deviation they were trained with
         return self._file.get("preprocess_cfg", {})
 
+    @property
+    def _normalization(self) -> dict[str, Any]:
+        """Mean and standard deviation, unless open_clip finds them with the weights."""
+        if self.mean and self.std:
+            return {"mean": self.mean, "std": self.std}
+        if self._path or self._from_hub or self._tag:
+            return {}
+        import open_clip
+
+        tags = open_clip.list_pretrained_tags_by_model(self.clip)
+        published = [open_clip.get_pretrained_cfg(self.clip, tag) for tag in tags]
+        found = [{name: config.get(name) for name in ("mean", "std")} for config in published]
+        return found[0] if found and all(one == found[0] for one in found) else {}
+
     @cached_property
     def _file(self) -> dict[str, Any]:
         assert self._path
@@ -190,56 +211,6 @@ class CLIPSource:
                 "--clip-weights"
             )
         return f"--clip {self.name} with --clip-weights {self.weights}: does not load ({reason})"
-
-
-def check_clip(name: str) -> None:
-    """Raise UsageError for an architecture that open_clip does not have. Files and hubs are not looked up."""
-    if name.endswith(".json") or ":" in name or name in (TINY, *clip_configs()):
-        return
-    nearest = did_you_mean(name, [*clip_configs(), TINY]) or "; pass an open_clip name or a JSON config"
-    raise UsageError(f"--clip: open_clip has no model named {name!r}{nearest}")
-
-
-@cache
-def clip_configs() -> dict[str, Path]:
-    """The config files of open_clip's architectures by name."""
-    return {file.stem: file for file in package_files("open_clip", "model_configs/*.json")}
-
-
-@cache
-def pretrained_tags() -> dict[str, dict[str, bool]]:
-    """The pretrained tags of each architecture, and whether they need QuickGELU, from open_clip's source file."""
-    known: dict[str, Any] = {}
-
-    def tags(node: ast.expr) -> dict[str, bool]:
-        # a table of tags is a variable, a dict display, or a call dict(tag=_pcfg(.., quick_gelu=True), ..)
-        if isinstance(node, ast.Name):
-            return known.get(node.id, {})
-        if isinstance(node, ast.Call):
-            return {entry.arg: _needs_quick_gelu(entry.value) for entry in node.keywords if entry.arg}
-        return {key.value: _needs_quick_gelu(value) for key, value in _items(node)}
-
-    for file in package_files("open_clip", "pretrained.py"):
-        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                name = statement.targets[0].id
-                models = {key.value: tags(value) for key, value in _items(statement.value)}
-                known[name] = models if name == "_PRETRAINED" else tags(statement.value)
-    models = known.get("_PRETRAINED", {})
-    # open_clip adds these itself: weights that need QuickGELU in the architecture that has it
-    quick = {f"{name}-quickgelu": {t: q for t, q in entry.items() if q} for name, entry in models.items()}
-    return models | {name: entry for name, entry in quick.items() if entry}
-
-
-def _items(node: ast.expr) -> list[tuple[ast.Constant, ast.expr]]:
-    """The items of a dict display with constant keys."""
-    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
-    return [(key, value) for key, value in pairs if isinstance(key, ast.Constant)]
-
-
-def _needs_quick_gelu(entry: ast.expr) -> bool:
-    options = {option.arg: option.value for option in entry.keywords} if isinstance(entry, ast.Call) else {}
-    return ast.unparse(options["quick_gelu"]) == "True" if "quick_gelu" in options else False
 
 
 _NEEDS_QUICKGELU = (

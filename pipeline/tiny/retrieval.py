@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float
 from data_cache.datasets.scenes import Scenes, visible_classes
 from data_cache.sample import crop_image
 from data_cache.views import whole
-from pipeline.teacher.clip import FrozenCLIP
 from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.protocol import Teacher
 
 BATCH = 50
 
 
-def retrieval(clip: FrozenCLIP, scenes: Scenes) -> dict[str, float]:
+def retrieval(clip: Teacher, scenes: Scenes) -> dict[str, float]:
     """Average precision per class: scenes ranked by the cosine similarity of CLS token and text feature.
 
     A scene is relevant if the class is visible in it (`visible_classes`).

@@ -14,8 +14,8 @@ from experiments.image_choice import choose_images
 from experiments.presets import PRESETS, STUDENTS
 from experiments.vocabulary import parse_names
 from pipeline.config import PrecomputeConfig
+from pipeline.teacher.names import check_clip, clip_configs, pretrained_tags
 from pipeline.teacher.prompts import prompt_sets
-from pipeline.teacher.weights import check_clip, clip_configs, pretrained_tags
 from trainer.config import TrainConfig
 from trainer.students import names
 

@@ -12,7 +12,7 @@ import cli
 from commands.completion import COMPLETIONS
 from data_cache.datasets import DATASETS
 from experiments.presets import PRESETS, STUDENTS
-from pipeline.teacher.weights import clip_configs, pretrained_tags
+from pipeline.teacher.names import clip_configs, pretrained_tags
 
 GROUP = typer.main.get_command(cli.app)
 HEAVY = ("torch", "open_clip", "timm", "segmentation_models_pytorch", "zarr", "dask", "scipy", "pandas")

@@ -14,7 +14,7 @@ from students import CLASSES, SIDE, make_student, text_of
 from torch.nn import functional as F
 
 from experiments import transfer
-from pipeline.teacher import clip as clips
+from pipeline.teacher import rebuild
 from trainer.checkpoint import load
 from trainer.predictor import Predictor
 from viewer.class_colors import class_colors
@@ -349,7 +349,7 @@ def test_known_and_cached_names_need_no_text_tower(run, photo, clipteacher, monk
     def refuse(*_, **__):
         raise AssertionError("CLIP was loaded")
 
-    monkeypatch.setattr(clips, "FrozenCLIP", refuse)
+    monkeypatch.setattr(rebuild, "FrozenCLIP", refuse)
     clipteacher.good("predict", run, photo, "--out", "own")
     clipteacher.good("predict", run, photo, "--classes", "rose,tiger", "--out", "some")
     clipteacher.good("predict", run, photo, "--classes", "frisbee,rose", "--out", "kept")

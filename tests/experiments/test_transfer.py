@@ -10,8 +10,8 @@ from shapes import CLASSES
 from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
 from data_cache.splits import labelled_in_training
-from experiments import transfer
 from experiments.transfer import vocabulary_for_dataset
+from pipeline.teacher import rebuild
 from pipeline.teacher.clip import FrozenCLIP
 from pipeline.teacher.prompts import Prompts
 from pipeline.teacher.weights import CLIPSource
@@ -50,7 +50,7 @@ def test_new_class_names_are_encoded_once_by_the_training_clip(run, other, clipt
     def refuse(*_):
         raise AssertionError("CLIP was loaded again")
 
-    monkeypatch.setattr(transfer, "FrozenCLIP", refuse)
+    monkeypatch.setattr(rebuild, "FrozenCLIP", refuse)
     assert clipteacher.good("evaluate", run, *other, "--json").json == result
 
 

@@ -47,7 +47,7 @@ def test_every_command_rebuilds_the_teacher_with_the_recipe_of_the_cache(cliptea
 
 
 def test_a_recipe_of_a_newer_version_is_refused(clipteacher, cache, monkeypatch):
-    monkeypatch.setattr("pipeline.teacher.clip.RECIPES", ())
+    monkeypatch.setattr("pipeline.teacher.rebuild.RECIPES", ())
     result = clipteacher("verify", cache, "--live", 2, "--device", "cpu")
     assert result.status == 1
     assert "dense tokens by output, which this version lacks" in result.error

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from folders import make_cache
 from shapes import CLASSES, draw_shapes
 
-from pipeline.teacher.weights import TINY
+from pipeline.teacher.names import TINY
 from trainer.config import TrainConfig
 from trainer.loop import train
 

@@ -13,8 +13,9 @@ from tiny_inputs import CONFIG, random_image, tiny_clip
 from torch._dynamo.exc import BackendCompilerFailed  # private; `pipeline.teacher.clip` catches its base class
 
 from data_cache.errors import UsageError
-from pipeline.teacher.clip import MAX_CONCURRENT_BATCHES, DeviceFeatures, FrozenCLIP, concurrent_batches
+from pipeline.teacher.clip import MAX_CONCURRENT_BATCHES, FrozenCLIP, concurrent_batches
 from pipeline.teacher.prompts import Prompts
+from pipeline.teacher.protocol import DeviceFeatures
 from pipeline.teacher.weights import CLIPSource
 
 IMAGES = np.stack([random_image(seed, 128, 128) for seed in range(3)])

@@ -21,7 +21,8 @@ from data_cache.views import Cropping, whole
 from pipeline.encode import Encoder
 from pipeline.masks.masker import Masker
 from pipeline.shard_job import StageTimes
-from pipeline.teacher.clip import BATCH, DeviceFeatures
+from pipeline.teacher.clip import BATCH
+from pipeline.teacher.protocol import DeviceFeatures
 
 IMAGES, SHARD = 9, 7
 TRUNCATED, MISMATCHED, UNLABELLED = 2, 4, 5

@@ -15,7 +15,8 @@ from tiny_inputs import CONFIG, CPU, random_image, tiny_clip
 
 from data_cache.errors import UsageError
 from pipeline.teacher.clip import FrozenCLIP, resolve_precision
-from pipeline.teacher.weights import CLIPSource, clip_configs, pretrained_tags
+from pipeline.teacher.names import clip_configs, pretrained_tags
+from pipeline.teacher.weights import CLIPSource
 
 IMAGES = random_image(0, 128, 128)[None]
 
@@ -106,7 +107,7 @@ def test_image_size_of_a_config_file_can_be_overridden():
 def test_default_image_size_of_named_models_is_512(monkeypatch):
     sizes = []
 
-    def create_model(name, pretrained, force_image_size):
+    def create_model(name, pretrained, force_image_size, force_preprocess_cfg):
         sizes.append(force_image_size)
         raise RuntimeError("enough")
 
