@@ -187,6 +187,10 @@ class StandIn:
         """Features that differ."""
         return np.eye(len(classes), CHANNELS, dtype=np.float32)
 
+    def unknown_names(self, _names: tuple[str, ...]) -> tuple[str, ...]:
+        """It knows all."""
+        return ()
+
     def fingerprint(self) -> dict[str, Any]:
         """As a teacher's."""
         return {"model": "stand-in", "image_size": SIZE, "precision": "fp32", "weights_sha256": self.weights_hash}

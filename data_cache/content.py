@@ -95,7 +95,7 @@ def text_problems(
     Args:
         names: the class names.
         features: their text features.
-        unknown: names with words that CLIP never learned (`FrozenCLIP.unknown_names`).
+        unknown: names with words that CLIP never learned (`pipeline.teacher.protocol.Teacher.unknown_names`).
 
     """
     problems = []

@@ -86,6 +86,10 @@ class Teacher(Protocol):
         """One L2-normalized feature per class, from all templates."""
         ...
 
+    def unknown_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names with a word that it never learned, so that their features say nothing."""
+        ...
+
     def fingerprint(self) -> dict[str, Any]:
         """Everything that changes its features, from which `pipeline.teacher.rebuild` makes it again."""
         ...

@@ -28,7 +28,7 @@ def text_features(
     load: Callable[[], Teacher],
     folder: Path,
 ) -> tuple[Float[np.ndarray, "class channel"], tuple[str, ...]]:
-    """One L2-normalized feature per class, and the words that CLIP does not know (`FrozenCLIP.unknown_names`).
+    """One L2-normalized feature per class, and the words that CLIP does not know (`Teacher.unknown_names`).
 
     They are read from the file for these weights, words and templates, else computed by CLIP.
 
