@@ -5,7 +5,7 @@ synthetic images with random weights. The ratio is the seconds of the loss, forw
 computes it image by image from full-resolution logits, over those of the batched loss, at the demo's settings. For the
 whole update, the peer also has segmentation_models_pytorch's own SegFormer and AdamW as PyTorch runs it by default.
 
-    python benchmarks/update.py [--batch N] [--size PX] [--students NAME,...] [--one-thread] [--json]
+    python benchmarks/update.py [--batch N] [--size PX] [--students NAME,...] [--compile] [--one-thread] [--json]
 """
 
 import argparse
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="Pixels of their input's side.")
     parser.add_argument("--students", default=",".join((DEMO, *list(STUDENTS)[:3])))
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="Compile the students, except for the ratio.")
     parser.add_argument("--one-thread", action="store_true", help="CPU seconds of one thread, on a busy machine.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -74,7 +76,7 @@ def main() -> None:
     batch, size = arguments.batch or (16 if on_gpu else 2), arguments.size or (512 if on_gpu else 128)
     result: dict[str, Any] = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "students": {}}
     for name in arguments.students.split(","):
-        config = student_config(name, batch, size)
+        config = replace(student_config(name, batch, size), compile=arguments.compile)
         repetitions = arguments.repetitions if name == DEMO or on_gpu else max(1, arguments.repetitions // 5)
         result["students"][name] = figures = measured(config, name == DEMO, device, repetitions)
         print(f"{name}, {config.batch_size} x {config.size} px: {rounded(figures)}", file=sys.stderr, flush=True)
@@ -106,6 +108,8 @@ class Update:
         seen, channels, clusters = (SEEN_DEMO, CHANNELS_DEMO, CLUSTERS_DEMO) if demo else (SEEN, CHANNELS, CLUSTERS)
         with patch("trainer.students.network.accelerate", lambda network: network) if plain else nullcontext():
             self.network = StudentNetwork(config.arch, config.encoder, "none", channels).to(device).train()
+        if config.compile:
+            self.network.compile(dynamic=False)
         self.loss = TeacherLoss(config, torch.randn(seen, channels)).to(device)
         modules = torch.nn.ModuleList([self.network, self.loss])
         self.optimizer = create_optimizer(modules, self.network.network.encoder, config)
@@ -160,6 +164,8 @@ def prepared(config: TrainConfig, demo: bool, device: torch.device) -> Iterator[
 
 def measured(config: TrainConfig, demo: bool, device: torch.device, repetitions: int) -> dict[str, Any]:
     """Median seconds of each phase, the share of the loss, kernels, and peak GPU memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     with prepared(config, demo, device) as update:
         seconds = median_seconds(update, device, repetitions)
         kernels = count_kernels(update) if device.type == "cuda" else None
@@ -218,7 +224,9 @@ def count_kernels(update: Update) -> int:
     """Kernels that an update launches on a GPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         update(nullcontext)
-    return sum(event.count for event in profile.key_averages())
+    # the profile also has what the host calls to launch them, and copies
+    launched = (event for event in profile.key_averages() if event.device_type == DeviceType.CUDA)
+    return sum(event.count for event in launched if not event.key.startswith(("Memcpy", "Memset")))
 
 
 def rounded(figures: Mapping[str, Any]) -> str:
