@@ -24,7 +24,7 @@ Given = dict[str, Any]
 PANELS = {
     "Data": "annotations colors dataset root split limit unseen views view_seed view_scale view_ratio classes image "
     "images result test_on test_root tested",
-    "Teacher": "prompts clip clip_weights image_size precision kmeans compile windows threshold updates",
+    "Teacher": "prompts clip clip_weights image_size precision kmeans windows threshold updates",
     "Student": "student arch encoder encoder_weights size",
     "Losses": "glm vla ce nel generate loss_stride",
     "Cache": "cache name masks view dense shard extend overwrite retry_failed repair",

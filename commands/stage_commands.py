@@ -20,7 +20,7 @@ from trainer.config import TrainConfig, read_config
 
 TRAINING = (
     *("cache", "root", "masks", "arch", "encoder", "encoder_weights", "size", "iterations", "batch_size", "lr"),
-    *("seed", "device", "devices", "workers", "glm", "vla", "ce", "nel", "generate", "loss_stride"),
+    *("seed", "device", "devices", "workers", "compile", "glm", "vla", "ce", "nel", "generate", "loss_stride"),
     *("log", "log_every", "log_images", "val_every"),
 )
 """The training settings that are options; config.json has all of them."""

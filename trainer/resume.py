@@ -18,6 +18,7 @@ from trainer.distributed.ranks import all_gather, rank
 FREE_TO_CHANGE = {
     "device",
     "devices",
+    "compile",
     "workers",
     "log_every",
     "log",

@@ -28,10 +28,11 @@ def printed(tmp_path, monkeypatch):
 
 
 def test_print_config_has_every_setting_without_a_cache_or_torch(printed):
-    settings = printed("--preset", "voc", "--lr", 0.5)
+    settings = printed("--preset", "voc", "--lr", 0.5, "--compile")
     assert list(settings) == [entry.name for entry in fields(TrainConfig)]
     assert settings["lr"]["value"] == 0.5
     assert settings["lr"]["default"] == 6e-5
+    assert settings["compile"]["value"] is True
     assert settings["encoder"]["value"] == "mit_b4"
     assert settings["glm"]["choices"] == ["attention", "max", "mean", "off"]
     assert all(entry["help"].endswith(".") for entry in settings.values())

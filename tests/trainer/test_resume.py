@@ -1,5 +1,6 @@
 """Resuming: what must match the run, and what replaces damaged files."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,12 @@ def test_resuming_a_finished_run_changes_nothing(run, tiny_config):
     files = {f.relative_to(run): f.read_bytes() for f in run.rglob("*") if f.is_file()}
     train(tiny_config(iterations=2), run, resume=True)
     assert files == {f.relative_to(run): f.read_bytes() for f in run.rglob("*") if f.is_file()}
+
+
+def test_a_resumed_run_may_be_compiled_or_no_longer(run, tiny_config):
+    for compiled in (True, False):
+        train(tiny_config(iterations=2, compile=compiled), run, resume=True)
+        assert json.loads((run / CONFIG).read_text())["compile"] is compiled
 
 
 def test_a_setting_added_after_the_run_has_its_default(run, tiny_config):
