@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from data_cache.splits import Split
+from experiments import drawn_images
 
 CLASSES = ("sky", "grass", "tree", "gnome")
 DRAWN = 256
@@ -12,19 +12,8 @@ UNSEEN = "tree"
 
 
 def draw_images(root: Path, count: int, height: int = 480, width: int = 640) -> Path:
-    """A `folder` dataset of smooth colors with noise, whose label maps are patches of classes."""
-    for name in ("images", "labels"):
-        (root / name).mkdir(parents=True)
-    (root / "classes.txt").write_text("\n".join(CLASSES))
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height))
-        noisy = np.asarray(coarse).astype(int) + rng.integers(-12, 13, (height, width, 3))
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / f"images/{number:04}.jpg", quality=90)
-        label = rng.choice([0, 1, 2, 2, 3, 255], (6, 8)).astype(np.uint8)
-        label = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)
-        label.save(root / f"labels/{number:04}.png")
-    return root
+    """A dataset of four classes, one of them unseen (`experiments.drawn_images`)."""
+    return drawn_images.draw_images(root, count, Split(CLASSES, (UNSEEN,)), height, width)
 
 
 def link_images(root: Path, count: int) -> Path:

@@ -41,6 +41,10 @@ def demo(
 def reproduce(
     given: Given,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Only print the plan, with hours from a measurement of some minutes (no data)."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Precompute, train and evaluate a row of the paper's tables, and print it next to the paper's."""
@@ -49,17 +53,28 @@ def reproduce(
     config = ReproduceConfig(**{name: given[name] for name in given.keys() & own}, changed=changed)
     from experiments import reproduce as rows
 
-    if dry_run:
-        from experiments.reproduce_plan import dry_run as plan_row
-
-        plan = plan_row(config, echo_note)
-        show(plan.as_json() if as_json else plan.lines)
+    if dry_run or probe:
+        _show_plan(config, probe, as_json)
         return
     row = rows.reproduce(config, bar(RESUMED), echo_note, echo_warnings)
     echo_warnings(row.evaluation.warnings)
     show(row.as_json() if as_json else row.lines)
     echo_failures(row.evaluation.failures)
     row.evaluation.check()
+
+
+def _show_plan(config: ReproduceConfig, probe: bool, as_json: bool) -> None:
+    from experiments.reproduce_plan import dry_run
+
+    plan = dry_run(config, echo_note)
+    report, lines = plan.as_json(), plan.lines
+    if probe:
+        from experiments.probe import probe as measure
+
+        measured = measure(plan, bar("nothing was written"))
+        echo_warnings(measured.warnings)
+        report, lines = report | {"probe": measured.as_json()}, [*lines, "", *measured.lines]
+    show(report if as_json else lines)
 
 
 @options(AblateConfig, Some(TrainConfig, ("iterations",), {"iterations": "the full method's"}))

@@ -190,6 +190,36 @@ def test_dry_run_refuses_a_root_without_the_data(clipteacher, tmp_path):
     assert "pass --test-root" in clipteacher(*command, "--test-on", "voc", "--test-root", tmp_path / "typo").error
 
 
+def test_probe_measures_the_hours_of_every_stage_without_data(clipteacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
+    report = clipteacher.good("reproduce", "voc", *SMALL, "--probe", "--json").json
+    assert (report["images"], report["tested"], report["iterations"]) == (10582, 1449, 4)
+    probe = report["probe"]
+    assert probe["device"].startswith("CPU")
+    assert probe["measured"]["updates"] == 4
+    assert probe["measured"]["views"] % 4 == 0
+    assert probe["measured"]["images"] == min(8, probe["measured"]["views"])
+    seconds, hours = probe["seconds"], probe["hours"]
+    assert min(seconds.values()) > 0
+    assert hours["precompute"] == pytest.approx(10582 * 4 * seconds["view"] / 3600)
+    assert hours["train"] == pytest.approx(4 * seconds["update"] / 3600)
+    assert hours["evaluate"] == pytest.approx(1449 * seconds["image"] / 3600)
+    assert hours["total"] == pytest.approx(hours["precompute"] + hours["train"] + hours["evaluate"])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_probe_of_slow_stages_ends_after_two_updates_and_two_images(clipteacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.probe.SECONDS", 0.0)
+    out = clipteacher.good("reproduce", "voc", *SMALL, "--iterations", 80000, "--probe").out
+    assert re.search(r"measured +\d+ views, 2 updates \(no more, because .*\) and 2 test images\n", out)
+    assert re.search(r"stage 1 +\d+:\d\d:\d\d for 42,328 views", out)
+    assert re.search(r"training +\d+:\d\d:\d\d for 80,000 updates \([\d.]+ s\)\n", out)
+    assert re.search(r"in all +\d+:\d\d:\d\d \(h:mm:ss\), extrapolated", out)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_student_errors_are_reported_before_clip_runs(clipteacher, coco, tmp_path):
     for more, words in (
         (("--student", "segnext-b", "--encoder-weights", "imagenet"), "mscan_b has no weights to download"),
