@@ -13,12 +13,15 @@ from data_cache.errors import FULL, UsageError, UserError, explain_os_error, one
 from data_cache.messages import did_you_mean
 from data_cache.system.downloads import hub_downloads, quiet_logging
 from pipeline.teacher.names import TINY, TINY_TAG, check_clip, clip_configs, pretrained_tags
+from pipeline.teacher.tokenizer import TOKENIZER, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
 RANDOM = "random"
 RANDOM_SEED = 0
+LOCAL_DIR = "local-dir:"
+"""How open_clip names a folder with config, weights and tokenizer."""
 PAPER_IMAGE_SIZE = 512
 OPENAI = "openai"
 TINY_CONFIG = Path(__file__).parents[1] / "tiny" / "open_clip_config.json"
@@ -63,6 +66,8 @@ class CLIPSource:
     def origin(self) -> dict[str, str]:
         """The options that load the same CLIP from any working directory."""
         clip = str(self._path.absolute()) if self._path and self.clip != TINY else self.clip
+        if clip.startswith(LOCAL_DIR):
+            clip = LOCAL_DIR + str(Path(clip.removeprefix(LOCAL_DIR)).absolute())
         local = self._checkpoint and self.clip != TINY
         return {"clip": clip, "weights": str(Path(self.weights).absolute()) if local else self.weights}
 
@@ -84,7 +89,8 @@ class CLIPSource:
 
         self.check()
         size = self.image_size or (None if self._path else PAPER_IMAGE_SIZE)
-        downloads = hub_downloads() if self._tag or self._from_hub else nullcontext("")
+        hub = self._tag or self._from_hub or self._config.get("text_cfg", {}).get(TOKENIZER)
+        downloads = hub_downloads() if hub else nullcontext("")
         with (
             tempfile.TemporaryDirectory() as folder,
             quiet_logging(),
@@ -99,7 +105,7 @@ class CLIPSource:
                 Path(folder, "open_clip_config.json").write_text(json.dumps(content))
                 name = f"local-dir:{folder}"
             try:
-                tokenizer = open_clip.get_tokenizer(name)
+                tokenizer = load_tokenizer(self.name, name, self._config.get("text_cfg", {}), offline)
                 model = open_clip.create_model(
                     name,
                     pretrained=self._tag,
@@ -111,6 +117,8 @@ class CLIPSource:
                     open_clip.load_checkpoint(model, str(_in_float32(self._checkpoint, Path(folder))))
                 if isinstance(model.visual, TimmModel):
                     model.visual.set_input_size(size or model.visual.image_size)
+            except UserError:
+                raise
             except Exception as error:
                 raise UserError(self._load_error(error, offline)) from None
         return model, tokenizer

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from command_line import TINY, folder_options
+from tower_configs import write_config
 
 from data_cache.reader import Cache
 from data_cache.writer import CacheWriter
@@ -44,6 +45,29 @@ def test_every_command_rebuilds_the_teacher_with_the_recipe_of_the_cache(cliptea
     next(file for file in (paths[recipe] / "dense").rglob("*") if file.name == "0" and file.is_file()).unlink()
     clipteacher.good("verify", paths[recipe], "--repair", "--device", "cpu")
     np.testing.assert_array_equal(Cache(paths[recipe]).read("dense"), before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("EVA02-B-16", 64),
+        ("ViT-B-32-SigLIP2-256", 96),
+        ("PE-Core-T-16-384", 64),
+        ("MobileCLIP2-B", 64),
+        ("MobileCLIP2-S0", 96),
+    ],
+)
+def test_a_cache_of_a_tower_from_timm_matches_the_live_teacher(clipteacher, drawn, tmp_path, name, size):
+    clip = ("--clip", write_config(tmp_path, name), "--clip-weights", "random", "--image-size", size)
+    path = tmp_path / "towers.zarr"
+    clipteacher.good("precompute", *folder_options(drawn), *clip, "--device", "cpu", "--cache", path, "--limit", 2)
+    cache = Cache(path)
+    assert set(cache.read("image/status")) == {"ok"}
+    assert np.isfinite(cache.read("dense")).all()
+    live = clipteacher.good("verify", path, "--live", 2, "--device", "cpu", "--json").json["live"]
+    assert live["cls_cosine_min"] > 0.9999
+    assert live["dense_cosine_min"] > 0.9999
 
 
 def test_a_recipe_of_a_newer_version_is_refused(clipteacher, cache, monkeypatch):
