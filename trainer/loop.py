@@ -42,6 +42,8 @@ from trainer.validation import DrawPredictions, Validation
 
 NUM_CHECKED = 16
 """How many images are hashed and compared with the cache at the start; the others are when they are first decoded."""
+ADVICE = "lower --lr, or set precision to 32-true in --config"
+"""What helps against numbers that are not finite."""
 
 
 def train(
@@ -198,7 +200,13 @@ class CheckpointSaver:
     card: Mapping[str, Any]
 
     def save(self, step: int, failure: Mapping[str, Any] | None = None) -> Path | None:
-        """Write a checkpoint, or the state that explains a `failure`. Returns its folder on rank 0, else None."""
+        """Write a checkpoint, or the state that explains a `failure`. Returns its folder on rank 0, else None.
+
+        Raises UserError, and keeps the older checkpoint, if weights are not finite: a gradient can overflow although
+        the loss does not.
+        """
+        if failure is None and not all(bool(weight.isfinite().all()) for weight in self.learner.parameters()):
+            raise UserError(f"update {step}: the weights are not finite and are not saved; {ADVICE}")
         card, kind = (
             (self.card, checkpoint.STEP) if failure is None else ({**self.card, "failed": failure}, checkpoint.FAILED)
         )
@@ -224,7 +232,7 @@ def _check_finite(losses: Mapping[str, float], batch: Batch, step: int, saver: C
     failure |= {name: ranks.all_gather(getattr(batch, name)).tolist() for name in ("image", "view")}
     raise UserError(
         f"update {step}: the loss is not finite (term: {term}); weights and batch are kept in "
-        f"{saver.save(step, failure)}; lower --lr, or set precision to 32-true in --config"
+        f"{saver.save(step, failure)}; {ADVICE}"
     )
 
 

@@ -236,6 +236,22 @@ def test_a_nonfinite_loss_keeps_weights_batch_and_the_last_good_checkpoint(tiny_
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())
 
 
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(tiny_config, tmp_path, monkeypatch):
+    config, forward, updates = tiny_config(iterations=2, checkpoint_every=1), TeacherLoss.forward, []
+
+    def poisoned(self, features, targets):
+        updates.append(targets)
+        if len(updates) == 2:
+            features.register_hook(lambda gradient: gradient * torch.inf)
+        return forward(self, features, targets)
+
+    monkeypatch.setattr(TeacherLoss, "forward", poisoned)
+    refused(lambda: train(config, tmp_path / "run"), "update 2", "weights are not finite")
+    weights = checkpoint.load(tmp_path / "run", torch.device("cpu")).network.state_dict()
+    assert checkpoint.latest(tmp_path / "run").name == "step_00000001"
+    assert all(value.isfinite().all() for value in weights.values())
+
+
 def first_gradient(config, out, monkeypatch) -> torch.Tensor:
     """All gradients of the first update as one vector, as the optimizer receives them."""
     gradients, step = [], torch.optim.AdamW.step
