@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.console import bar, echo, echo_failures, echo_note, echo_plan, echo_warnings, progress
+from data_cache.datasets import class_names
+from data_cache.splits import make_split
 from experiments.config import EvaluateConfig
 from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
     """Make or finish a cache. Raises as `pipeline.plan.plan` and `pipeline.precompute.execute` do."""
+    _check_unseen(config)
     from pipeline.plan import plan
     from pipeline.precompute import execute
     from pipeline.teacher.weights import RANDOM
@@ -53,9 +56,16 @@ def run_train(config: TrainConfig, out: Path, resume: bool, strict: bool, online
 
 def run_evaluate(config: EvaluateConfig) -> "EvaluationReport":
     """Evaluate a student. Raises as `experiments.evaluation.evaluate_checkpoint` does."""
+    _check_unseen(config)
     from experiments.evaluation import evaluate_checkpoint
 
     report = evaluate_checkpoint(config, bar("nothing was written"), echo_note, echo_warnings)
     echo_warnings(report.evaluation.warnings)
     echo_failures(report.evaluation.failures)
     return report
+
+
+def _check_unseen(config: PrecomputeConfig | EvaluateConfig) -> None:
+    """Raise UsageError for a misspelled --unseen before PyTorch is imported, which takes seconds."""
+    if config.unseen:
+        make_split(config.dataset, class_names(config.dataset, config.root), config.unseen)

@@ -4,13 +4,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from data_cache.class_list import class_lists
 from data_cache.datasets import camvid, coco, context, folder, scenes, voc
 from data_cache.datasets.base import VOID, Dataset, DatasetSpec
 from data_cache.errors import UnreadableError, UsageError, UserError
 from data_cache.messages import did_you_mean
 from data_cache.system.files import is_folder, stat_or_none
 
-__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "labelled_images", "open_dataset"]
+__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "class_names", "labelled_images", "open_dataset"]
 
 DATASETS: dict[str, DatasetSpec] = {
     "voc": voc.SPEC,
@@ -53,6 +54,15 @@ def open_dataset(name: str, root: Path | None, split: str, limit: int | None = N
     else:
         dataset = spec.open(Path(), split)
     return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
+
+
+def class_names(name: str, root: Path | None) -> tuple[str, ...]:
+    """The class names of a dataset of `DATASETS`, whose images need not be there unless it is a folder of one's own.
+
+    Raises UserError, as `open_dataset` does, if the folder or its classes.txt is missing or invalid.
+    """
+    published = class_lists().get(name)
+    return published.classes if published else folder.read_classes(_find_root(name, root) / folder.CLASSES)
 
 
 def labelled_images(dataset: Dataset) -> Dataset:

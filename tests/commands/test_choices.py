@@ -1,7 +1,9 @@
 """Misspelled names are refused at once with a suggestion, and numbered class lists are refused."""
 
+import numpy as np
 import pytest
 from command_line import in_a_process
+from folders import draw_folder
 from refusals import refused
 from students import MICRO_SWIN
 
@@ -30,6 +32,7 @@ MISSPELLED = {
         "--clip=vit-b-16": "'ViT-B-16'",
         "--clip=ViT-B/16": "'ViT-B-16'",
         "--dataset=scenes --clip=ViT-B-16 --clip-weights=laion2b": "'laion2b_s34b_b88k'",
+        "--dataset=coco --unseen=giraf": "'giraffe'",
         "--datset=coco": "'--dataset'",
         "--Clip=tiny": "'--clip'",
     },
@@ -42,6 +45,7 @@ MISSPELLED = {
         "--encoder-weights=imagnet": "'imagenet'",
         "--glm=Attention": "'attention'",
     },
+    "evaluate": {"x --dataset=scenes --unseen=tigr": "'tiger'"},
     "reproduce": {"cocoo": "'coco'"},
     "precomput": {"": "'precompute'"},
     "Train": {"": "'train'"},
@@ -79,6 +83,14 @@ sys.exit()
         assert message.startswith("error: ")
         assert line.split()[-1].split("=")[0] in message
         assert line not in suggested or f"did you mean {suggested[line]}" in message, message
+
+
+def test_misspelled_class_of_a_folder_is_refused_before_heavy_imports(tmp_path):
+    root = draw_folder(tmp_path / "own", ("sky", "tree"), {"a": (np.zeros((8, 8, 3), np.uint8), None)})
+    given = ("precompute", "--dataset", "folder", "--root", root, "--unseen", "tre")
+    done = in_a_process(*given, prelude="import sys\nsys.modules['torch'] = None")
+    assert done.stderr == "error: --unseen: no class named 'tre' in folder; did you mean 'tree'?\n"
+    assert done.returncode == 2
 
 
 def test_choices_match_the_implementations():
