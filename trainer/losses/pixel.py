@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainer.config import Logits, TrainConfig
 from trainer.distributed.ranks import all_reduce_sum
@@ -19,9 +18,11 @@ def pixel_logits(
     tau: float,
 ) -> Float[Tensor, "*image class y x"]:
     """Eq. 9: cosine similarity over tau, or the plain dot product, with L2-normalized classifier rows."""
-    if kind == "cosine":
-        classifier, features = classifier / tau, F.normalize(features, dim=-3)
-    return torch.einsum("...kc,...cyx->...kyx", classifier, features)
+    logits = torch.einsum("...kc,...cyx->...kyx", classifier, features)
+    if kind == "dot":
+        return logits
+    # the few logits are divided, not the features, of which autograd would keep another copy
+    return logits / (tau * torch.linalg.vector_norm(features, dim=-3, keepdim=True).clamp(min=1e-12))
 
 
 def pixel_losses(
