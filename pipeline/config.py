@@ -56,10 +56,11 @@ class PrecomputeConfig:
         "single for voc, else zegclip15.",
     )
     clip: str = option(
-        "ViT-B-16-quickgelu", "An open_clip ViT, the path of an open_clip JSON config, or tiny (for scenes)."
+        "ViT-B-16-quickgelu",
+        "An open_clip model (docs/teachers.md), the path of its JSON config, or tiny (for scenes).",
     )
     clip_weights: str | None = option(
-        None, "A pretrained tag, the path of a checkpoint, or random; openai by default, tiny's own for tiny."
+        None, "A pretrained tag, the path of a checkpoint, or random; by default the model's only tag, else openai."
     )
     image_size: int | None = option(
         None, "CLIP's input side in pixels; 512, or a config file's own size, by default (256 for tiny)."

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class CLIPSource:
     Args:
         clip: an open_clip architecture, the path of an open_clip JSON config, or `tiny`: the bundled one.
         weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed). By
-            default `openai`, and for `tiny` its own.
+            default the only tag of the architecture (for `tiny` its own), else `openai`.
         image_size: side of the square input in pixels; by default the config file's own (256 for `tiny`), else 512.
         mean: mean of the input by channel; by default as published with the weights.
         std: its standard deviation.
@@ -50,7 +51,8 @@ class CLIPSource:
 
     def __post_init__(self) -> None:
         if not self.weights:
-            object.__setattr__(self, "weights", TINY_TAG if self.clip == TINY else OPENAI)
+            tags = {TINY_TAG: False} if self.clip == TINY else pretrained_tags().get(self.clip, {})
+            object.__setattr__(self, "weights", next(iter(tags)) if len(tags) == 1 else OPENAI)
 
     @property
     def name(self) -> str:
@@ -116,7 +118,9 @@ class CLIPSource:
                 if self._checkpoint:
                     open_clip.load_checkpoint(model, str(_in_float32(self._checkpoint, Path(folder))))
                 if isinstance(model.visual, TimmModel):
-                    model.visual.set_input_size(size or model.visual.image_size)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # of timm's use of torch
+                        model.visual.set_input_size(size or model.visual.image_size)
             except UserError:
                 raise
             except Exception as error:

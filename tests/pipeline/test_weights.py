@@ -246,3 +246,11 @@ def test_auto_precision_is_bf16_only_on_cpus_that_support_it(monkeypatch, able, 
 def test_unknown_precision_is_refused():
     assert [resolve_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
     refused(lambda: resolve_precision("fp8", CPU), "--precision fp8", "bf16", kind=UsageError)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("ViT-B-16-quickgelu", "openai"), ("PE-Core-T-16-384", "meta"), ("ViT-B-16-SigLIP2", "webli"), ("tiny", "scenes")],
+)
+def test_default_weights_are_the_only_tag_or_openai(name, weights):
+    assert CLIPSource(name).weights == weights
