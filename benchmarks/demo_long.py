@@ -30,7 +30,8 @@ from experiments.dense_clip import DenseCLIP
 from pipeline.encode_job import load_clip
 from pipeline.plan import plan
 from pipeline.precompute import execute
-from trainer.checkpoint import checkpoints, load
+from trainer.checkpoint import load
+from trainer.checkpoint_folders import checkpoints
 from trainer.config import GAMMA, TrainConfig
 from trainer.evaluate import evaluate
 from trainer.predictor import Predictor

@@ -119,7 +119,7 @@ def train(
     """
     from commands.stages import run_train
     from data_cache.paths import only_cache, run_folder
-    from trainer.checkpoint import checkpoints
+    from trainer.checkpoint_folders import checkpoints
 
     cache = Path(config.cache).expanduser() if config.cache else only_cache()
     run = Path(out).expanduser() if out else run_folder(cache)

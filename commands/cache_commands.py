@@ -1,14 +1,15 @@
 """The commands for an existing cache: cluster, quality, verify and info."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from commands.console import bar, echo, progress, show
 from commands.options import Given, Json, options
 from data_cache.errors import UserError
+from data_cache.messages import binary_size, count
 from data_cache.paths import figure_file, run_folder
 from data_cache.system.atomic import atomic_write
 from experiments.config import QualityConfig, VerifyConfig
@@ -20,9 +21,10 @@ def cluster(given: Given, as_json: Json = False) -> None:
     """Cluster cached dense tokens again, without CLIP, into a new mask set. Options default to those of stage 1."""
     config = ClusterConfig(**given)
     from data_cache.reader import Cache
+
+    images = Cache(config.cache).layout.images  # a misspelled path is refused before torch is imported
     from pipeline.recluster import recluster
 
-    images = Cache(config.cache).layout.images
     with progress("clustering", images, "images", "finished shards are kept") as advance:
         done = recluster(config, advance, echo)
     report = {"cache": str(config.cache), "masks": config.name, "clustered": done}
@@ -49,6 +51,9 @@ def quality(given: Given, as_json: Json = False) -> None:
 def verify(given: Given, as_json: Json = False) -> None:
     """Read every file of a cache and list the damaged ones; compare views with the live teacher."""
     config = VerifyConfig(**given)
+    from data_cache.reader import Cache
+
+    Cache(config.cache)
     from experiments import verification
 
     interrupted = "shards under repair count as not done" if config.repair else "nothing was written"
@@ -66,4 +71,28 @@ def info(cache: Annotated[Path, typer.Argument(help="A cache.")], as_json: Json 
     from data_cache.reader import Cache
 
     content = Cache(cache).describe()
-    show(content if as_json else [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()])
+    show(content if as_json else _lines(content))
+
+
+def _lines(content: Mapping[str, Any]) -> list[str]:
+    """The content of a cache for readers: a line per entry, sizes in units, and a line per failed image."""
+    failures, size = content["failures"], content["bytes"]
+    entries = {
+        "cache": content["path"],
+        "dataset": content["dataset"],
+        "images": f"{content['done']:,} of {content['images']:,} done, {content['failed']:,} failed; "
+        f"{count(content['views'], 'view')} per image",
+        "shards": f"{content['shards_done']:,} of {content['shards']:,} done",
+        "clip": f"{content['clip']}, weights {content['weights_sha256'][:12]}",
+        "masks": ", ".join(content["masks"]),
+        "unseen": "; ".join(
+            (f"{name}: " if len(content["masks"]) > 1 else "") + (", ".join(classes) or "none")
+            for name, classes in content["unseen"].items()
+        ),
+        "size": f"{binary_size(sum(size.values()))}: "
+        + ", ".join(f"{part} {binary_size(amount)}" for part, amount in size.items()),
+    }
+    return [
+        *(f"{name:9}{value}" for name, value in entries.items()),
+        *(f"failed   {name}: {reason}" for name, reason in failures.items()),
+    ]

@@ -1,4 +1,4 @@
-"""Checks of names passed as options, without heavy imports."""
+"""Checks of names and paths passed as options, without heavy imports."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -8,8 +8,10 @@ import typer
 from commands.completion import complete_from
 from data_cache.options import check_choice
 from data_cache.system.devices import check_device
+from experiments.run_folder import check_target, run_in
 from pipeline.teacher.names import check_clip
 from pipeline.teacher.prompts import Prompts
+from trainer.checkpoint_folders import latest
 from trainer.loggers import check_logger
 from trainer.students.names import check_encoder, check_encoder_weights
 
@@ -26,12 +28,15 @@ def choice(flag: str, choices: Collection[str], help: str) -> Any:
     return typer.Option(help=shown, callback=check, autocompletion=complete_from(choices))
 
 
-CHECKS: Mapping[str, Callable[[str], Any]] = {
+CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "checkpoint": latest,
     "clip": check_clip,
     "device": check_device,
     "encoder": check_encoder,
     "encoder_weights": check_encoder_weights,
     "log": check_logger,
     "prompts": Prompts,
+    "run": run_in,
+    "target": check_target,
 }
 """Additional checks of values by option name."""

@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from commands.help_page import HelpPage
 from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
-from data_cache.messages import did_you_mean, duration, printable
+from data_cache.messages import binary_size, count, did_you_mean, duration, printable
 from data_cache.survey import NO_LABELS
 from data_cache.system.signals import sigterm_as_interrupt
 
@@ -112,17 +112,20 @@ def echo_failures(failures: Mapping[str, str]) -> None:
 
 
 def echo_plan(work: "Plan") -> None:
-    """Print what stage 1 is about to do, and how many bytes it will write."""
+    """Print what stage 1 is about to do, if anything, and how many bytes it will write."""
     job, size, source = work.job, work.bytes, work.job.config.clip_source
     echo_note(job.dataset)
     echo(f"{work.labelled} of {len(job.dataset)} images have a label map")
     echo_warnings([*work.warnings, *([] if work.labelled else [NO_LABELS])])
-    total = sum(size.values()) / 2**20
+    if not work.images:
+        echo(f"nothing to do: {job.cache} is complete")
+        return
+    parts = ", ".join(f"{part} {binary_size(amount)}" for part, amount in size.items())
     echo(
         f"{source.name} ({source.weights}) on {job.masker.device} in {job.precision}, k-means by "
-        f"{job.masker.attributes()['backend']}; {work.images} of {job.layout.images} images to do in "
-        f"{work.shards} shards; about {total:.1f} MiB "
-        f"({', '.join(f'{part} {b / 2**20:.1f}' for part, b in size.items())}) into {job.cache}"
+        f"{job.masker.attributes()['backend']}; {work.images:,} of "
+        f"{count(job.layout.images, 'image')} to do in {count(work.shards, 'shard')}; about "
+        f"{binary_size(sum(size.values()))} ({parts}) into {job.cache}"
     )
 
 

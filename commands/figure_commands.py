@@ -56,9 +56,9 @@ def report(
 ) -> None:
     """Evaluate a run and write one HTML page with its settings, curves, metrics and figures."""
     config = ReportConfig(**given)
-    from experiments.history import run_in
     from experiments.report import build_report
     from experiments.report_page import page
+    from experiments.run_folder import run_in
 
     file = _check_out(out or run_in(config.run) / REPORT, ".html")
     content = build_report(config, bar("nothing was written"), echo_note)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.console import bar, echo, echo_failures, echo_note, echo_plan, echo_warnings, progress
-from data_cache.datasets import class_names
+from data_cache.datasets import check_root, class_names
 from data_cache.splits import make_split
 from experiments.config import EvaluateConfig
 from pipeline.config import PrecomputeConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
     """Make or finish a cache. Raises as `pipeline.plan.plan` and `pipeline.precompute.execute` do."""
     _check_unseen(config)
+    check_root(config.dataset, config.root)  # torch is imported after this
     from pipeline.plan import plan
     from pipeline.precompute import execute
     from pipeline.teacher.weights import RANDOM
@@ -28,6 +29,8 @@ def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
         echo_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
     work = plan(config, echo)
     echo_plan(work)
+    if not work.images:
+        return work, execute(work)
     with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
         summary = execute(work, advance, echo)
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
@@ -42,11 +45,13 @@ def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
 def run_train(config: TrainConfig, out: Path, resume: bool, strict: bool, online: bool) -> dict[str, float]:
     """Train, or resume, and return the last update. `config` names a cache. Raises as `trainer.loop.train` does."""
     from data_cache.reader import Cache
+
+    warnings = Cache(Path(config.cache or "")).texts().warnings
     from experiments.figures import training_picture
     from experiments.stages import live_for, updates
     from trainer.loop import train
 
-    echo_warnings(Cache(Path(config.cache or "")).texts().warnings)
+    echo_warnings(warnings)
     echo(" ".join(f"{name}={value}" for name, value in asdict(config).items()))
     echo(f"run {out}, warm-up {config.warmup_updates} updates")
     with progress("training", config.iterations, "images", "the newest checkpoint, if any, is kept") as advance:
@@ -57,6 +62,7 @@ def run_train(config: TrainConfig, out: Path, resume: bool, strict: bool, online
 def run_evaluate(config: EvaluateConfig) -> "EvaluationReport":
     """Evaluate a student. Raises as `experiments.evaluation.evaluate_checkpoint` does."""
     _check_unseen(config)
+    check_root(config.dataset, config.root)
     from experiments.evaluation import evaluate_checkpoint
 
     report = evaluate_checkpoint(config, bar("nothing was written"), echo_note, echo_warnings)

@@ -1,8 +1,11 @@
 """Parts of user messages: untrusted text made printable, shortened lists, and spelling suggestions."""
 
 import difflib
+import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 # C0 and C1 controls, line and paragraph separators, directional marks, lone surrogates
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -39,6 +42,22 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds, such as 1:02:33."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+def program() -> str:
+    """How the user started the command line, for commands to copy: "python cli.py" or "clipteacher"."""
+    return "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "clipteacher"
+
+
+def count(amount: int, noun: str) -> str:
+    """A number and its noun: "1 shard", "1,449 images"."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def binary_size(amount: float) -> str:
+    """Bytes in the largest binary unit that is at most the amount, such as 3.0 MiB."""
+    power = min(int(math.log2(max(amount, 1)) // 10), 3)
+    return f"{amount / 2 ** (10 * power):,.{min(power, 1)}f} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def _letters(name: str) -> str:

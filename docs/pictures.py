@@ -20,7 +20,7 @@ from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
 from data_cache.system.atomic import atomic_write
 from experiments.figures import attention_figure, demo_figure, predictions_figure
-from experiments.history import run_in
+from experiments.run_folder import run_in
 from experiments.scales import masks_figure
 from trainer.checkpoint import load
 from trainer.config import GAMMA

@@ -10,6 +10,7 @@ from typing import Any
 from data_cache.callbacks import ProgressBar
 from data_cache.datasets import open_dataset
 from data_cache.errors import InterruptError, UserError
+from data_cache.messages import program
 from data_cache.splits import Split
 from data_cache.system.atomic import atomic_write
 from experiments.demo_config import DENSE_CLIP, FULL, SCENES, SWITCHES, DemoConfig
@@ -70,11 +71,11 @@ class DemoReport:
         """Commands to try next."""
         config, cache = (shlex.quote(str(path)) for path in (self.run / CONFIG, self.picture.parent / "train.zarr"))
         return (
-            f"  python cli.py info {cache}",
-            f"  python cli.py train --config {config} --iterations 2000 --out runs/longer",
-            "  python cli.py evaluate runs/longer --dataset scenes",
-            f"  python cli.py report {shlex.quote(str(self.run))}",
-            '  python cli.py precompute --dataset folder --root DIR --unseen "NAME,NAME"',
+            f"  {program()} info {cache}",
+            f"  {program()} train --config {config} --iterations 2000 --out runs/longer",
+            f"  {program()} evaluate runs/longer --dataset scenes",
+            f"  {program()} report {shlex.quote(str(self.run))}",
+            f'  {program()} precompute --dataset folder --root DIR --unseen "NAME,NAME"',
         )
 
 

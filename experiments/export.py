@@ -24,7 +24,8 @@ from data_cache.system.atomic import atomic_write
 from experiments.config import ExportConfig
 from experiments.graph import Graph
 from experiments.vocabulary import parse_names, vocabulary_for_names
-from trainer.checkpoint import Checkpoint, load, run_of
+from trainer.checkpoint import Checkpoint, load
+from trainer.checkpoint_folders import run_of
 from trainer.config import GAMMA
 from trainer.losses.pixel import pixel_logits
 from trainer.segmenter import Vocabulary

@@ -4,16 +4,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_cache.errors import UserError
 from data_cache.options import default_of
 from data_cache.system.files import unreadable_error
-from trainer.card import CARD
-from trainer.checkpoint import FAILED, checkpoints
-from trainer.config import CONFIG, TrainConfig
+from experiments.run_folder import run_in
+from trainer.checkpoint_folders import FAILED, checkpoints
+from trainer.config import TrainConfig
 from trainer.run import LOG, read_log, run_config
-
-DEMO_RUNS = "clipteacher_*"
-"""Runs of the full method in a folder of the demo."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +68,3 @@ def read_run(path: Path) -> History:
     if unread:
         damage.append(f"{unread} line{'s'[: unread > 1]} of the log: torn or damaged")
     return History(folder, config, lines, tuple(damage))
-
-
-def run_in(path: Path) -> Path:
-    """The run's folder for a path: the path itself, the parent of a checkpoint or file, or the demo's only run.
-
-    Raises UserError if there are no runs, or several.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such run; pass the folder that `train --out` wrote")
-    folder = path if path.is_dir() else path.parent
-    folder = folder.parent if (folder / CARD).is_file() and not (folder / CONFIG).is_file() else folder
-    if (folder / CONFIG).is_file() or checkpoints(folder):
-        return folder
-    runs = sorted(file.parent for file in folder.glob(f"{DEMO_RUNS}/{CONFIG}"))
-    if len(runs) == 1:
-        return runs[0]
-    if runs:
-        raise UserError(f"{path}: contains several runs; pass one of {', '.join(map(str, runs))}")
-    raise UserError(f"{path}: not a run (no {CONFIG}); pass the folder that `train --out` wrote")

@@ -15,6 +15,7 @@ from data_cache.datasets.base import VOID
 from data_cache.datasets.folder import CLASSES, has_classes, placeholder
 from data_cache.datasets.folder_listing import FolderListing, list_folder
 from data_cache.errors import UsageError, UserError
+from data_cache.messages import program
 from data_cache.system.atomic import atomic_write
 from data_cache.system.files import is_folder
 from experiments.config import InitConfig
@@ -59,7 +60,7 @@ class InitReport:
     def next_step(self) -> str:
         """What the user does next."""
         root, names = self.listing.root, self.listing.root / CLASSES
-        command = f'python cli.py precompute --dataset folder --root {root} --unseen "NAME,NAME"'
+        command = f'{program()} precompute --dataset folder --root {root} --unseen "NAME,NAME"'
         if self.listing.classes:
             return command
         if names.exists():

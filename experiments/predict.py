@@ -23,7 +23,8 @@ from experiments.config import PredictConfig
 from experiments.segmentation import Segmentation
 from experiments.vocabulary import parse_names
 from experiments.zero_shot import load_segmenter
-from trainer.checkpoint import Checkpoint, run_of
+from trainer.checkpoint import Checkpoint
+from trainer.checkpoint_folders import run_of
 from trainer.segmenter import Vocabulary
 
 OVERLAY, INDEX, AREAS = ".overlay.png", ".index.png", ".areas.json"

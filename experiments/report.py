@@ -20,7 +20,8 @@ from experiments.history import History, read_run
 from experiments.show import training_cache, training_dataset
 from experiments.stages import StageTimer, evaluate_stage
 from experiments.transfer import vocabulary_for_dataset
-from trainer.checkpoint import Checkpoint, checkpoints, load
+from trainer.checkpoint import Checkpoint, load
+from trainer.checkpoint_folders import checkpoints
 from trainer.evaluate import GRID, Evaluation
 from trainer.metrics import Metrics
 from trainer.predictor import Predictor

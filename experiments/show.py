@@ -13,12 +13,13 @@ from data_cache.paths import cache_folder, figure_file, run_folder
 from data_cache.system.devices import resolve_device
 from experiments.config import ATTENTION, PREDICTIONS, ShowConfig
 from experiments.figures import attention_figure, predictions_figure
-from experiments.history import run_in
 from experiments.image_choice import choose_images
+from experiments.run_folder import check_target, run_in
 from experiments.scales import masks_figure
 from experiments.transfer import vocabulary_for_dataset
 from trainer.card import CARD
-from trainer.checkpoint import Checkpoint, load, run_of
+from trainer.checkpoint import Checkpoint, load
+from trainer.checkpoint_folders import run_of
 from trainer.predictor import Predictor
 from viewer.figure import Figure
 from viewer.reader import CacheReader, ImageRecord, open_finished_cache
@@ -42,8 +43,7 @@ def kind_of(config: ShowConfig) -> str:
         UserError: the target does not exist.
 
     """
-    if not config.target.exists():
-        raise UserError(f"{config.target}: no such cache or run; pass the path of either")
+    check_target(config.target)
     is_cache = (config.target / "zarr.json").is_file()
     kind = MASKS if is_cache else (config.figure or PREDICTIONS)
     if kind == MASKS and config.figure:

@@ -17,6 +17,7 @@ from pipeline.plan import plan
 from pipeline.precompute import execute
 from trainer import checkpoint, loop, monitor
 from trainer.checkpoint import Checkpoint
+from trainer.checkpoint_folders import checkpoints
 from trainer.config import TrainConfig
 from trainer.evaluate import Evaluation, evaluate
 from trainer.segmenter import Segmenter
@@ -95,7 +96,7 @@ def train_stage(
     start = time.perf_counter()
     with progress_bar("training", config.iterations, "images") as advance:
         try:
-            resume, on_update = bool(checkpoint.checkpoints(run)), updates(advance, config)
+            resume, on_update = bool(checkpoints(run)), updates(advance, config)
             loop.train(config, run, resume, on_update=on_update, draw=training_picture)
         except InterruptError:
             raise InterruptError("interrupted; the last update is saved; rerun the same command to resume") from None

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,10 @@ from data_cache.splits import Split
 from data_cache.system.atomic import draft_path, fsync, remove
 from data_cache.system.files import is_file
 from trainer.card import CARD, FORMAT, HASHES, MODEL, RESUME, VERSION, checkpoint_errors, read_card, sealed
+from trainer.checkpoint_folders import STEP, checkpoints, latest
 from trainer.config import TrainConfig
 from trainer.segmenter import Vocabulary
 from trainer.students.network import StudentNetwork
-
-STEP, FAILED = "step", "failed"
 
 
 @dataclass(frozen=True)
@@ -80,41 +78,6 @@ def save(
     return final
 
 
-def checkpoints(run: Path, kind: str = STEP) -> list[Path]:
-    """The checkpoint folders of a run, the oldest first. Folders with other names are not checkpoints."""
-    return [path for path in _named(run, kind) if path.is_dir()]
-
-
-def check_names(run: Path) -> None:
-    """Raise UserError if a file has the name of a checkpoint folder."""
-    for path in (*_named(run, STEP), *_named(run, FAILED)):
-        if not path.is_dir():
-            raise UserError(f"{path}: is not a checkpoint but is named like one; rename it, or pass another --out")
-
-
-def latest(path: Path) -> Path:
-    """The newest checkpoint folder of a run. `path` is the run, a checkpoint, or a file in either."""
-    folder = path if path.is_dir() else path.parent
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint; pass the folder that `train --out` wrote")
-    if is_file(folder / CARD):
-        return folder
-    steps = [step for step in checkpoints(folder) if is_file(step / CARD)]
-    if not steps:
-        raise UserError(f"{path}: no checkpoint in this folder; pass the folder that `train --out` wrote")
-    return steps[-1]
-
-
-def run_of(path: Path) -> Path:
-    """The folder of the run that the newest checkpoint at `path` is in; the checkpoint itself if it is in none.
-
-    Raises UserError if there is no checkpoint.
-    """
-    folder = latest(path)
-    folder = folder if folder.name else folder.resolve()
-    return folder.parent if folder in [*_named(folder.parent, STEP), *_named(folder.parent, FAILED)] else folder
-
-
 def load(path: Path, device: torch.device) -> Checkpoint:
     """Load the newest checkpoint at `path` for prediction. Raises UserError if it is damaged or foreign."""
     folder = latest(path)
@@ -145,11 +108,6 @@ def _stored_config(card: Mapping[str, Any]) -> TrainConfig:
         return TrainConfig(**card["config"])
     except UsageError as error:  # an invalid setting in a checkpoint is not an error in the command line
         raise ValueError(str(error)) from None
-
-
-def _named(run: Path, kind: str) -> list[Path]:
-    name = re.compile(rf"{kind}_[0-9]{{8}}")
-    return sorted(path for path in run.iterdir() if name.fullmatch(path.name)) if run.is_dir() else []
 
 
 def _file_hash(path: Path) -> str:

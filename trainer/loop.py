@@ -22,6 +22,7 @@ from data_cache.system.async_copy import AsyncHostCopy, to_device
 from data_cache.system.devices import compile_errors, resolve_device
 from trainer import checkpoint
 from trainer.card import ONLINE, make_card
+from trainer.checkpoint_folders import FAILED, STEP, checkpoints
 from trainer.config import TrainConfig
 from trainer.data import Batch, TrainingData, ViewDataset, load_training_data
 from trainer.distributed import ranks
@@ -84,10 +85,10 @@ def train(
     check_logger(config.log)
     with exclusive_run(out):
         if resume:
-            if not checkpoint.checkpoints(out):
+            if not checkpoints(out):
                 raise UserError(f"--resume: no checkpoint in {out} yet; omit --resume to start from scratch")
             repair_log(out / LOG, log)
-        elif checkpoint.checkpoints(out):
+        elif checkpoints(out):
             raise UsageError(f"--out {out}: contains a trained run; pass --resume to continue it, or another --out")
         if config.devices == 1:
             return train_rank(config, out, resume, strict, draw, on_update, interruptible(), teacher)
@@ -207,9 +208,7 @@ class CheckpointSaver:
         """
         if failure is None and not all(bool(weight.isfinite().all()) for weight in self.learner.parameters()):
             raise UserError(f"update {step}: the weights are not finite and are not saved; {ADVICE}")
-        card, kind = (
-            (self.card, checkpoint.STEP) if failure is None else ({**self.card, "failed": failure}, checkpoint.FAILED)
-        )
+        card, kind = (self.card, STEP) if failure is None else ({**self.card, "failed": failure}, FAILED)
         state, folder = resume_state(self.learner, self.optimizer), None
         if ranks.rank() == 0:
             folder = checkpoint.save(self.out, step, self.learner.network, self.text, card, state, kind)

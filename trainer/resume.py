@@ -11,7 +11,8 @@ from torch import Tensor
 
 from data_cache.errors import UsageError, UserError
 from trainer.card import HASHES, ONLINE, checkpoint_errors, read_card
-from trainer.checkpoint import MODEL, RESUME, latest, read_tensors
+from trainer.checkpoint import MODEL, RESUME, read_tensors
+from trainer.checkpoint_folders import latest
 from trainer.config import TrainConfig
 from trainer.distributed.ranks import all_gather, rank
 

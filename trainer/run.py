@@ -12,7 +12,7 @@ from data_cache.system.atomic import atomic_write, draft_paths, remove
 from data_cache.system.files import is_file
 from data_cache.system.lock import writer_lock
 from trainer.card import read_card
-from trainer.checkpoint import FAILED, STEP, check_names, checkpoints, latest
+from trainer.checkpoint_folders import FAILED, STEP, check_names, checkpoints, latest
 from trainer.config import CONFIG, LOG, TrainConfig, overridden, read_config
 
 LOCK = "train.lock"

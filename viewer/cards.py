@@ -48,5 +48,5 @@ def failures(reasons: Mapping[str, str]) -> str:
         return ""
     rows = list(reasons.items())
     more = len(rows) - SHOWN_FAILURES
-    tail = f"<div>and {more} more: `python cli.py info` lists them all</div>" if more > 0 else ""
+    tail = f"<div>and {more} more: `clipteacher info` lists them all</div>" if more > 0 else ""
     return table(rows[:SHOWN_FAILURES], ["failed", "reason"]) + tail

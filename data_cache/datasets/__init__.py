@@ -11,7 +11,7 @@ from data_cache.errors import UnreadableError, UsageError, UserError
 from data_cache.messages import did_you_mean
 from data_cache.system.files import is_folder, stat_or_none
 
-__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "class_names", "labelled_images", "open_dataset"]
+__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "check_root", "class_names", "labelled_images", "open_dataset"]
 
 DATASETS: dict[str, DatasetSpec] = {
     "voc": voc.SPEC,
@@ -63,6 +63,12 @@ def class_names(name: str, root: Path | None) -> tuple[str, ...]:
     """
     published = class_lists().get(name)
     return published.classes if published else folder.read_classes(_find_root(name, root) / folder.CLASSES)
+
+
+def check_root(name: str, root: Path | None) -> None:
+    """Raise UserError if a dataset's folder is missing. `open_dataset` checks more, but lists all files."""
+    if DATASETS[name].layout:
+        _find_root(name, root)
 
 
 def labelled_images(dataset: Dataset) -> Dataset:

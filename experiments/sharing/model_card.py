@@ -68,8 +68,8 @@ def model_card(card: Mapping[str, Any], result: Mapping[str, Any] | None, name: 
         f"predicts {len(seen)} classes that had pixel labels in training (seen) and {len(unseen)} that had none "
         "(unseen). CLIP's image encoder is not needed for prediction.",
         "## Use",
-        f"    python cli.py pull {url} --out runs/{name}\n    python cli.py predict runs/{name} photo.jpg\n"
-        f'    python cli.py predict runs/{name} photo.jpg --classes "{classes}"',
+        f"    clipteacher pull {url} --out runs/{name}\n    clipteacher predict runs/{name} photo.jpg\n"
+        f'    clipteacher predict runs/{name} photo.jpg --classes "{classes}"',
         "In Python:",
         f'    import clipteacher\n\n    segmenter = clipteacher.load("runs/{name}")\n'
         '    segmenter.predict("photo.jpg").overlay().save("overlay.png")',
@@ -135,8 +135,8 @@ def cache_card(cache: Cache, name: str, url: str, terms: Terms) -> str:
         f"CLIP features and pseudo labels of images, precomputed with clipteacher, an independent implementation of "
         f"{PAPER}. A zero-shot semantic segmenter can be trained from them without running CLIP.",
         "## Use",
-        f"    python cli.py pull {url} --out data_cache/{name}.zarr\n"
-        f"    python cli.py train --cache data_cache/{name}.zarr --root DIR",
+        f"    clipteacher pull {url} --out data_cache/{name}.zarr\n"
+        f"    clipteacher train --cache data_cache/{name}.zarr --root DIR",
         f"`DIR` is your own copy of the dataset. `{ARCHIVE}` is a Zarr group in an uncompressed zip file, which "
         "`zarr.storage.ZipStore` opens, too.",
         "## What it contains",

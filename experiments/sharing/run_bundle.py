@@ -10,14 +10,14 @@ from data_cache.callbacks import ProgressBar
 from data_cache.errors import UserError
 from data_cache.limits import read_json
 from data_cache.system.files import is_file
-from experiments.history import run_in
 from experiments.report import read_result
+from experiments.run_folder import run_in
 from experiments.sharing.config import PushConfig
 from experiments.sharing.manifest import EVALUATION, Content, Manifest
 from experiments.sharing.model_card import model_card
 from experiments.sharing.terms import Terms
 from trainer.card import ADVICE, CARD, HASHES, MODEL, RESUME, read_card, sealed
-from trainer.checkpoint import latest
+from trainer.checkpoint_folders import latest
 from trainer.config import CONFIG, LOG
 from trainer.run import parse_line
 

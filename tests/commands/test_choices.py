@@ -51,6 +51,23 @@ MISSPELLED = {
     "Train": {"": "'train'"},
 }
 """Mistakes by command, and the first suggestion."""
+MISSING = {
+    "evaluate runs/coca --dataset scenes": "'runs/coco'",
+    "evaluate runs --dataset scenes": "runs in it: runs/coco",
+    "predict runs/coca x.png": "'runs/coco'",
+    "export runs/coca": "'runs/coco'",
+    "report runs/coca": "'runs/coco'",
+    "show runs/coca": "'runs/coco'",
+    "evaluate runs/coco --dataset folder --root nothing": "no such folder: nothing",
+    "precompute --dataset coco": "data/coco",
+    "precompute --dataset folder --root nothing --unseen a": "no such folder: nothing",
+    "train": "run `precompute` first",
+    "train --cache nothing.zarr": "no such cache",
+    "cluster nothing.zarr --name x": "no such cache",
+    "verify nothing.zarr": "no such cache",
+    "info nothing.zarr": "no such cache",
+}
+"""Commands with paths of nothing, in a folder with the run `runs/coco`, and what their message says."""
 REFUSED = {
     "precompute": ("--device=cud", "--device=cuda:x", "--limit=1_0", "--view-scale=0_1,1", "--max-failures=0_1"),
     "cluster x --name=y": ("--windows=1_0", "--threshold=0_1"),
@@ -60,26 +77,41 @@ REFUSED = {
 """Values that are refused without a suggestion."""
 
 
+def _errors(lines, heavy=("torch", "open_clip", "zarr", "dask", "timm", "pandas", "scipy"), folder="."):
+    """The first lines that commands print when they are refused, in one process that must not import the packages."""
+    code = f"""
+import cli, os, sys
+os.chdir({str(folder)!r})
+for line in {list(lines)!r}:
+    sys.argv = ["cli.py", *line.split()]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert end.code in (1, 2), line
+imported = {set(heavy)!r} & sys.modules.keys()
+assert not imported, imported
+sys.exit()
+"""
+    done = in_a_process(prelude=code)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_missing_paths_are_refused_before_torch_is_imported(tmp_path):
+    card = tmp_path / "runs/coco/step_00000001/model.json"
+    card.parent.mkdir(parents=True)
+    card.write_text("{}")
+    errors = _errors(MISSING, ("torch", "open_clip", "timm"), tmp_path)
+    for error, (line, said) in zip(errors, MISSING.items(), strict=True):
+        assert said in error, line
+
+
 def test_misspelled_names_are_refused_before_heavy_imports():
     suggested = {
         f"{command} {mistake}": hint for command, entry in MISSPELLED.items() for mistake, hint in entry.items()
     }
     lines = [*suggested, *(f"{command} {mistake}" for command, entry in REFUSED.items() for mistake in entry)]
-    code = f"""
-import cli, sys
-for line in {lines!r}:
-    sys.argv = ["cli.py", *line.split()]
-    try:
-        cli.main()
-    except SystemExit as end:
-        assert end.code == 2, line
-heavy = {{"torch", "open_clip", "zarr", "dask", "timm", "pandas", "scipy"}} & sys.modules.keys()
-assert not heavy, heavy
-sys.exit()
-"""
-    done = in_a_process(prelude=code)
-    assert done.returncode == 0, done.stderr
-    for message, line in zip(done.stderr.splitlines(), lines, strict=True):
+    for message, line in zip(_errors(lines), lines, strict=True):
         assert message.startswith("error: ")
         assert line.split()[-1].split("=")[0] in message
         assert line not in suggested or f"did you mean {suggested[line]}" in message, message

@@ -96,7 +96,7 @@ def test_command_prints_json_and_its_suggested_commands_work(report, clipteacher
     short = ("--limit", IMAGES, "--iterations", SHORT.iterations)
     result = clipteacher.good("demo", "--out", report.picture.parent, *short, "--json").json
     assert result["metrics"] == report.as_json()["metrics"]
-    assert f"images: {IMAGES}" in clipteacher.good(*report.next[0].split()[2:]).out
+    assert f"{IMAGES} of {IMAGES} done" in clipteacher.good(*report.next[0].split()[2:]).out
     evaluated = clipteacher.good("evaluate", report.run, "--dataset", "scenes", "--json").json
     assert evaluated == result["metrics"]
 

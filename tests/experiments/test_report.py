@@ -20,8 +20,9 @@ from small_run import small_run
 
 from data_cache.datasets import open_dataset
 from data_cache.errors import InterruptError, UserError
-from experiments.history import read_run, run_in
+from experiments.history import read_run
 from experiments.report import RunReport, read_result
+from experiments.run_folder import run_in
 from trainer.checkpoint import load
 from trainer.config import TrainConfig
 from trainer.evaluate import evaluate

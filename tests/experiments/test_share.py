@@ -29,7 +29,8 @@ from experiments.sharing import push_pull, remote
 from experiments.sharing.config import PullConfig, PushConfig
 from experiments.sharing.manifest import MANIFEST
 from experiments.stages import silent
-from trainer.checkpoint import latest, load
+from trainer.checkpoint import load
+from trainer.checkpoint_folders import latest
 from trainer.config import TrainConfig, read_config
 from trainer.loop import train
 
@@ -199,10 +200,10 @@ def test_commands_of_the_pages_parse(made, tmp_path):
     for source in (made.run, made.cache):
         push(source, url_of(tmp_path / source.stem))
         page = (tmp_path / source.stem / "README.md").read_text()
-        lines = [line.strip() for line in page.splitlines() if line.startswith("    python cli.py ")]
+        lines = [line.strip() for line in page.splitlines() if line.startswith("    clipteacher ")]
         assert len(lines) >= 2
         for line in lines:
-            name, *arguments = shlex.split(line)[2:]
+            name, *arguments = shlex.split(line)[1:]
             typer.main.get_command(cli.app).commands[name].make_context(name, arguments).close()
 
 

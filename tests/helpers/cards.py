@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.card import CARD, sealed
-from trainer.checkpoint import latest
+from trainer.checkpoint_folders import latest
 
 
 def change_card(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from command_line import REPOSITORY, STUDENT, TINY, folder_options, in_a_process
 from shapes import draw_shapes
 
-from trainer.checkpoint import checkpoints
+from trainer.checkpoint_folders import checkpoints
 
 SMALL = ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--batch-size", 4, "--loss-stride", 4, *STUDENT)
 ENDLESS = ("--iterations", 100000, "--log-every", 1)

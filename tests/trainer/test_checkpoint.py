@@ -18,13 +18,14 @@ from data_cache.errors import UnreadableError, UserError
 from data_cache.system.atomic import draft_path
 from trainer import checkpoint
 from trainer.card import CARD, HASHES, read_card
-from trainer.checkpoint import MODEL, RESUME, latest, load, read_tensors
+from trainer.checkpoint import MODEL, RESUME, load, read_tensors
+from trainer.checkpoint_folders import FAILED, STEP, latest
 from trainer.loop import train
 
 CPU = torch.device("cpu")
 
 
-def save_minimal(run, step, kind=checkpoint.STEP):
+def save_minimal(run, step, kind=STEP):
     """Save a minimal checkpoint."""
     return checkpoint.save(run, step, torch.nn.Linear(2, 2), torch.zeros(3, 2), {}, {"rng": torch.zeros(2)}, kind)
 
@@ -157,7 +158,7 @@ def test_folders_that_only_look_like_checkpoints_are_neither_removed_nor_loaded(
     (tmp_path / "failed_00000001x").mkdir()
     save_minimal(tmp_path, 3)
     save_minimal(tmp_path, 4)
-    save_minimal(tmp_path, 5, checkpoint.FAILED)
+    save_minimal(tmp_path, 5, FAILED)
     assert names(tmp_path) == sorted([*OTHER_NAMES, "failed_00000001x", "failed_00000005", "step_00000004"])
     assert latest(tmp_path).name == "step_00000004"
 

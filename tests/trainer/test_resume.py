@@ -9,7 +9,8 @@ from refusals import refused
 
 from data_cache.errors import UsageError, UserError
 from trainer.card import CARD
-from trainer.checkpoint import RESUME, latest
+from trainer.checkpoint import RESUME
+from trainer.checkpoint_folders import latest
 from trainer.config import CONFIG
 from trainer.loop import train
 from trainer.run import run_config
