@@ -62,6 +62,8 @@ def options(*sources: type | Some) -> Callable[[Callable[..., None]], Callable[.
     """
     subsets = [s if isinstance(s, Some) else Some(s, tuple(f.name for f in fields(s) if f.metadata)) for s in sources]
     owners = {name: subset.config for subset in subsets for name in subset.names}
+    # arguments last: a path is looked up only if all options are valid
+    owners = dict(sorted(owners.items(), key=lambda entry: "argument" in field_of(entry[1], entry[0]).metadata))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
