@@ -80,7 +80,7 @@ def test_resume_needs_only_the_run_folder(clipteacher, cached, tmp_path):
 def test_progress_goes_to_stderr_and_results_to_stdout(clipteacher, drawn, tmp_path):
     result = clipteacher.good("precompute", *folder_options(drawn), *TINY, "--cache", tmp_path / "c", "--json")
     assert result.json["done"] == 6
-    for word in ("meaningless", "cpu in fp32", "MiB", "images/s"):
+    for word in ("meaningless", "cpu in fp32", "KiB", "images/s"):
         assert word in result.err
 
 
