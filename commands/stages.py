@@ -29,14 +29,15 @@ def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
         echo_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
     work = plan(config, echo)
     echo_plan(work)
-    if not work.images:
-        return work, execute(work)
-    with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
-        summary = execute(work, advance, echo)
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
-    stages = f"; summed over threads: {stages}" if stages else ""
-    rate = summary.encoded / summary.seconds
-    echo(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
+    if work.images:
+        with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
+            summary = execute(work, advance, echo)
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+        stages = f"; summed over threads: {stages}" if stages else ""
+        rate = summary.encoded / summary.seconds
+        echo(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
+    else:
+        summary = execute(work, log=echo)
     echo_warnings(summary.survey.warnings(work.texts.classes))
     echo_failures(dict(summary.failures))
     return work, summary

@@ -77,7 +77,7 @@ REFUSED = {
 """Values that are refused without a suggestion."""
 
 
-def _errors(lines, heavy=("torch", "open_clip", "zarr", "dask", "timm", "pandas", "scipy"), folder="."):
+def _errors(lines, folder, heavy=("torch", "open_clip", "zarr", "dask", "timm", "pandas", "scipy")):
     """The first lines that commands print when they are refused, in one process that must not import the packages."""
     code = f"""
 import cli, os, sys
@@ -97,21 +97,28 @@ sys.exit()
     return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
 
 
-def test_missing_paths_are_refused_before_torch_is_imported(tmp_path):
-    card = tmp_path / "runs/coco/step_00000001/model.json"
-    card.parent.mkdir(parents=True)
-    card.write_text("{}")
-    errors = _errors(MISSING, ("torch", "open_clip", "timm"), tmp_path)
+@pytest.fixture
+def folder(tmp_path):
+    """A working directory with the runs `x` and `runs/coco`."""
+    for run in ("x", "runs/coco"):
+        card = tmp_path / run / "step_00000001/model.json"
+        card.parent.mkdir(parents=True)
+        card.write_text("{}")
+    return tmp_path
+
+
+def test_missing_paths_are_refused_before_torch_is_imported(folder):
+    errors = _errors(MISSING, folder, ("torch", "open_clip", "timm"))
     for error, (line, said) in zip(errors, MISSING.items(), strict=True):
         assert said in error, line
 
 
-def test_misspelled_names_are_refused_before_heavy_imports():
+def test_misspelled_names_are_refused_before_heavy_imports(folder):
     suggested = {
         f"{command} {mistake}": hint for command, entry in MISSPELLED.items() for mistake, hint in entry.items()
     }
     lines = [*suggested, *(f"{command} {mistake}" for command, entry in REFUSED.items() for mistake in entry)]
-    for message, line in zip(_errors(lines), lines, strict=True):
+    for message, line in zip(_errors(lines, folder), lines, strict=True):
         assert message.startswith("error: ")
         assert line.split()[-1].split("=")[0] in message
         assert line not in suggested or f"did you mean {suggested[line]}" in message, message
