@@ -27,7 +27,7 @@ class ReproducePlan:
         config: the row.
         images: number of training images.
         tested: number of test images.
-        missing: datasets that are not here, so that their published numbers of images are used; one sentence each.
+        missing: on datasets that are not here: that the published numbers of images are used, and where to get them.
         cache_bytes: size of the cache.
         parameters: of the student.
         memory: bytes of GPU memory for activations of two and of four bytes (bf16-mixed is in between). This estimate
@@ -88,7 +88,7 @@ class ReproducePlan:
         lines = [f"{name:12}{value}" for name, value in plan.items()]
         lines += ["", *table(self.config, {"paper": self.config.row})]
         lines += [f"not the paper's settings: {departure}" for departure in self.config.departures]
-        return lines + [f"missing: {sentence}" for sentence in self.missing]
+        return lines + [f"note: {sentence}" for sentence in self.missing]
 
 
 def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> ReproducePlan:
@@ -124,7 +124,7 @@ def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> Reproduc
 def _count(
     name: str, root: Path | None, split: str, limit: int | None, on_dataset: OnDataset, option: str = "--root"
 ) -> tuple[int, list[str]]:
-    """The number of images of a split, as published if they are not here, and then a sentence on what is missing."""
+    """The number of images of a split, as published if they are not here, and then sentences on what is missing."""
     try:
         images = open_dataset(name, root, split, limit)
     except UsageError:
@@ -134,7 +134,11 @@ def _count(
             raise type(error)(*(str(line).replace("--root", option) for line in error.args)) from None
         spec = DATASETS[name]
         count = spec.sizes[split][0]
-        sentence = f"{name}, so its published numbers of images are used; pass {option} with the folder that holds "
-        return min(count, limit or count), [f"{sentence}{spec.layout} (from {spec.source})"]
+        sentences = [
+            f"{name} is not here: its numbers of images are the published ones",
+            f"{name} is published as {spec.source}",
+            f"{option} must be the folder with {spec.layout}",
+        ]
+        return min(count, limit or count), sentences
     on_dataset(images)
     return len(images), []
