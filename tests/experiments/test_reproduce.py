@@ -13,6 +13,7 @@ from data_cache.errors import UsageError
 from experiments.presets import PRESETS, STUDENTS, paper
 from experiments.reproduce_config import ReproduceConfig
 from pipeline.config import PrecomputeConfig
+from trainer.card import CARD
 from trainer.config import TrainConfig
 
 SMALL = (
@@ -331,8 +332,10 @@ def test_non_numeric_gammas_are_usage_errors(clipteacher, tmp_path, gamma):
     assert re.search("must be (a finite number|numbers)", result.error)
 
 
-@pytest.mark.parametrize("command", [("precompute",), ("evaluate", "run")])
-def test_dataset_or_preset_is_required(clipteacher, command):
+@pytest.mark.parametrize("command", [("precompute",), ("evaluate", ".")])
+def test_dataset_or_preset_is_required(clipteacher, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CARD).write_text("{}")
     result = clipteacher(*command)
     assert result.status == 2
     assert "--preset" in result.error
