@@ -194,7 +194,7 @@ def test_metadata_nodes_outside_the_cache_are_rejected(cache):
 
 
 def test_oversized_json_is_rejected(cache, monkeypatch):
-    monkeypatch.setattr(limits, "JSON_BYTES", 100)
+    monkeypatch.setattr(limits.read_json, "__defaults__", (100,))
     refused(lambda: Cache(cache), "metadata is damaged")
 
 
