@@ -90,20 +90,20 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
         raise UserError("its zip file claims to hold more bytes than it has; it is not trusted")
 
 
-def _write_frame(cache: Cache, frame: Path) -> None:
+def _write_frame(cache: Cache, draft: Path) -> None:
     """Write the metadata and the journals of a cache as they are without dense tokens."""
     nodes = [name for name, _ in cache.group.members(max_depth=None) if _is_kept(name)]
     with read_errors(cache.path):
         for name in ("", *nodes):
-            (frame / name).mkdir(parents=True, exist_ok=True)
-            (frame / name / "zarr.json").write_bytes((cache.path / name / "zarr.json").read_bytes())
+            (draft / name).mkdir(parents=True, exist_ok=True)
+            (draft / name / "zarr.json").write_bytes((cache.path / name / "zarr.json").read_bytes())
     fingerprint = {**cache.fingerprint, "dense": "none"}
-    group = zarr.open_group(frame, mode="r+", use_consolidated=False)
+    group = zarr.open_group(draft, mode="r+", use_consolidated=False)
     group.attrs.update({"fingerprint": fingerprint, "recorded": without_paths(cache.attributes["recorded"])})
     for part, record in _records(cache):
-        journal = Journal(frame, group[part] if part else group)
+        journal = Journal(draft, group[part] if part else group)
         journal.commit(record.shard, record.ok, record.failed, filter(_is_kept, record.files), record.files)
-    finalize_metadata(frame)
+    finalize_metadata(draft)
 
 
 def _records(cache: Cache) -> Iterator[tuple[str, Record]]:

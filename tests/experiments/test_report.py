@@ -419,7 +419,7 @@ def test_desktop_shows_two_images_side_by_side_with_all_panels(browser, report, 
 def test_browser_check_detects_a_broken_page(browser):
     wrong = (
         '<!DOCTYPE html><body><p style="width:900px">wide</p>'
-        '<svg viewBox="0 0 10 10" width="99"><text x="5" y="9">long</text></svg>'
+        '<svg viewBox="0 0 10 10" width="30"><text x="5" y="9">long</text></svg>'
         '<img src="data:image/png;base64,AAAA"><script>console.error("bad")</script></body>'
     )
     seen = browser.measure(wrong, 360)

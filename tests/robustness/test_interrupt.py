@@ -100,7 +100,7 @@ def signalled(clipteacher, monkeypatch, tmp_path):
     def run(*numbers):
         cache = Mock(describe=lambda: [os.kill(os.getpid(), n) for n in numbers] and {})
         monkeypatch.setattr("data_cache.reader.Cache", lambda _: cache)
-        return clipteacher("info", tmp_path)
+        return clipteacher("info", tmp_path, "--json")
 
     before = {number: signal.getsignal(number) for number in {*CTRL_C, *TERMINATED}}
     to_defaults()
