@@ -34,7 +34,7 @@ class Bars:
 
     @contextmanager
     def __call__(self, verb, total, unit):
-        yield lambda amount, absolute=False, note="": self.advanced.append((verb, amount))
+        yield lambda amount, **_: self.advanced.append((verb, amount))
 
     def of(self, verb):
         return [amount for name, amount in self.advanced if name == verb]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -136,7 +137,8 @@ def _tag(encoder: str, weights: str) -> str | None:
 
 def _create(arch: str, encoder: str, tag: str | None, offline: str) -> nn.Module:
     check_choice("--arch", arch, ARCHITECTURES)
-    check_encoder(encoder)
+    if not timm.is_model(encoder.removeprefix("tu-").split(".")[0]):  # also one that the user has registered
+        check_encoder(encoder)
     smp.encoders.encoders.update(mscan.ENCODERS)
     try:
         if arch == SEGNEXT:
