@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 SMALLEST = {
     "bf16_vs_fp32": ("--size", 64, "--repetitions", 1, "--views", 10),
     "cached_vs_online": ("--teachers", 1, "--updates", 4),
+    "dense_recipes": ("--size", 64, "--rounds", 1),
     "feed": ("--images", 64, "--fed", 64),
     "flat_memory": ("--images", 4, 8, "--image-size", 64),
     "gpu": (),
