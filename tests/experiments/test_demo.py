@@ -98,7 +98,7 @@ def test_command_prints_json_and_its_suggested_commands_work(report, clipteacher
     assert result["metrics"] == report.as_json()["metrics"]
     assert f"{IMAGES} of {IMAGES} done" in clipteacher.good(*report.next[0].split()[2:]).out
     evaluated = clipteacher.good("evaluate", report.run, "--dataset", "scenes", "--json").json
-    assert evaluated == result["metrics"]
+    assert evaluated == {"dataset": "scenes", "split": "val"} | result["metrics"]
 
 
 def test_dense_clip_predicts_the_argmax_of_token_text_similarity():
