@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from experiments.evaluation import EvaluationReport
     from experiments.segmentation import Segmentation
     from experiments.zero_shot import ZeroShotSegmenter
-    from viewer.reader import CacheReader
+    from viewer.reader import CacheReader, open_cache
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,30 +47,9 @@ _LAZY = {
     "EvaluationReport": "experiments.evaluation",
     "Segmentation": "experiments.segmentation",
     "ZeroShotSegmenter": "experiments.zero_shot",
+    "open_cache": "viewer.reader",
 }
-"""The module of each class that is imported on first use."""
-
-
-def open_cache(
-    path: str | os.PathLike[str] | None = None,
-    root: str | os.PathLike[str] | None = None,
-    masks: str | None = None,
-) -> "CacheReader":
-    """Open a cache to inspect it. The cache may be unfinished, and its images may be missing.
-
-    Args:
-        path: the cache; None is the only one in the folder of caches.
-        root: root of the images; None is their location when the cache was made.
-        masks: name of the mask set; None is that of stage 1.
-
-    Raises:
-        UsageError: no mask set has this name, or there is not exactly one cache to choose.
-        UserError: the path is not a cache, the cache is damaged, or `root` does not contain its images.
-
-    """
-    from viewer import reader
-
-    return reader.open_cache(path, root, masks)
+"""The module of each name that is imported on first use."""
 
 
 def precompute(config: PrecomputeConfig, max_failures: float = 0.01) -> "CacheReader":
@@ -88,6 +67,7 @@ def precompute(config: PrecomputeConfig, max_failures: float = 0.01) -> "CacheRe
 
     """
     from commands.stages import run_precompute
+    from viewer.reader import open_cache
 
     _, summary = run_precompute(config)
     summary.check(max_failures)
@@ -175,7 +155,7 @@ def load(
 if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import a class of `_LAZY` on first use."""
+        """Import a name of `_LAZY` on first use."""
         if name in _LAZY:
             from importlib import import_module
 

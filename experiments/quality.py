@@ -80,18 +80,23 @@ class _MaskSetScores:
     seen: RegionScores = field(default_factory=RegionScores)
     unseen: RegionScores = field(default_factory=RegionScores)
 
-    def add(self, view: CachedView, label: UInt8[np.ndarray, "size size"], dense: np.ndarray | None) -> float | None:
+    def add(
+        self,
+        view: CachedView,
+        label: UInt8[np.ndarray, "size size"],
+        counts: Int[np.ndarray, "y x class"],
+        dense: np.ndarray | None,
+    ) -> float | None:
         """Add an image. Returns its best-overlap IoU on seen classes, or on unseen ones if those are not measured."""
-        split, grid = self.mask_set.split, self.mask_set.cache.layout.grid
-        counts, patch = class_counts(label, grid, len(split.classes)), label.size // (grid[0] * grid[1])
+        split, patch = self.mask_set.split, _patch(label, counts)
 
         def scores(masks: Shaped[np.ndarray, "y x"], reserved: int, used: Split, measured: ClassIds) -> RegionScores:
             carried = patch - _only(counts, used.seen_index).sum(axis=2)
             return region_scores(masks, reserved, _only(counts, measured), carried, patch, self.tolerance)
 
-        seen, own = RegionScores(), replace(view, mask_set=self.mask_set)
+        seen, own, seen_label = RegionScores(), replace(view, mask_set=self.mask_set), split.hide_unseen(label)
         for fold in self.folds:
-            masks = fold.masks(dense, split.hide_unseen(label))
+            masks = fold.masks(dense, seen_label)
             seen += scores(masks, fold.reserved, fold.masker.split, fold.classes)
         unseen = scores(own.masks, own.reserved, split, split.unseen_index)
         self.seen, self.unseen = self.seen + seen, self.unseen + unseen
@@ -121,10 +126,12 @@ def _measure(path: Path, config: QualityConfig, progress_bar: ProgressBar) -> Ca
         for index in images:
             view = cache[index]
             label = crop_label(view.sample.label, view.geometry, cache.clip_size)
+            counts = class_counts(label, cache.cache.layout.grid, len(cache.split.classes))
             dense = view.dense if has_dense else None
             if dense is not None:
-                tokens = [a + b for a, b in zip(tokens, _tokens(dense, label, cache), strict=True)]
-            best_iou = {name: one.add(view, label, dense) for name, one in sets.items()}[cache.masks]
+                found = _tokens(dense, counts, _patch(label, counts), cache)
+                tokens = [a + b for a, b in zip(tokens, found, strict=True)]
+            best_iou = {name: one.add(view, label, counts, dense) for name, one in sets.items()}[cache.masks]
             if best_iou is not None:
                 scores.append((best_iou, index))
             advance(1)
@@ -154,16 +161,19 @@ def _labelled(cache: CacheReader, limit: int | None) -> list[int]:
 
 
 def _tokens(
-    dense: Float[np.ndarray, "y x channel"], label: UInt8[np.ndarray, "size size"], cache: MaskSet
+    dense: Float[np.ndarray, "y x channel"], counts: Int[np.ndarray, "y x class"], patch: int, cache: MaskSet
 ) -> list[TokenScores]:
     """Training-free classification of the tokens of seen and of unseen classes."""
-    split, grid = cache.split, cache.cache.layout.grid
-    predicted, patch = nearest_text(dense, cache.texts.features), label.size // (grid[0] * grid[1])
-    counts = class_counts(label, grid, len(split.classes))
+    split, predicted = cache.split, nearest_text(dense, cache.texts.features)
     return [
         token_scores(predicted, token_classes(_only(counts, ids), patch), ids)
         for ids in (split.seen_index, split.unseen_index)
     ]
+
+
+def _patch(label: UInt8[np.ndarray, "size size"], counts: Int[np.ndarray, "y x class"]) -> int:
+    """Pixels of a token."""
+    return label.size // (counts.shape[0] * counts.shape[1])
 
 
 def _only(counts: Int[np.ndarray, "y x class"], classes: ClassIds) -> Int[np.ndarray, "y x class"]:

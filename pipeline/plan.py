@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Plan:
     labelled: int
     """Number of images of the dataset that have a label map."""
 
-    @property
+    @cached_property
     def warnings(self) -> list[str]:
         """What is wrong with the classes' text features, one sentence per problem."""
         return text_problems(self.texts.classes, self.texts.features, self.unknown)

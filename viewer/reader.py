@@ -1,6 +1,7 @@
 """Opens a cache in a notebook or a script; its images are indexed by number or name and displayed as figures."""
 
 import operator
+import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 
 def open_cache(
-    path: str | Path | None = None, root: str | Path | None = None, masks: str | None = None
+    path: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    masks: str | None = None,
 ) -> "CacheReader":
     """Open a cache to inspect it. The cache may be unfinished, and its images may be missing.
 

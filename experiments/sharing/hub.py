@@ -19,10 +19,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import logging
 
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import UsageError, UserError, one_line
+from data_cache.system.downloads import quiet_logging
 from experiments.sharing.manifest import MANIFEST, Content, Kind, Manifest
 
 URL = re.compile(r"hf://(?P<datasets>datasets/)?(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?/?")
@@ -43,7 +43,6 @@ class HubRepository:
         self.url, self._id, self._revision = url, match["id"], match["revision"]
         self._type = "dataset" if match["datasets"] else "model"
         self._api = HfApi(library_name="clipteacher")
-        logging.set_verbosity_error()  # its retries would bury our own message
 
     @cached_property
     def _info(self) -> Any:
@@ -113,9 +112,13 @@ class _MissingRepositoryError(UserError):
 
 @contextmanager
 def hub_errors(url: str) -> Iterator[None]:
-    """Turn the errors of the Hub and of the connection to it into a UserError, in one line."""
+    """Turn the errors of the Hub and of the connection to it into a UserError, in one line.
+
+    The Hub's own lines about retries, which would bury ours, are silenced.
+    """
     try:
-        yield
+        with quiet_logging():
+            yield
     except RuntimeError as error:  # raised for the upload of each file
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise _explained(url, cause) from None

@@ -16,7 +16,7 @@ from data_cache.system.downloads import hub_downloads
 from trainer.config import TrainConfig
 from trainer.students import mscan
 from trainer.students.encoder_weights import load_encoder_weights, published_at
-from trainer.students.names import ARCHITECTURES, SEGNEXT, check_encoder
+from trainer.students.names import ARCHITECTURES, SEGNEXT, TIMM, check_encoder
 from trainer.students.segformer import accelerate
 from trainer.students.segnext import SegNeXt
 
@@ -137,7 +137,8 @@ def _tag(encoder: str, weights: str) -> str | None:
 
 def _create(arch: str, encoder: str, tag: str | None, offline: str) -> nn.Module:
     check_choice("--arch", arch, ARCHITECTURES)
-    if not timm.is_model(encoder.removeprefix("tu-").split(".")[0]):  # also one that the user has registered
+    # a model that the user has registered is not in timm's source files
+    if not (encoder.startswith(TIMM) and timm.is_model(encoder.removeprefix(TIMM))):
         check_encoder(encoder)
     smp.encoders.encoders.update(mscan.ENCODERS)
     try:
