@@ -1,5 +1,6 @@
 """The command line (`python cli.py --help`): registers the commands and prints errors in one line."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,8 @@ def _options(
 for command in (
     folder_commands.init,
     *(stage_commands.precompute, stage_commands.train, stage_commands.evaluate),
-    *(cache_commands.cluster, cache_commands.quality, cache_commands.verify, cache_commands.info),
+    *(cache_commands.cluster, cache_commands.quality, cache_commands.attention),
+    *(cache_commands.verify, cache_commands.info),
     *(experiment_commands.demo, experiment_commands.reproduce, experiment_commands.ablate),
     *(figure_commands.show, figure_commands.report),
     *(student_commands.predict, student_commands.export),
@@ -68,6 +70,8 @@ def _check_completion(argv: Sequence[str]) -> None:
 def main() -> None:
     """Run the command line. A UserError becomes one line on stderr and exit status 1 or 2."""
     escape_unencodable_output()
+    # after an interrupt, Dask logs lost connections with tracebacks, also in worker processes
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     try:
         _check_completion(sys.argv)
         sys.exit(app(standalone_mode=False))

@@ -1,8 +1,9 @@
 """Where GLM's attention goes in synthetic scenes: to stuff, to seen things, or to unseen things.
 
-Computes eq. 1 over scenes of a run's cache, and sums it per kind of class in the ground truth. For each kind, the share
-of the attention is divided by the share of the area. Prints the ratio of unseen to seen things last (`--json`: an
-object with "ratio"); 1 means no preference. For a student trained without attention, it shows where attention would go.
+Measures eq. 1 as `cli.py attention` does, over scenes of a run's cache, and sums it per kind of class in the ground
+truth. For each kind, the share of the attention is divided by the share of the area. Prints the ratio of unseen to seen
+things last (`--json`: an object with "ratio"); 1 means no preference. For a student trained without attention, it shows
+where attention would go.
 
     python benchmarks/attention_share.py runs/demo/clipteacher_0
 """
@@ -13,17 +14,13 @@ import statistics
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_cache.datasets import open_dataset
-from data_cache.datasets.scenes import THINGS
+from data_cache.datasets import WORLDS
 from data_cache.reader import Cache
-from data_cache.views import whole
-from experiments.figures import attention
-from trainer.checkpoint import load
+from experiments.attention import measure
+from experiments.config import AttentionConfig
+from trainer.run import run_config
 
 KINDS = ("stuff", "seen things", "unseen things")
 
@@ -53,23 +50,15 @@ def main() -> None:
 
 def preference(run: Path, scenes: int) -> dict[str, float]:
     """Share of the attention over share of the area, per kind of class, over all scenes."""
-    student = load(run, torch.device("cpu"))
-    cache = Cache(Path(student.config.cache or ""))
-    images, cls = open_dataset("scenes", None, "train", scenes), cache.load(cache.mask_name(None)).cls
-    things = [name in THINGS for name in images.classes]
-    kind_of = np.full(256, len(KINDS))  # void has no kind
-    kind_of[: len(things)] = things
-    kind_of[student.split.unseen_index] = 2
-    mass, area = np.zeros(len(KINDS) + 1), np.zeros(len(KINDS) + 1)
-    for index in range(len(images)):
-        image, label = images.load(index)
-        assert label is not None, "scenes have labels"
-        weights = attention(student, cls[index, 0], image, whole(*label.shape))
-        rows, columns = (np.arange(n) * m // n for n, m in zip(label.shape, weights.shape, strict=True))
-        share, kind = weights[rows][:, columns], kind_of[label]
-        mass += np.bincount(kind.ravel(), (share / share.sum()).ravel(), len(mass))
-        area += np.bincount(kind.ravel(), minlength=len(area)) / kind.size
-    return dict(zip(KINDS, (mass / area).tolist(), strict=False))
+    cache = Path(run_config(run, print).cache or "")
+    found = measure(AttentionConfig(cache, run, limit=scenes))
+    things, classes = WORLDS[Cache(cache).fingerprint["dataset"]["name"]].things, enumerate(found.split.classes)
+    kind_of = [0 if name not in things else 2 if i in found.split.unseen_index else 1 for i, name in classes]
+    shares = {}
+    for number, kind in enumerate(KINDS):
+        columns = [column for column, own in enumerate(kind_of) if own == number]
+        shares[kind] = float(found.mass[:, columns].sum() / found.area[:, columns].sum())
+    return shares
 
 
 if __name__ == "__main__":

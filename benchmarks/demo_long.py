@@ -34,6 +34,7 @@ from trainer.checkpoint import load
 from trainer.checkpoint_folders import checkpoints
 from trainer.config import GAMMA, TrainConfig
 from trainer.evaluate import evaluate
+from trainer.metrics import Metrics, mean_and_std
 from trainer.predictor import Predictor
 from trainer.segmenter import Segmenter
 
@@ -74,10 +75,7 @@ def main() -> None:
     dense = DenseCLIP(load_clip(CLIP, "fp32", "cpu"), make_split(SCENES, images.classes, None), SCENES)
     found[DENSE_CLIP] = [figures(dense, images)]
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "cores": os.cpu_count(),
-        "resumed": resumed,
-        "minutes": round((time.perf_counter() - start) / 60, 1),
+        **run_record(start, resumed),
         "images": arguments.images,
         "tested": arguments.tested,
         "student": {name: value for name, value in asdict(config).items() if name not in ("cache", "seed")},
@@ -135,18 +133,24 @@ def ratios(found: Found) -> dict[str, float]:
 
 
 def report(found: Found, result: dict[str, Any]) -> str:
-    """A table of means and standard deviations over seeds in per cent, and the ratios."""
+    """A table of means and standard deviations over seeds in percent, and the ratios."""
     lines = ["| | gamma | pAcc | mIoU(S) | mIoU(U) | hIoU |", "|---|---|---|---|---|---|"]
     for name, seeds in found.items():
         for position, gamma in enumerate(GAMMAS):
-            values = np.array([[*one[position].values()] for one in seeds]) * 100
-            spread = values.std(axis=0, ddof=1) if len(seeds) > 1 else None
-            cells = [f"{mean:.1f}" for mean in values.mean(axis=0)]
-            if spread is not None:
-                cells = [f"{cell} ± {one:.1f}" for cell, one in zip(cells, spread, strict=True)]
+            cells = [mean_and_std([seed[position][column] for seed in seeds]) for column in Metrics.COLUMNS]
             lines.append(f"| {name} | {gamma:g} | {' | '.join(cells)} |")
     listed = "; ".join(f"{name}: {value:.2f}" for name, value in result["ratio"].items())
     return "\n".join(lines) + f"\n\n{result['minutes']} minutes; {listed}"
+
+
+def run_record(start: float, resumed: bool) -> dict[str, Any]:
+    """What every result.json records about its run: command, cores, whether it was resumed, and minutes."""
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "cores": os.cpu_count(),
+        "resumed": resumed,
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+    }
 
 
 def report_progress(start: float, text: str) -> None:

@@ -6,21 +6,20 @@ writes `--out`/result.json; that of the last full run is demo_views.json next to
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from demo_long import report_progress, train_together
+from demo_long import report_progress, run_record, train_together
 
 from data_cache.datasets import open_dataset
+from data_cache.description import bytes_on_disk
 from data_cache.reader import Cache
 from experiments.demo_config import FULL, SCENES, STUDENT, DemoConfig
 from pipeline.plan import plan
@@ -28,7 +27,7 @@ from pipeline.precompute import execute
 from trainer.checkpoint import load
 from trainer.config import GAMMA
 from trainer.evaluate import evaluate
-from trainer.metrics import Metrics
+from trainer.metrics import Metrics, mean_and_std
 from trainer.predictor import Predictor
 
 GAMMAS = (0.0, GAMMA)
@@ -52,7 +51,7 @@ def main() -> None:
         demo = DemoConfig(arguments.out / f"views_{views}", student, views=views)
         settings = demo.precompute("train", arguments.images)
         execute(plan(settings)).check(0)
-        size[views] = Cache(settings.cache).bytes_on_disk()
+        size[views] = bytes_on_disk(Cache(settings.cache))
         report_progress(start, f"{views} views of {arguments.images} scenes cached: {size[views]} bytes")
         for seed in range(arguments.seeds):
             name = f"{views} views, seed {seed}"
@@ -68,10 +67,7 @@ def main() -> None:
         result = evaluate(Predictor(load(run, torch.device("cpu"))), images, GAMMAS)
         found[int(name.split()[0])].append([result.at(gamma).summary for gamma in GAMMAS])
     result: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
-        "cores": os.cpu_count(),
-        "resumed": resumed,
-        "minutes": round((time.perf_counter() - start) / 60, 1),
+        **run_record(start, resumed),
         "split": arguments.split,
         "iterations": arguments.iterations,
         "gammas": GAMMAS,
@@ -83,16 +79,13 @@ def main() -> None:
 
 
 def report(result: dict[str, Any]) -> str:
-    """A table in per cent, and MiB without dense tokens (which training does not read) and with them."""
+    """A table in percent, and MiB without dense tokens (which training does not read) and with them."""
     header = ["views", "gamma", *Metrics.COLUMNS.values(), "MiB", "with dense tokens"]
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for views, seeds in result["runs"].items():
         size = {part: count / 2**20 for part, count in result["bytes"][views].items()}
         for position, gamma in enumerate(result["gammas"]):
-            values = np.array([[*one[position].values()] for one in seeds]) * 100
-            cells = [
-                f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(values.mean(0), values.std(0, ddof=1), strict=True)
-            ]
+            cells = [mean_and_std([seed[position][column] for seed in seeds]) for column in Metrics.COLUMNS]
             cells += [f"{size['cls'] + size['masks']:.1f}", f"{sum(size.values()):.0f}"]
             lines.append(f"| {views} | {gamma:g} | {' | '.join(cells)} |")
     return "\n".join(lines) + f"\n\n{result['minutes']} minutes, {result['split']}"

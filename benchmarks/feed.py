@@ -4,6 +4,7 @@ The feeder decodes, cuts and resizes 640 x 480 JPEGs with label maps to 512 px. 
 predecessor: Pillow's decoder and `box=` resizing, hashes from files read a second time, ignored tokens pixel by pixel.
 The stand-in device finishes each batch a fixed time after the last, as a GPU does, at a speed just below the feeder's
 on all cores; it clusters in no time. The ratio is precompute's images/s, without dense tokens, over the device's.
+All results, ratios included, are medians of three rounds.
 
     python benchmarks/feed.py [--json]
 """
@@ -12,10 +13,12 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -36,7 +39,7 @@ from data_cache.datasets import open_dataset
 from data_cache.datasets.paired_files import PairedFiles
 from data_cache.splits import make_split
 from data_cache.views import Cropping
-from pipeline.config import GPU_SHARD, PrecomputeConfig
+from pipeline.config import PrecomputeConfig
 from pipeline.encode_job import load_clip
 from pipeline.feeder import Feeder
 from pipeline.masks.fusion import NOT_IGNORED
@@ -53,41 +56,38 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Measure one after the other and print each at once, the ratio last."""
+    """Measure each in turn, print it at once, and end with the medians of all rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=4096, help="Images for precompute; half with dense tokens.")
-    parser.add_argument("--fed", type=int, default=384, help="Images for the feeder alone.")
+    parser.add_argument("--images", type=int, default=4096, help="Images for precompute; float16 gets half.")
+    parser.add_argument("--fed", type=int, default=768, help="Images for the feeder alone.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result: dict[str, float] = {}
-
-    def note(name: str, value: float) -> None:
-        result[name] = round(value, 4)
-        print(f"{name}: {value:.3f}", file=sys.stderr, flush=True)
-
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         root = link_images(Path(folder) / "dataset", max(arguments.images, arguments.fed))
         dataset = open_dataset("folder", root, "train", arguments.fed)
         masker = Masker(make_split("folder", dataset.classes, UNSEEN), GRID)
-        rounds = []  # in turns, because a shared machine is faster at some times than at others
+        rounds: dict[str, list[float]] = defaultdict(list)
+
+        def note(name: str, value: float) -> float:
+            rounds[name].append(value)
+            print(f"round {len(rounds[name])}: {name} {value:.4g}", file=sys.stderr, flush=True)
+            return value
+
+        # in turns, because a shared machine is faster at some times than at others
         for _ in range(ROUNDS):
             with on_cores(cores[:1]):
-                one_core = as_before(dataset, masker), fed(dataset, masker, 1)
-            rounds.append((*one_core, fed(dataset, masker, len(cores))))
-        for name, values in zip(
-            ("pillow_per_core", "feeder_per_core", "feeder"), zip(*rounds, strict=True), strict=True
-        ):
-            note(name, median(values))
-        note("scaling", result["feeder"] / result["feeder_per_core"])
-        note("speedup", result["feeder_per_core"] / result["pillow_per_core"])
-        note("device", SLOWER * result["feeder"])
-        for dense, images in (("none", arguments.images), ("float16", arguments.images // 2)):
-            cache = Path(folder) / f"{dense}.zarr"
-            note(f"precompute_{dense}", precomputed(root, cache, images, dense, result["device"]))
-        note("disk", written(Path(folder) / "disk"))
-    result["ratio"] = round(result["precompute_none"] / result["device"], 4)
-    result["ratio_float16"] = round(result["precompute_float16"] / result["device"], 4)
+                before = note("pillow_per_core", as_before(dataset, masker))
+                one = note("feeder_per_core", fed(dataset, masker, 1))
+            feeder = note("feeder", fed(dataset, masker, len(cores)))
+            note("scaling", feeder / one)
+            note("speedup", one / before)
+            device = note("device", SLOWER * feeder)
+            for dense, images in (("none", arguments.images), ("float16", arguments.images // 2)):
+                speed = note(f"precompute_{dense}", precomputed(root, Path(folder), images, dense, device))
+                note("ratio" if dense == "none" else "ratio_float16", speed / device)
+            note("disk", written(Path(folder) / "disk"))
+    result = {name: round(median(values), 4) for name, values in rounds.items()}
     if arguments.json:
         print(json.dumps(result))
     else:
@@ -112,7 +112,7 @@ def fed(dataset: PairedFiles, masker: Masker, threads: int) -> float:
     with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
         for count in (2 * BATCH, len(dataset)):
             start = time.perf_counter()
-            with feeder.batches(pool, range(count), 0, 4, StageTimes()) as batches:
+            with feeder.batches(pool, nullcontext(), range(count), 0, 4, StageTimes()) as batches:
                 for batch in batches:
                     assert len(batch.readable) == len(batch.rows)
             seconds = time.perf_counter() - start
@@ -196,13 +196,14 @@ class StandIn:
         return {"model": "stand-in", "image_size": SIZE, "precision": "fp32", "weights_sha256": self.weights_hash}
 
 
-def precomputed(root: Path, cache: Path, images: int, dense: Any, speed: float) -> float:
+def precomputed(root: Path, folder: Path, images: int, dense: Any, speed: float) -> float:
     """Images per second of all of `precompute` with a stand-in of the given speed."""
+    cache = folder / f"{dense}.zarr"
     device: Teacher = StandIn(speed)
     clip = {"clip": str(Path(__file__).parents[1] / "tests/helpers/tiny-vit.json"), "image_size": SIZE}
     options = {"clip_weights": "random", "unseen": UNSEEN, "dense": dense, "device": "cpu", "precision": "fp32"}
-    options |= {"shard": GPU_SHARD} if dense == "none" else {}
     settings = PrecomputeConfig("folder", cache, root, **clip, **options)
+    settings = replace(settings, shard=settings.shard_on("cuda"))
     load_clip.cache_clear()
     free = {
         "asynchronous": property(lambda _: True),
@@ -212,6 +213,7 @@ def precomputed(root: Path, cache: Path, images: int, dense: Any, speed: float) 
         done = execute(plan(replace(settings, limit=images)))
     load_clip.cache_clear()
     assert not done.failures
+    shutil.rmtree(cache)
     print(f"  {dense}: {', '.join(f'{k} {v:.1f} s' for k, v in done.stages.items())}", file=sys.stderr, flush=True)
     return done.encoded / done.seconds
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.large_cache import VIEWS, parse_arguments, write_shards
 from data_cache.content import OK, Shard
 from data_cache.datasets import open_dataset
+from data_cache.description import describe
 from data_cache.integrity import verify_files
 from data_cache.layout import DEFAULT_MASKS
 from data_cache.reader import Cache
@@ -78,7 +79,7 @@ def measure(folder: Path, images: int, stream: Any) -> dict[str, float]:
     (root / f"images/{images}.png").write_bytes((root / "images/0.png").read_bytes())
     timed("extend by one", lambda: execute(plan(replace(settings, extend=True))))
     cache: Cache = timed("open", lambda: Cache(settings.cache))
-    timed("info", lambda: cache.describe())
+    timed("info", lambda: describe(cache))
     assert not timed("verify", lambda: verify_files(cache))[1]
     timed("load for training", lambda: (open_source_dataset(cache, None), cache.load(DEFAULT_MASKS)))
     return seconds

@@ -1,4 +1,4 @@
-"""The commands for an existing cache: cluster, quality, verify and info."""
+"""The commands for an existing cache: cluster, quality, attention, verify and info."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_cache.errors import UserError
 from data_cache.messages import binary_size, count
 from data_cache.paths import figure_file, run_folder
 from data_cache.system.atomic import atomic_write
-from experiments.config import QualityConfig, VerifyConfig
+from experiments.config import AttentionConfig, QualityConfig, VerifyConfig
 from pipeline.config import ClusterConfig
 
 
@@ -47,6 +47,17 @@ def quality(given: Given, as_json: Json = False) -> None:
     show(report.as_json() | {"figures": [*map(str, files)]} if as_json else [*report.lines, *map(str, files)])
 
 
+@options(AttentionConfig)
+def attention(given: Given, as_json: Json = False) -> None:
+    """Measure in a minute where GLM's attention goes, how flat it is, and whether CLS tokens agree with labels."""
+    config = AttentionConfig(**given)
+    from experiments.attention import measure
+    from experiments.attention_report import AttentionReport
+
+    report = AttentionReport(measure(config, bar("nothing was written")))
+    show(report.as_json() if as_json else report.lines)
+
+
 @options(VerifyConfig)
 def verify(given: Given, as_json: Json = False) -> None:
     """Read every file of a cache and list the damaged ones; compare views with the live teacher."""
@@ -61,16 +72,17 @@ def verify(given: Given, as_json: Json = False) -> None:
     show(report.as_json() if as_json else report.lines)
     if report.bad:
         raise UserError(
-            f"{config.cache}: {len(report.bad)} findings; --repair recomputes damaged shards, `precompute` (or "
-            "`cluster`, for mask sets other than default) completes unfinished ones"
+            f"{config.cache}: {count(len(report.bad), 'finding')}; --repair recomputes damaged shards; the command "
+            "that makes a mask set (`precompute` or `cluster`) completes unfinished ones"
         )
 
 
 def info(cache: Annotated[Path, typer.Argument(help="A cache.")], as_json: Json = False) -> None:
     """Print the content of a cache, its progress, and failed images."""
+    from data_cache.description import describe
     from data_cache.reader import Cache
 
-    content = Cache(cache).describe()
+    content = describe(Cache(cache))
     show(content if as_json else _lines(content))
 
 
@@ -84,7 +96,7 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
         f"{count(content['views'], 'view')} per image",
         "shards": f"{content['shards_done']:,} of {content['shards']:,} done",
         "clip": f"{content['clip']}, weights {content['weights_sha256'][:12]}",
-        "masks": ", ".join(content["masks"]),
+        "masks": ", ".join(_mask_set(name, one) for name, one in content["mask_sets"].items()),
         "unseen": "; ".join(
             (f"{name}: " if len(content["masks"]) > 1 else "") + (", ".join(classes) or "none")
             for name, classes in content["unseen"].items()
@@ -96,3 +108,11 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
         *(f"{name:9}{value}" for name, value in entries.items()),
         *(f"failed   {name}: {reason}" for name, reason in failures.items()),
     ]
+
+
+def _mask_set(name: str, content: Mapping[str, Any]) -> str:
+    """A mask set's name, and in parentheses its model if that is not CLIP, and what is missing."""
+    down, across = content["grid"]
+    notes = [] if content["model"] == "CLIP" else [f"{content['model']}, {down} x {across} tokens"]
+    notes += [f"{count(pending, 'shard')} not done"] if (pending := content["shards_pending"]) else []
+    return f"{name} ({'; '.join(notes)})" if notes else name

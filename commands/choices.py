@@ -8,10 +8,9 @@ import typer
 from commands.completion import complete_from
 from data_cache.options import check_choice
 from data_cache.system.devices import check_device
-from experiments.run_folder import check_target, run_in
 from pipeline.teacher.names import check_clip
 from pipeline.teacher.prompts import Prompts
-from trainer.checkpoint_folders import latest
+from trainer.checkpoint_folders import check_target, latest, run_in
 from trainer.loggers import check_logger
 from trainer.students.names import check_encoder, check_encoder_weights
 
@@ -37,6 +36,7 @@ CHECKS: Mapping[str, Callable[[Any], object]] = {
     "log": check_logger,
     "prompts": Prompts,
     "run": run_in,
+    "start": lambda path: path.is_file() or latest(path),
     "target": check_target,
 }
 """Additional checks of values by option name."""

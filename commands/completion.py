@@ -7,9 +7,9 @@ import typer
 from data_cache.datasets import DATASETS
 from data_cache.options import choices_of
 from experiments.ablate_config import VARIANTS
-from experiments.presets import paper
+from experiments.reproduce_config import test_datasets
 from pipeline.config import PrecomputeConfig
-from pipeline.teacher.names import TINY, TINY_TAG, clip_configs, pretrained_tags
+from pipeline.teacher.names import TINY, TINY_TAGS, clip_configs, pretrained_tags
 from pipeline.teacher.prompts import CLEAN, prompt_sets
 from pipeline.teacher.weights import RANDOM
 from trainer.students.names import MSCAN, TIMM, smp_encoders, smp_tags, timm_models
@@ -40,7 +40,7 @@ def _clips(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _clip_weights(ctx: typer.Context, incomplete: str) -> list[str]:
     clip = ctx.params.get("clip") or PrecomputeConfig.clip
-    return [*([TINY_TAG] if clip == TINY else pretrained_tags().get(clip, ())), RANDOM]
+    return [*(TINY_TAGS if clip == TINY else pretrained_tags().get(clip, ())), RANDOM]
 
 
 def _encoders(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -68,7 +68,8 @@ def _rows(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _tests(ctx: typer.Context, incomplete: str) -> list[str]:
-    return list(paper()["table 2"])
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in test_datasets() if name not in before.split(",")]
 
 
 COMPLETIONS: Mapping[str, Completion] = {

@@ -22,7 +22,7 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import InterruptError, UsageError, UserError, disk_errors
 from data_cache.messages import binary_size, count, did_you_mean, duration, printable
 from data_cache.survey import NO_LABELS
-from data_cache.system.signals import sigterm_as_interrupt
+from data_cache.system.signals import signals_as_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ class Commands(HelpPage, TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            with sigterm_as_interrupt():
+            with signals_as_interrupts():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptError("interrupted; rerun the same command to resume or to start again") from None
@@ -117,10 +117,16 @@ def echo_plan(work: "Plan") -> None:
     echo_note(job.dataset)
     echo(f"{work.labelled} of {len(job.dataset)} images have a label map")
     echo_warnings([*work.warnings, *([] if work.labelled else [NO_LABELS])])
-    if not work.images:
+    if not work.work:
         echo(f"nothing to do: {job.cache} is complete")
         return
     parts = ", ".join(f"{part} {binary_size(amount)}" for part, amount in size.items())
+    if work.masks:
+        model, (down, across) = work.masks.tokens["model"], work.masks.tokens["grid"]
+        echo(
+            f"masks {work.masks.name} by {model['name']} at {model['image_size']} px, {down} x {across} tokens: "
+            f"{count(work.masks_images, 'image')} to do"
+        )
     echo(
         f"{source.name} ({source.weights}) on {job.masker.device} in {job.precision}, k-means by "
         f"{job.masker.attributes()['backend']}; {work.images:,} of "

@@ -15,7 +15,10 @@ from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig, read_config
 
 PRECOMPUTE = ("clip", "clip_weights", "image_size", "views", "view_seed", "dense", "cache", "device")
-TRAIN = ("encoder_weights", "size", "iterations", "batch_size", "loss_stride", "checkpoint_every", "seed", "workers")
+TRAIN = (
+    *("transductive", "encoder_weights", "logits", "size", "iterations", "batch_size", "loss_stride"),
+    *("checkpoint_every", "seed", "workers"),
+)
 OF_PRESET = dict.fromkeys({**PRESETS["coco"].precompute({}), **PRESETS["coco"].train()}, "the preset's")
 RESUMED = "rerun the same command to resume"
 
@@ -56,11 +59,14 @@ def reproduce(
     if dry_run or probe:
         _show_plan(config, probe, as_json)
         return
-    row = rows.reproduce(config, bar(RESUMED), echo_note, echo_warnings)
-    echo_warnings(row.evaluation.warnings)
-    show(row.as_json() if as_json else row.lines)
-    echo_failures(row.evaluation.failures)
-    row.evaluation.check()
+    report = rows.reproduce(config, bar(RESUMED), echo_note, echo_warnings)
+    for row in report.rows:
+        echo_warnings(row.evaluation.warnings)
+    show(report.as_json() if as_json else report.lines)
+    for row in report.rows:
+        echo_failures(row.evaluation.failures)
+    for row in report.rows:
+        row.evaluation.check()
 
 
 def _show_plan(config: ReproduceConfig, probe: bool, as_json: bool) -> None:

@@ -58,7 +58,7 @@ def report(
     config = ReportConfig(**given)
     from experiments.report import build_report
     from experiments.report_page import page
-    from experiments.run_folder import run_in
+    from trainer.checkpoint_folders import run_in
 
     file = _check_out(out or run_in(config.run) / REPORT, ".html")
     content = build_report(config, bar("nothing was written"), echo_note)

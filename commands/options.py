@@ -22,18 +22,17 @@ Given = dict[str, Any]
 """The options that the user has set, by field name."""
 
 PANELS = {
-    "Data": "annotations colors dataset root split limit unseen views view_seed view_scale view_ratio classes image "
-    "images result test_on test_root tested",
-    "Teacher": "prompts clip clip_weights image_size precision kmeans windows threshold updates",
+    "Data": "annotations colors dataset root split limit unseen transductive views view_seed view_scale view_ratio "
+    "classes image images result test_on test_root tested",
+    "Teacher": "prompts clip clip_weights image_size precision kmeans masks_from windows threshold updates",
     "Student": "student arch encoder encoder_weights size",
-    "Losses": "glm vla ce nel generate loss_stride",
-    "Cache": "cache name masks view dense shard extend overwrite retry_failed repair",
+    "Losses": "glm vla logits ce nel generate loss_stride",
+    "Cache": "cache name masks masks_name view dense masks_dense shard extend overwrite retry_failed repair",
 }
 """The panels of a help page in order, and the options in each; the last panel, Run, has all others."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Preset = Annotated[
-    str | None, choice("--preset", PRESETS, "The paper's settings of a benchmark; options override them.")
-]
+_PRESET = "The paper's settings of a benchmark; options override them. Which gamma is best depends on the student."
+Preset = Annotated[str | None, choice("--preset", PRESETS, _PRESET)]
 Student = Annotated[str | None, choice("--student", STUDENTS, "Architecture and encoder of the paper.")]
 PATHS = ("cache", "root")
 """Options that are paths although `TrainConfig`, which is written as JSON, stores them as text."""

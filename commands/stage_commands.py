@@ -10,6 +10,7 @@ import typer
 from commands.console import echo, show
 from commands.options import Given, Json, Preset, Some, Student, options
 from commands.stages import run_evaluate, run_precompute, run_train
+from data_cache.messages import count
 from data_cache.options import default_of, described
 from data_cache.paths import only_cache, run_folder
 from experiments.config import EvaluateConfig
@@ -19,9 +20,9 @@ from pipeline.config import PrecomputeConfig
 from trainer.config import TrainConfig, read_config
 
 TRAINING = (
-    *("cache", "root", "masks", "arch", "encoder", "encoder_weights", "size", "iterations", "batch_size", "lr"),
-    *("seed", "device", "devices", "workers", "compile", "glm", "vla", "ce", "nel", "generate", "loss_stride"),
-    *("log", "log_every", "log_images", "val_every"),
+    *("cache", "root", "masks", "transductive", "arch", "encoder", "encoder_weights", "size", "iterations"),
+    *("batch_size", "lr", "seed", "device", "devices", "workers", "compile", "glm", "vla", "logits", "ce", "nel"),
+    *("generate", "loss_stride", "log", "log_every", "log_images", "val_every"),
 )
 """The training settings that are options; config.json has all of them."""
 
@@ -42,6 +43,7 @@ def precompute(given: Given, preset: Preset = None, as_json: Json = False) -> No
         "failed": len(summary.failures),
         "failures": dict(summary.failures),
         "encoded": summary.encoded,
+        "masked": summary.masked,
         "seconds": summary.seconds,
         "stages": summary.stages,
         "warnings": [*work.warnings, *summary.survey.warnings(work.texts.classes)],
@@ -69,7 +71,7 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a student from a cache. All settings are printed and saved in config.json, which --config reads."""
+    """Train a student from a cache. All settings are saved in config.json, which --config reads."""
     settings = _training(train_options(preset, student) | given, config, out, resume)
     if print_config:
         show(json.dumps(described(settings), indent=2).split("\n"))
@@ -79,7 +81,7 @@ def train(
     out = out or run_folder(Path(settings.cache or ""))
     last = run_train(settings, out, resume, strict, online)
     peak = f"{last['peak_bytes'] / 2**30:.2f} GiB at peak"
-    show({"out": str(out), **last} if as_json else f"{out}: trained {settings.iterations} updates, {peak}")
+    show({"out": str(out), **last} if as_json else f"{out}: trained {count(settings.iterations, 'update')}, {peak}")
 
 
 def _training(given: dict[str, Any], config: Path | None, out: Path | None, resume: bool) -> TrainConfig:

@@ -1,15 +1,15 @@
 """The stages with progress bars and messages on stderr. The commands and the Python interface run them alike."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.console import bar, echo, echo_failures, echo_note, echo_plan, echo_warnings, progress
 from data_cache.datasets import check_root, class_names
+from data_cache.messages import count
 from data_cache.splits import make_split
 from experiments.config import EvaluateConfig
 from pipeline.config import PrecomputeConfig
-from trainer.config import TrainConfig
+from trainer.config import CONFIG, TrainConfig
 
 if TYPE_CHECKING:
     from experiments.evaluation import EvaluationReport
@@ -27,15 +27,18 @@ def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
 
     if config.clip_weights == RANDOM:
         echo_warnings(["random CLIP weights: masks, and students trained on them, are meaningless"])
+    if config.model_source and config.model_source.is_random:
+        echo_warnings(["random weights of --masks-from: its masks are meaningless"])
     work = plan(config, echo)
     echo_plan(work)
-    if work.images:
-        with progress("encoding", work.images, "images", "finished shards are kept, rerun to resume") as advance:
+    if work.work:
+        with progress("encoding", work.work, "images", "finished shards are kept, rerun to resume") as advance:
             summary = execute(work, advance, echo)
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
         stages = f"; summed over threads: {stages}" if stages else ""
-        rate = summary.encoded / summary.seconds
-        echo(f"{summary.encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
+        encoded = summary.encoded + summary.masked
+        rate = encoded / summary.seconds
+        echo(f"{encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
     else:
         summary = execute(work, log=echo)
     echo_warnings(summary.survey.warnings(work.texts.classes))
@@ -53,8 +56,13 @@ def run_train(config: TrainConfig, out: Path, resume: bool, strict: bool, online
     from trainer.loop import train
 
     echo_warnings(warnings)
-    echo(" ".join(f"{name}={value}" for name, value in asdict(config).items()))
-    echo(f"run {out}, warm-up {config.warmup_updates} updates")
+    echo(
+        f"run {out}: {config.arch} with {config.encoder}, {count(config.iterations, 'update')} of "
+        f"{count(config.batch_size, 'image')}, warm-up {count(config.warmup_updates, 'update')}; all settings are "
+        f"saved in {CONFIG}"
+    )
+    changed = (f"{name}={value}" for name, (value, _) in config.changed.items())
+    echo(f"settings other than the defaults: {' '.join(changed)}")
     with progress("training", config.iterations, "images", "the newest checkpoint, if any, is kept") as advance:
         teacher = live_for(config) if online else None
         return train(config, out, resume, strict, updates(advance, config), teacher, echo, training_picture)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import zarr
 
-from data_cache.arrays import ARRAYS
+from data_cache.arrays import is_dense
 from data_cache.callbacks import Progress, ignore
 from data_cache.errors import UserError, one_line
 from data_cache.journal import Journal, Record
@@ -21,7 +21,6 @@ from data_cache.system.files import read_errors
 BLOCK = 1 << 20
 MEMBER = re.compile(r"(\w[\w.-]{0,99}/){0,4}(zarr\.json|c(/\d{1,9}){1,5})")
 """The names of all files that a cache can have: metadata and chunks."""
-_DENSE = tuple(spec.name for spec in ARRAYS if "none" not in spec.stored_with)
 
 
 def pack(cache: Cache, file: Path, progress: Progress = ignore) -> None:
@@ -100,6 +99,8 @@ def _write_frame(cache: Cache, draft: Path) -> None:
     fingerprint = {**cache.fingerprint, "dense": "none"}
     group = zarr.open_group(draft, mode="r+", use_consolidated=False)
     group.attrs.update({"fingerprint": fingerprint, "recorded": without_paths(cache.attributes["recorded"])})
+    for name in cache.masks:
+        group[f"masks/{name}"].attrs.update(_without_tokens(cache.mask_attributes(name)))
     for part, record in _records(cache):
         journal = Journal(draft, group[part] if part else group)
         journal.commit(record.shard, record.ok, record.failed, filter(_is_kept, record.files), record.files)
@@ -113,7 +114,15 @@ def _records(cache: Cache) -> Iterator[tuple[str, Record]]:
 
 
 def _is_kept(name: str) -> bool:
-    return name.partition("/")[0] not in _DENSE
+    return not is_dense(name)
+
+
+def _without_tokens(masks: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes in the attributes of a mask set: it stores no tokens, and does not name a file of this machine."""
+    if "origin" not in masks:
+        return {}
+    origin = None if masks["origin"] and Path(masks["origin"].rpartition("@")[2]).is_absolute() else masks["origin"]
+    return {"tokens": {**masks["tokens"], "dense": "none"}, "origin": origin}
 
 
 def without_paths(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,9 @@ DIMENSIONS = {
 }
 """The size of each dimension and of a chunk along it, as symbols."""
 
+OWN_NAMES = {"y": "mask_y", "x": "mask_x", "channel": "mask_channel"}
+"""Names of dimensions in a mask set with a model of its own: xarray wants equal names to have equal sizes."""
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -109,6 +112,14 @@ class ArraySpec:
 
 
 _IMAGE, _VIEW, _TOKEN = ("image",), ("image", "view"), ("image", "view", "y", "x")
+_ONE_CHUNK_PER_VIEW = {
+    "dtype": "float16 or int8",
+    "fill": 0,
+    "chunk": ("1", "1", "h", "w", "C"),
+    "shard_file": ("S", "1", "h", "w", "C"),
+    "compressed": False,  # features hardly shrink
+    "stored_with": ("float16", "int8"),
+}
 
 ARRAYS = (
     ArraySpec("image/id", "names", _IMAGE, "string", ""),
@@ -121,21 +132,13 @@ ARRAYS = (
     ArraySpec("view/box", "features", (*_VIEW, "top_left_bottom_right"), "int32", 0),
     ArraySpec("view/flip", "features", _VIEW, "bool", False),
     ArraySpec("cls", "features", (*_VIEW, "channel"), "float16", 0),
-    ArraySpec(
-        "dense",
-        "features",
-        (*_TOKEN, "channel"),
-        "float16 or int8",
-        0,
-        chunk=("1", "1", "h", "w", "C"),
-        shard_file=("S", "1", "h", "w", "C"),
-        compressed=False,  # features hardly shrink
-        stored_with=("float16", "int8"),
-    ),
+    ArraySpec("dense", "features", (*_TOKEN, "channel"), **_ONE_CHUNK_PER_VIEW),
     ArraySpec("dense_scale", "features", _TOKEN, "float32", 0, stored_with=("int8",)),
     ArraySpec("journal", "features", ("shard",), "string", ""),
     ArraySpec("masks/<name>/label", "masks", _TOKEN, "uint8 or uint16", None),
     ArraySpec("masks/<name>/count", "masks", _VIEW, "int32", 0),
+    ArraySpec("masks/<name>/dense", "masks", (*_TOKEN, "channel"), **_ONE_CHUNK_PER_VIEW),
+    ArraySpec("masks/<name>/dense_scale", "masks", _TOKEN, "float32", 0, stored_with=("int8",)),
     ArraySpec("masks/<name>/journal", "masks", ("shard",), "string", ""),
     ArraySpec("text/<name>/features", "texts", ("class", "channel"), "float32", 0),
     ArraySpec("text/<name>/name", "texts", ("class",), "string", ""),
@@ -152,9 +155,11 @@ SHARD_FIELDS = {
 """The fields of a shard that are stored as they are: all but its dense tokens."""
 
 DENSE_TOKENS = next(spec for spec in ARRAYS if spec.name == "dense")
+OWN_TOKENS = next(spec for spec in ARRAYS if spec.name == "masks/<name>/dense")
+"""The dense tokens of a mask set whose model is not CLIP."""
 
-PAYLOADS = {"cls": ("cls",), "dense": ("dense", "dense_scale"), "masks": ("masks/<name>/label",)}
-"""The large arrays of a cache, in the groups by which its size is reported."""
+PAYLOADS = {"cls": ("cls",), "dense": ("dense", "dense_scale"), "masks": ("label",)}
+"""The fields of the large arrays of a cache, in the groups by which its size is reported."""
 
 
 def find_spec(path: str) -> tuple[ArraySpec, str] | None:
@@ -165,6 +170,12 @@ def find_spec(path: str) -> tuple[ArraySpec, str] | None:
     return next(((spec, group) for spec in ARRAYS if spec.name == name), None)
 
 
+def is_dense(path: str) -> bool:
+    """Whether an array, or a file, holds dense tokens: those of CLIP or of a mask set."""
+    folders = path.split("/")
+    return folders[2 if folders[0] == "masks" else 0 :][:1] in (["dense"], ["dense_scale"])
+
+
 def symbol_sizes(layout: Layout, classes: int = 0, templates: int = 0) -> Sizes:
     """What the symbols in a shape stand for."""
     (h, w), numbers = layout.grid, {str(n): n for n in (1, 2, 4)}
@@ -173,9 +184,18 @@ def symbol_sizes(layout: Layout, classes: int = 0, templates: int = 0) -> Sizes:
 
 
 def create_arrays(
-    root: "zarr.Group", owner: Owner, layout: Layout, sizes: Sizes, group: str = "", label_dtype: str = ""
+    root: "zarr.Group",
+    owner: Owner,
+    layout: Layout,
+    sizes: Sizes,
+    group: str = "",
+    label_dtype: str = "",
+    own_model: bool = False,
 ) -> None:
-    """Create the arrays of one owner, including its journal. Every chunk carries a checksum."""
+    """Create the arrays of one owner, including its journal. Every chunk carries a checksum.
+
+    `own_model`: for a mask set that is clustered from the tokens of another model than CLIP.
+    """
     from zarr.codecs import Crc32cCodec, ZstdCodec  # imported here to keep the command line's start-up fast
 
     for spec in ARRAYS:
@@ -188,7 +208,7 @@ def create_arrays(
                 shards=tuple(sizes[symbol] for symbol in spec.shard_file) or None,
                 dtype=dtype,
                 fill_value=spec.fill_value(dtype),
-                dimension_names=spec.dimensions,
+                dimension_names=[OWN_NAMES.get(n, n) if own_model else n for n in spec.dimensions],
                 compressors=[ZstdCodec(level=3, checksum=True) if spec.compressed else Crc32cCodec()],
             )
 
@@ -216,11 +236,21 @@ def blank_fields(fields: Iterable[str], layout: Layout, images: int, label_dtype
     return values
 
 
-def bytes_per_image(layout: Layout, label_dtype: str) -> dict[str, int]:
-    """Uncompressed bytes per image of each payload."""
-    sizes, total = {**symbol_sizes(layout), "N": 1}, dict.fromkeys(PAYLOADS, 0)
-    for payload, names in PAYLOADS.items():
-        for spec in ARRAYS:
-            if spec.name in names and layout.dense in spec.stored_with:
-                total[payload] += math.prod(spec.shape(sizes)) * np.dtype(spec.dtype_in(layout, label_dtype)).itemsize
+def bytes_per_image(layout: Layout, label_dtype: str, masks: Layout | None = None) -> dict[str, int]:
+    """Uncompressed bytes per image of each payload: of the features and of a mask set.
+
+    Args:
+        layout: the sizes of the cache.
+        label_dtype: data type of the masks.
+        masks: the sizes of a mask set (`Layout.of_masks`): count it alone. By default, CLIP's own set.
+
+    """
+    total = dict.fromkeys(PAYLOADS, 0)
+    parts = {"masks": masks} if masks else {"features": layout, "masks": layout.of_masks({})}
+    for spec in ARRAYS:
+        part = parts.get(spec.owner)
+        payload = next((name for name, fields in PAYLOADS.items() if spec.field in fields), None)
+        if part and payload and part.dense in spec.stored_with:
+            shape = spec.shape({**symbol_sizes(part), "N": 1})
+            total[payload] += math.prod(shape) * np.dtype(spec.dtype_in(part, label_dtype)).itemsize
     return total

@@ -75,11 +75,16 @@ class CachedView:
 
     @property
     def dense(self) -> Float[np.ndarray, "y x channel"]:
-        """CLIP's dense tokens of this view, not normalized: float16, or float32 if they are stored as int8."""
-        cache = self.mask_set.cache
-        cache.check_dense()
+        """The dense tokens that `masks` are clustered from, not normalized: CLIP's, or those of the mask set's model.
+
+        float16, or float32 if they are stored as int8.
+        """
+        cache, masks = self.mask_set.cache, self.mask_set.masks
+        cache.check_dense(masks)
         self._stored("label")  # raises if the shard is unfinished or lacks files, which would read as zeros
-        return cache.dense(self.index)[self.number]
+        if owner := cache.tokens_owner(masks):
+            self.mask_set.loaded(self.index, owner)
+        return cache.dense(self.index, masks)[self.number]
 
     @property
     def geometry(self) -> View:
@@ -140,9 +145,17 @@ class CachedView:
     @property
     def seen_label(self) -> UInt8[np.ndarray, "size size"] | None:
         """Class ids of `clip_input`; 255 for void and unseen classes."""
+        return self._seen_label(self.mask_set.clip_size)
+
+    @property
+    def tokens_label(self) -> UInt8[np.ndarray, "size size"] | None:
+        """The same at the input size of the model whose tokens are clustered: it decides which tokens are ignored."""
+        return self._seen_label(self.mask_set.tokens_size)
+
+    def _seen_label(self, size: int) -> UInt8[np.ndarray, "size size"] | None:
         if not self.has_label:
             return None
-        return self.mask_set.split.hide_unseen(crop_label(self.sample.label, self.geometry, self.mask_set.clip_size))
+        return self.mask_set.split.hide_unseen(crop_label(self.sample.label, self.geometry, size))
 
     @cached_property
     def _read(self) -> Sample | UserError:

@@ -32,11 +32,31 @@ class ClassList(NamedTuple):
 @cache
 def class_lists() -> dict[str, ClassList]:
     """The published class lists (`class_lists.json`) by dataset name."""
-    entries = json.loads(Path(__file__).with_name("class_lists.json").read_text(encoding="utf-8"))
+    return _read_lists("class_lists.json")
+
+
+@cache
+def open_vocabularies() -> dict[str, ClassList]:
+    """The class lists of datasets without a zero-shot split (`open_vocabularies.json`) by dataset name.
+
+    On them, the seen classes are those that had labels in training.
+    """
+    return _read_lists("open_vocabularies.json")
+
+
+def known_lists() -> dict[str, ClassList]:
+    """All class lists by dataset name."""
+    return class_lists() | open_vocabularies()
+
+
+def _read_lists(name: str) -> dict[str, ClassList]:
+    entries = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
     return {
-        name: ClassList(
+        name: class_lists()[entry["same_as"]]._replace(unseen=())
+        if "same_as" in entry
+        else ClassList(
             tuple(entry["classes"]),
-            tuple(entry["unseen"]),
+            tuple(entry.get("unseen", ())),
             frozenset(entry.get("missing_raw_ids", ())),
             tuple(entry.get("raw_ids", ())),
             entry.get("clean", {}),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 Dense = Literal["float16", "int8", "none"]
@@ -39,6 +39,12 @@ class Layout:
         features, label = arrays["cls"], arrays[f"masks/{DEFAULT_MASKS}/label"]
         dense: Dense = "none" if "dense" not in arrays else "int8" if "dense_scale" in arrays else "float16"
         return cls(*features.shape, label.shape[2:], features.chunks[0], dense)
+
+    def of_masks(self, attributes: Mapping[str, Any]) -> "Layout":
+        """The sizes in a mask set with these attributes; `dense` is how the set itself stores tokens of its model."""
+        if (tokens := attributes.get("tokens")) is None:
+            return replace(self, dense="none")
+        return replace(self, grid=tuple(tokens["grid"]), channels=tokens["channels"], dense=tokens["dense"])
 
     @property
     def shards(self) -> int:

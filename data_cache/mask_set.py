@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data_cache.content import OK, CachedArrays, Texts
+from data_cache.errors import UserError
 from data_cache.layout import DEFAULT_MASKS
 from data_cache.reader import Cache
 from data_cache.source_dataset import SourceDataset
@@ -51,6 +52,16 @@ class MaskSet:
         """Indices of the first `count` images that did not fail."""
         return [index for index, (_, status) in enumerate(self.statuses) if status == OK][:count]
 
+    def first_labelled(self, count: int | None) -> list[int]:
+        """Indices of the first `count` (None: all) images that did not fail and have a label map.
+
+        Raises UserError if there is none, or the images are missing.
+        """
+        dataset = self.source.dataset
+        if found := [index for index in self.first_ok(len(self)) if dataset.has_label(index)][:count]:
+            return found
+        raise UserError(f"{self.cache.path}: no image has a label map; measurements need images with labels")
+
     def loaded(self, index: int, masks: str | None = None) -> CachedArrays:
         """The shard of an image, in this mask set or another. Raises UserError if it is unfinished or damaged."""
         return self._load(masks or self.masks, index // self.cache.layout.shard)
@@ -67,7 +78,7 @@ class MaskSet:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Settings of the clustering: unseen classes, threshold (lambda), windows, updates, backend, dtype."""
+        """Settings of the clustering (`Cache.mask_attributes`)."""
         return self.cache.mask_attributes(self.masks)
 
     @cached_property
@@ -84,6 +95,16 @@ class MaskSet:
     def clip_size(self) -> int:
         """Side length of CLIP's input in pixels."""
         return self.cache.fingerprint["clip"]["image_size"]
+
+    @property
+    def tokens_size(self) -> int:
+        """Side length in pixels of the input of the model whose tokens are clustered: CLIP, unless it is another."""
+        return self.cache.tokens_model(self.masks)["image_size"]
+
+    @property
+    def mask_grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a mask."""
+        return self.cache.mask_layout(self.masks).grid
 
     @property
     def counts(self) -> Int[np.ndarray, "image view"]:

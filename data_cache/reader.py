@@ -9,12 +9,12 @@ import numpy as np
 import zarr
 from jaxtyping import Float, Int
 
-from data_cache.arrays import PAYLOADS, SHARD_FIELDS, Owner, chunk_files, symbol_sizes
+from data_cache.arrays import SHARD_FIELDS, Owner, chunk_files, symbol_sizes
 from data_cache.content import OK, CachedArrays, Texts
 from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint
 from data_cache.journal import Journal, Record, missing_files
-from data_cache.layout import DEFAULT_MASKS, Layout
+from data_cache.layout import DEFAULT_MASKS, Dense, Layout
 from data_cache.limits import check_arrays, check_attributes
 from data_cache.messages import did_you_mean
 from data_cache.metadata import check_metadata
@@ -40,13 +40,16 @@ class Cache:
             # Any: zarr types every member as array or group
             self.group: Any = zarr.open_group(ExistingStore(path), mode=self._mode)
         self.attributes: Mapping[str, Any] = self.group.attrs.asdict()
-        arrays = {name: node for name, node in self.group.members(max_depth=None) if isinstance(node, zarr.Array)}
+        members = dict(self.group.members(max_depth=None))
+        arrays = {name: node for name, node in members.items() if isinstance(node, zarr.Array)}
+        groups = [name for name in members if name.startswith("masks/") and name not in arrays]
+        sets = {name.removeprefix("masks/"): members[name].attrs.asdict() for name in groups}
         if not {"cls", "journal", f"masks/{DEFAULT_MASKS}/label"} <= arrays.keys():
             raise UserError(f"{path}: lacks arrays that every cache has; it is not trusted")
-        check_arrays(path, arrays)
+        check_arrays(path, arrays, sets)
         self.layout = Layout.of(arrays)
-        self._sizes = symbol_sizes(self.layout)
-        check_attributes(path, self.attributes, {name: dict(self.group["masks"][name].attrs) for name in self.masks})
+        check_attributes(path, self.attributes, sets)
+        self._layouts = {"": self.layout, **{f"masks/{name}": self.layout.of_masks(s) for name, s in sets.items()}}
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -70,8 +73,40 @@ class Cache:
         return name
 
     def mask_attributes(self, name: str) -> dict[str, Any]:
-        """Settings of a mask set: unseen classes, threshold (lambda), windows, updates, backend, dtype."""
+        """Settings of a mask set: unseen classes, threshold (lambda), windows, updates, backend, dtype, tokens."""
         return self.group[f"masks/{name}"].attrs.asdict()
+
+    def mask_layout(self, name: str) -> Layout:
+        """The sizes of the arrays of a mask set; `dense` is how it stores tokens of a model of its own."""
+        return self._layouts[f"masks/{name}"]
+
+    def tokens_owner(self, masks: str) -> str:
+        """The mask set whose model's tokens a mask set is clustered from, such as itself; "" for CLIP's tokens."""
+        tokens = self.mask_attributes(masks).get("tokens")
+        return tokens.get("masks", masks) if tokens else ""
+
+    def tokens_part(self, masks: str) -> str:
+        """The part of the cache that has the tokens of a mask set: "" for CLIP's, else that of their owner."""
+        owner = self.tokens_owner(masks)
+        return f"masks/{owner}" if owner else ""
+
+    def tokens_model(self, masks: str) -> Mapping[str, Any]:
+        """The fingerprint of the model whose tokens a mask set is clustered from: CLIP's, or that of another model."""
+        part = self.tokens_part(masks)
+        return self.group[part].attrs["tokens"]["model"] if part else self.fingerprint["clip"]
+
+    def mask_recipe(self, masks: str) -> dict[str, Any]:
+        """What a checkpoint records of a mask set: its settings and its model, but not where that was loaded from."""
+        recipe = {
+            name: value for name, value in self.mask_attributes(masks).items() if name not in ("tokens", "origin")
+        }
+        if self.tokens_part(masks):
+            recipe["tokens"] = {"grid": list(self.mask_layout(masks).grid), "model": self.tokens_model(masks)}
+        return recipe
+
+    def dense_stored(self, masks: str = DEFAULT_MASKS) -> Dense:
+        """How the tokens that a mask set is clustered from are stored."""
+        return self._layouts[self.tokens_part(masks)].dense
 
     @property
     def texts_name(self) -> str:
@@ -117,17 +152,26 @@ class Cache:
         features, clustered = self._records_with_masks(masks)
         self._check_present([*self.journal("image").records(), *features, *clustered])
 
-    def check_dense(self) -> None:
-        """Raise UserError if the cache was made without dense tokens."""
-        if self.layout.dense == "none":
+    def check_dense(self, masks: str = DEFAULT_MASKS) -> None:
+        """Raise UserError if the tokens of a mask set, by default CLIP's, are not stored."""
+        if self.dense_stored(masks) != "none":
+            return
+        if not (part := self.tokens_part(masks)):
             raise UserError(f"{self.path}: holds no dense tokens; run `precompute` with --dense float16 or int8")
+        raise UserError(
+            f"{self.path / part}: holds no dense tokens; run `precompute` with --masks-dense float16 or int8 and "
+            "another --masks-name"
+        )
 
     def check_done(self, masks: str, shard: int | None = None) -> None:
         """Raise UserError if shards, or this one, are unfinished, or a file of theirs is missing or truncated."""
         features, clustered = self._records_with_masks(masks, shard)
         if pending := sum(None in both for both in zip(features, clustered, strict=True)):
-            only_masks = masks != DEFAULT_MASKS and None not in features
-            fix = f"rerun `cluster` with --name {masks}" if only_masks else "rerun the same `precompute` command"
+            fix = "rerun the same `precompute` command"
+            if masks != DEFAULT_MASKS and None not in features:
+                own = self.tokens_owner(masks) == masks
+                options = f"--masks-from and --masks-name {masks}" if own else f"--name {masks}"
+                fix = f"rerun `{'precompute' if own else 'cluster'}` with {options}"
             unfinished = f"{pending} of {self.layout.shards} shards are" if shard is None else f"shard {shard} is"
             raise UserError(f"{self.path}: {unfinished} not done; {fix} to finish")
         self._check_present([*features, *clustered])
@@ -196,16 +240,18 @@ class Cache:
         self._check_present(self.journal("").records(), "image/")
         return [(name, str(status)) for name, status in zip(self.ids(), self.read("image/status"), strict=True)]
 
-    def dense(self, image: int) -> Float[np.ndarray, "view y x channel"]:
-        """The dense tokens of an image: CLIP's, rounded to float16, or float32 dequantized from int8."""
+    def dense(self, image: int, masks: str = DEFAULT_MASKS) -> Float[np.ndarray, "view y x channel"]:
+        """The dense tokens of an image, by default CLIP's: rounded to float16, or float32 dequantized from int8."""
+        part = self.tokens_part(masks)
+        path, group = self.path / part / "dense", self.group[part] if part else self.group
         try:
-            with read_errors(self.path / "dense"):
-                values = self.group["dense"][image]
-                if self.layout.dense != "int8":
+            with read_errors(path):
+                values = group["dense"][image]
+                if self.dense_stored(masks) != "int8":
                     return values
-                return values.astype(np.float32) * self.group["dense_scale"][image][..., None]
+                return values.astype(np.float32) * group["dense_scale"][image][..., None]
         except (ValueError, RuntimeError) as error:
-            where = f"{self.path / 'dense'}: damaged at image {image}"
+            where = f"{path}: damaged at image {image}"
             raise UserError(f"{where} ({error}); `verify --repair` repairs it") from None
 
     def read(self, name: str, span: slice = slice(None)) -> np.ndarray:
@@ -215,39 +261,6 @@ class Cache:
                 return self.group[name][span]
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{self.path / name}: damaged ({error}); `verify --repair` repairs it") from None
-
-    def describe(self) -> dict[str, Any]:
-        """A summary: content, progress, failures, and bytes on disk.
-
-        `done` and `failed` count images; they add up to `images` once all shards are finished.
-        """
-        records, clip, dataset = self.records(), self.fingerprint["clip"], self.fingerprint["dataset"]
-        return {
-            "path": str(self.path),
-            "dataset": f"{dataset['name']} {dataset['split']}",
-            "images": self.layout.images,
-            "views": self.layout.views,
-            "shards": self.layout.shards,
-            "shards_done": len(records),
-            "done": sum(record.ok for record in records),
-            "failed": sum(record.failed for record in records),
-            "clip": f"{clip['model']} {clip['image_size']} px {clip['precision']}",
-            "weights_sha256": clip["weights_sha256"],
-            "masks": self.masks,
-            "unseen": {name: self.mask_attributes(name)["unseen"] for name in self.masks},
-            "bytes": self.bytes_on_disk(),
-            "failures": {name: status for name, status in self.statuses() if status not in (OK, "")},
-        }
-
-    def bytes_on_disk(self) -> dict[str, int]:
-        """Bytes on disk of each payload; of masks, all mask sets with their counts and journals."""
-        sizes = {}
-        with read_errors(self.path):
-            for payload, names in PAYLOADS.items():
-                folders = [self.path / name.partition("/")[0] for name in names]
-                files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
-                sizes[payload] = sum(file.stat().st_size for file in files)
-        return sizes
 
     def _check_present(self, records: Sequence[Record | None], below: str = "") -> None:
         if missing := missing_files(self.path, records, below):
@@ -263,4 +276,5 @@ class Cache:
     def _chunk_files(self, shard: int, part: str) -> list[str]:
         """The chunk files that a shard's record lists, for the features ("") or a mask set."""
         owner: Owner = "masks" if part else "features"
-        return chunk_files(owner, self.layout, self._sizes, part.removeprefix("masks/"), shard)
+        layout = self._layouts[part]
+        return chunk_files(owner, layout, symbol_sizes(layout), part.removeprefix("masks/"), shard)

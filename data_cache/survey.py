@@ -77,7 +77,7 @@ def absent_classes(pixels: Int[np.ndarray, "value"], classes: Sequence[str], map
     warning = (
         f"{len(absent)} of {len(classes)} classes have no pixel in the {maps} label maps read: {first_names(absent)}"
     )
-    if len(absent) >= len(classes) - 1 and pixels[VOID:].any():
+    if len(absent) >= len(classes) - 1 and pixels[len(classes) :].any():
         warning += "; label value 255, such as the white of a 1-bit mask, is void: number the classes 0, 1, .."
     return warning
 

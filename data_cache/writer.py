@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from jaxtyping import Float16, Int, Shaped
 
-from data_cache.arrays import DENSE_TOKENS, SHARD_FIELDS, chunk_files, create_arrays, symbol_sizes
+from data_cache.arrays import DENSE_TOKENS, OWN_TOKENS, SHARD_FIELDS, chunk_files, create_arrays, symbol_sizes
 from data_cache.content import OK, Shard, Texts, quantize_int8
 from data_cache.dense_file import write_dense_file
 from data_cache.errors import UsageError, UserError
@@ -83,12 +83,12 @@ class CacheWriter(Cache):
                 "use the same, pass another --cache PATH, or delete it"
             )
 
-    def check_mask_settings(self, name: str, attributes: Mapping[str, Any]) -> None:
+    def check_mask_settings(self, name: str, attributes: Mapping[str, Any], flag: str = "--name") -> None:
         """Raise UsageError with the differences unless a mask set was clustered with exactly these settings."""
         if differences := difference(_compared(self.mask_attributes(name)), _compared(attributes)):
             raise UsageError(
-                f"--name {name}: {self.path} has masks of this name with other settings ({'; '.join(differences)}); "
-                "use the same, or another --name"
+                f"{flag} {name}: {self.path} has masks of this name with other settings ({'; '.join(differences)}); "
+                f"use the same, or another {flag}"
             )
 
     # -- shards ------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class CacheWriter(Cache):
                 raise UserError(f"{self.path / 'dense'}: damaged ({error}); run `verify --repair`") from None
         ok = sum(status == OK for status in data.status)
         done = (shard, ok, len(data.status) - ok)
-        self.write_masks(shard, data.label, data.count, masks, done)
+        self.write_masks(shard, data.label, data.count, masks, done=done)
         return self.journal("").commit(*done, self._chunk_files(shard, ""), stamps)
 
     def write_masks(
@@ -141,22 +141,31 @@ class CacheWriter(Cache):
         label: Shaped[np.ndarray, "image view y x"],
         count: Int[np.ndarray, "image view"],
         masks: str,
+        dense: Float16[np.ndarray, "image view y x channel"] | None = None,
         done: tuple[int, int, int] | None = None,
     ) -> Record:
-        """Write one shard of a mask set and record it as done; `done` is (shard, ok, failed) if it is known."""
+        """Write one shard of a mask set and record it as done.
+
+        `dense` are the tokens of its own model, if they are stored; `done` is (shard, ok, failed) if it is known.
+        """
         span = self.layout.span(shard)
+        stamps = {} if dense is None else self._write_dense(shard, dense, masks)
         self.group[f"masks/{masks}/label"][span], self.group[f"masks/{masks}/count"][span] = label, count
         if done is None:
             record = self.journal("").record(shard)
             assert record, "features are written before masks"
             done = (shard, record.ok, record.failed)
-        return self.journal(f"masks/{masks}").commit(*done, self._chunk_files(shard, f"masks/{masks}"))
+        return self.journal(f"masks/{masks}").commit(*done, self._chunk_files(shard, f"masks/{masks}"), stamps)
 
-    def _write_dense(self, shard: int, dense: Float16[np.ndarray, "image view y x channel"]) -> dict[str, Stamp]:
-        """Write all dense tokens of a shard; returns the stamps of their files, one per view."""
-        stored = self._stored_dense(self.layout.span(shard), dense)
+    def _write_dense(
+        self, shard: int, dense: Float16[np.ndarray, "image view y x channel"], masks: str = ""
+    ) -> dict[str, Stamp]:
+        """Write all dense tokens of a shard, CLIP's or those of a mask set; returns the stamps of their files."""
+        part, spec = (f"masks/{masks}", OWN_TOKENS) if masks else ("", DENSE_TOKENS)
+        stored = self._stored_dense(self.layout.span(shard), dense, part)
         stamps: dict[str, Stamp] = {}
-        for view, key in enumerate(DENSE_TOKENS.files(self._sizes, shard=shard)):
+        # a file per view
+        for view, key in enumerate(spec.files(symbol_sizes(self._layouts[part]), masks, shard)):
             make_folders(self.path, key)
             stamps[key] = write_dense_file(self.path / key, stored[:, view], self.layout.shard)
         return stamps
@@ -166,18 +175,19 @@ class CacheWriter(Cache):
     ) -> None:
         for row in rows:
             images = slice(span.start + row, span.start + row + 1)
-            stored = self._stored_dense(images, dense[row : row + 1])
+            stored = self._stored_dense(images, dense[row : row + 1], "")
             # one view at a time: zarr assembles a whole shard file in memory
             for view in range(self.layout.views):
                 self.group["dense"][images, view : view + 1] = stored[:, view : view + 1]
 
     def _stored_dense(
-        self, images: slice, dense: Float16[np.ndarray, "image view y x channel"]
+        self, images: slice, dense: Float16[np.ndarray, "image view y x channel"], part: str
     ) -> Shaped[np.ndarray, "image view y x channel"]:
         """The dense tokens of some images as they are stored; in 8 bits, this writes their scales."""
-        if self.layout.dense != "int8":
+        if self._layouts[part].dense != "int8":
             return dense
-        values, self.group["dense_scale"][images] = quantize_int8(dense)
+        group = self.group[part] if part else self.group
+        values, group["dense_scale"][images] = quantize_int8(dense)
         return values
 
     def remove_leftovers(self) -> None:
@@ -187,8 +197,8 @@ class CacheWriter(Cache):
 
 
 def _compared(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    # all backends give the same labels, so the backend is recorded but may differ
-    return {name: value for name, value in attributes.items() if name != "backend"}
+    # all backends give the same labels, and a model may have moved: both are recorded but may differ
+    return {name: value for name, value in attributes.items() if name not in ("backend", "origin")}
 
 
 def _build(path: Path, fill: Callable[[zarr.Group, Path], None], attributes: Mapping[str, Any]) -> None:
@@ -234,4 +244,5 @@ def _frame(
 
 def _create_masks(root: zarr.Group, name: str, layout: Layout, attributes: Mapping[str, Any]) -> None:
     root.create_group(f"masks/{name}", attributes=dict(attributes))
-    create_arrays(root, "masks", layout, symbol_sizes(layout), name, attributes["dtype"])
+    layout = layout.of_masks(attributes)
+    create_arrays(root, "masks", layout, symbol_sizes(layout), name, attributes["dtype"], "tokens" in attributes)

@@ -24,7 +24,7 @@ from viewer.class_colors import ALIASES, COLORS_FILE, known_key, squeezed
 from viewer.color_vision import distance, oklab
 from viewer.palette import BLANK, HATCH
 
-SPACING = {"voc": 0.15, "scenes": 0.13, "camvid": 0.15, "context": 0.07, "coco": 0.031}
+SPACING = {"voc": 0.15, "scenes": 0.13, "camvid": 0.15, "context": 0.07, "coco": 0.031, "crowd": 0.031}
 NATURAL = {
     "sky": "7cb7f2", "clouds": "c3d3ea", "fog": "c8c8d6", "sea": "0b6a8f", "water": "2aa0b4", "river": "148a8c",
     "waterdrops": "6fd0e0", "grass": "6fbf3a", "playingfield": "9bd36a", "tree": "1d6b2e", "bush": "3a8f4c",

@@ -20,7 +20,6 @@ from data_cache.datasets import open_dataset
 from data_cache.errors import UserError
 from data_cache.system.atomic import atomic_write
 from experiments.figures import attention_figure, demo_figure, predictions_figure
-from experiments.run_folder import run_in
 from experiments.scales import masks_figure
 from trainer.checkpoint import load
 from trainer.config import GAMMA
@@ -53,7 +52,7 @@ def main() -> None:
 
 def figures_of(demo: Path) -> dict[str, Callable[[], Figure]]:
     """Functions that draw the figures, by file name. Raises UserError if the demo is not finished."""
-    student = load(run_in(demo), torch.device("cpu"))
+    student = load(demo, torch.device("cpu"))
     cache, images = open_finished_cache(demo / "train.zarr", None), open_dataset("scenes", None, "val")
     predictor = Predictor(student)
     # the richest of the first scenes: those with most masks

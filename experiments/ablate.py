@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from experiments.ablate_config import FULL, VARIANTS, AblateConfig
 from experiments.parallel import run_parallel
 from experiments.presets import paper
 from experiments.stages import StageTimer, silent, train_stage
+from experiments.start_encoder import start_encoder
 from pipeline.config import ClusterConfig
 from pipeline.recluster import recluster
-from trainer.config import GAMMA, TrainConfig
+from trainer.config import GAMMA, TrainConfig, without_folders
 from trainer.evaluate import evaluate, pick_gamma
-from trainer.metrics import Metrics
+from trainer.metrics import Metrics, mean_and_std
 from trainer.predictor import Predictor
 
 GAMMAS = (0.0, GAMMA, 5.0)
@@ -86,12 +88,17 @@ class Run:
 def ablate(config: AblateConfig, full: TrainConfig, log: Log = ignore) -> dict[str, Any]:
     """Train and evaluate every row with every seed. Rerun to resume.
 
-    Rows with equal settings share one training (the demo's full method has a loss stride of 4, for example).
-    With `config.jobs` above 1, trainings run in parallel processes of one thread each.
+    All rows of a seed are trained before the next seed, so an interrupted ablation has whole seeds: rerun it with fewer
+    `config.seeds` for their table. With `config.start`, students begin from that encoder. With `config.jobs` above 1,
+    trainings run in parallel processes of one thread each. Rows with equal settings share one training (the demo's full
+    method has a loss stride of 4, for example).
 
     Raises UsageError or UserError as clustering, training and evaluation do.
     """
-    start, runs_by_config = time.perf_counter(), _plan_runs(config, full)
+    start = time.perf_counter()
+    if config.start:
+        full = replace(full, encoder_weights=str(start_encoder(config.start, full, config.out)))
+    runs_by_config = _plan_runs(config, full)
     results: dict[str, list[dict[str, Any]]] = {row: [] for row in config.names}
     unique_runs = [runs[0] for runs in runs_by_config.values()]
     for done, (run, result) in enumerate(_execute(unique_runs, config.jobs), 1):
@@ -103,7 +110,7 @@ def ablate(config: AblateConfig, full: TrainConfig, log: Log = ignore) -> dict[s
         log(f"{done} of {len(unique_runs)}: {name}: hIoU {hiou:.1f}, {result['minutes']:.1f} min")
     report = {
         "minutes": round((time.perf_counter() - start) / 60, 1),
-        "full": asdict(replace(full, cache=Path(full.cache or "").name)),
+        "full": without_folders(asdict(full)),
         "rows": {
             row: [
                 {name: result[name] for name in ("seed", "minutes", PICKED, "metrics")}
@@ -122,31 +129,27 @@ def ablate(config: AblateConfig, full: TrainConfig, log: Log = ignore) -> dict[s
 def markdown(report: Mapping[str, Any]) -> str:
     """A table in percent: mean and standard deviation over seeds, and the paper's figures where it has them.
 
-    `against full` is the difference of hIoU to the full method of the same seed, since seeds differ more than rows.
+    `against full` is the difference of hIoU to the full method of the same seed, since seeds differ more than rows. For
+    the rows that end in -dot, the full method is logits-dot.
     """
     header = (*Metrics.COLUMNS.values(), "against full", "paper")
     lines = [f"| | | gamma | {' | '.join(header)} |", "|---|---|---|" + "---|" * len(header)]
-    full = {result["seed"]: result["metrics"] for result in report["rows"].get(FULL, ())}
     for row, results in report["rows"].items():
-        published = paper()["ablations"].get(row, {})
+        variant = VARIANTS[row]
+        full = {result["seed"]: result["metrics"] for result in report["rows"].get(variant.baseline, ())}
+        published = paper()["ablations"][variant.paper] if variant.paper else {}
         picked = [PICKED] if all(PICKED in result["metrics"] for result in results) else []
         for gamma in (f"{GAMMA:g}", *picked, *(f"{g:g}" for g in GAMMAS if g != GAMMA)):
             values = {name: [result["metrics"][gamma][name] for result in results] for name in Metrics.COLUMNS}
-            cells = [_mean_and_std(column) for column in values.values()]
+            cells = [mean_and_std(column) for column in values.values()]
             baseline = [full[r["seed"]][gamma]["hIoU"] for r in results if gamma in full.get(r["seed"], ())]
             comparable = row != FULL and len(baseline) == len(results)
-            cells.append(_mean_and_std(np.subtract(values["hIoU"], baseline), "+") if comparable else "")
+            cells.append(mean_and_std(np.subtract(values["hIoU"], baseline), "+") if comparable else "")
             same_gamma = published and f"{published.get('gamma', GAMMA):g}" == gamma
             cells.append("/".join(map(str, published["figures"])) if same_gamma else "")
             label = gamma if gamma != PICKED else f"{PICKED} {'/'.join(f'{r[PICKED]:g}' for r in results)}"
-            lines.append(f"| {VARIANTS[row].table} | {row} | {label} | {' | '.join(cells)} |")
+            lines.append(f"| {variant.table} | {row} | {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _mean_and_std(values: Sequence[float] | np.ndarray, sign: str = "") -> str:
-    """Mean and standard deviation in percent."""
-    std = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{100 * np.mean(values):{sign}.1f} ± {100 * std:.1f}"
 
 
 def _plan_runs(config: AblateConfig, full: TrainConfig) -> dict[TrainConfig, list[Run]]:
@@ -155,15 +158,15 @@ def _plan_runs(config: AblateConfig, full: TrainConfig) -> dict[TrainConfig, lis
     source = open_source_dataset(cache, config.root)
     images = open_dataset(cache.fingerprint["dataset"]["name"], source.root, "val", config.tested)
     samples = source.subset([i for i, (_, status) in enumerate(cache.statuses()) if status == OK][:SAMPLES])
-    runs: dict[TrainConfig, list[Run]] = {}
+    masks = dict.fromkeys(config.names, full.masks)
     for row in config.names:
-        variant, masks = VARIANTS[row], full.masks
-        if variant.cluster:
-            masks = row.replace("-", "_").replace(".", "_")
-            recluster(ClusterConfig(cache.path, masks, config.root, **variant.cluster))
-        for seed in range(config.seeds):
-            settings = replace(full, **variant.train, seed=seed, masks=masks)
-            runs.setdefault(settings, []).append(Run(row, settings, config.out / f"{row}_{seed}", images, samples))
+        if cluster := VARIANTS[row].cluster:
+            masks[row] = row.replace("-", "_").replace(".", "_")
+            recluster(ClusterConfig(cache.path, masks[row], root=config.root, **cluster))
+    runs: dict[TrainConfig, list[Run]] = {}
+    for seed, row in product(range(config.seeds), config.names):
+        settings = replace(full, **VARIANTS[row].train, seed=seed, masks=masks[row])
+        runs.setdefault(settings, []).append(Run(row, settings, config.out / f"{row}_{seed}", images, samples))
     return runs
 
 

@@ -1,7 +1,7 @@
 """Settings of `ablate`: the rows of the paper's ablation tables, and our own variants."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from data_cache.paths import RUNS
 from experiments.config import CheckedConfig
 from pipeline.config import PrecomputeConfig
 
-FULL = "full"
+FULL, DOT = "full", "logits-dot"
+"""The full method with cosine logits, and with the plain product of eq. 9 as printed."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,19 @@ class Variant:
         table: the paper's table, or `ours`.
         train: training settings.
         cluster: clustering settings; masks are then recomputed from the cached dense tokens.
+        paper: the row of the paper's tables that it repeats, if any.
+        baseline: the row that it is compared with.
 
     """
 
     table: str
     train: Mapping[str, Any] = field(default_factory=dict)
     cluster: Mapping[str, Any] = field(default_factory=dict)
+    paper: str | None = None
+    baseline: str = FULL
 
 
-VARIANTS: Mapping[str, Variant] = {
-    FULL: Variant("full method"),
+_TABLES: Mapping[str, Variant] = {
     "no-nel": Variant("Table 3", {"nel": False}),
     "no-ce": Variant("Table 3", {"ce": False}),
     "no-glm": Variant("Table 3", {"glm": "off"}),
@@ -39,8 +43,16 @@ VARIANTS: Mapping[str, Variant] = {
     "glm-mean": Variant("Table 4", {"glm": "mean"}),
     "vla-mlp": Variant("Table 5", {"vla": "mlp"}),
     "vla-identity": Variant("Table 5", {"vla": "identity"}),
+}
+VARIANTS: Mapping[str, Variant] = {
+    FULL: Variant("full method", paper=FULL),
+    **{row: replace(variant, paper=row) for row, variant in _TABLES.items()},
+    DOT: Variant("full method", {"logits": "dot"}, paper=FULL),
+    **{
+        f"{row}-dot": replace(variant, train={**variant.train, "logits": "dot"}, paper=row, baseline=DOT)
+        for row, variant in _TABLES.items()
+    },
     "pseudo-scope-image": Variant("ours", {"pseudo_scope": "image"}),
-    "logits-dot": Variant("ours", {"logits": "dot"}),
     "nel-masked": Variant("ours", {"nel_ignore": "masked"}),
     "loss-stride-1": Variant("ours", {"loss_stride": 1}),
     "loss-stride-4": Variant("ours", {"loss_stride": 4}),
@@ -63,7 +75,12 @@ class AblateConfig(CheckedConfig):
     config: Path | None = option(
         None, "The full method's config.json; by default the demo's settings, or with --cache those of `train`."
     )
-    rows: str | None = option(None, "Rows to run; all by default.", metavar="ROW,...")
+    start: Path | None = option(
+        None, "Students begin from the encoder of this run, or from an encoder's state dict; by default as configured."
+    )
+    rows: str | None = option(
+        None, "Rows to run; by default all, and of those ending in -dot only logits-dot.", metavar="ROW,..."
+    )
     seeds: int = option(3, "Runs per row, with seeds 0, 1, ...", minimum=1)
     tested: int | None = option(None, "Only the first N test images.")
     jobs: int = option(1, "Parallel trainings, one thread each.", minimum=1)
@@ -77,4 +94,6 @@ class AblateConfig(CheckedConfig):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the rows, keys of `VARIANTS`."""
-        return tuple(VARIANTS) if self.rows is None else tuple(row.strip() for row in self.rows.split(","))
+        if self.rows is None:
+            return tuple(row for row, variant in VARIANTS.items() if variant.baseline == FULL)
+        return tuple(row.strip() for row in self.rows.split(","))

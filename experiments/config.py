@@ -17,7 +17,8 @@ from trainer.config import GAMMA, TrainConfig
 ATTENTION, PREDICTIONS = "attention", "predictions"
 LARGEST_GAMMA = 1e6
 """Larger than any logit: cosines divided by tau are at most 15."""
-_GAMMA = "Added to the logits of classes that had no labels in training."
+_GAMMA = "Added to the logits of classes that had no labels in training"
+_DEFAULT_GAMMA = f"; {GAMMA:g} by default, or 0 for a student that was trained with --transductive."
 _CHECKPOINT = "A run's folder, or a file in it."
 _WEIGHTS = "Weights of --clip."
 _CACHE = "The cache used for training, if it has moved."
@@ -28,8 +29,8 @@ _PROMPTS = (
 _UNSEEN = "Unseen classes of a dataset other than the training dataset; its published split by default."
 
 
-def _gamma(default: float | tuple[float, ...] | None, more: str = "", metavar: str = "NUMBER") -> Any:
-    return option(default, _GAMMA + more, -LARGEST_GAMMA, LARGEST_GAMMA, metavar=metavar)
+def _gamma(more: str = _DEFAULT_GAMMA, metavar: str = "NUMBER") -> Any:
+    return option(None, _GAMMA + more, -LARGEST_GAMMA, LARGEST_GAMMA, metavar=metavar)
 
 
 def _clip(source: str) -> Any:
@@ -81,6 +82,9 @@ class VerifyConfig(CheckedConfig):
     root: Path | None = same_option(PrecomputeConfig, "root")
     clip: str | None = _clip("cache")
     clip_weights: str | None = option(None, _WEIGHTS)
+    masks_from: str | None = option(
+        None, "The model of `precompute --masks-from`, if it is no longer where it was.", metavar="MODEL"
+    )
     device: str = _device()
 
 
@@ -108,6 +112,17 @@ class QualityConfig(CheckedConfig):
 
 
 @dataclass(frozen=True)
+class AttentionConfig(CheckedConfig):
+    """Settings of `attention`."""
+
+    cache: Path = argument("A finished cache.")
+    run: Path | None = option(None, "Use the features of this run's student; by default the dense tokens of the cache.")
+    root: Path | None = same_option(PrecomputeConfig, "root", help="Root of the images, if they have moved.")
+    limit: int = option(200, "Only the first N images that have labels.", minimum=1)
+    device: str = _device()
+
+
+@dataclass(frozen=True)
 class EvaluateConfig(CheckedConfig):
     """Settings of `evaluate`."""
 
@@ -117,7 +132,9 @@ class EvaluateConfig(CheckedConfig):
     split: str = same_option(PrecomputeConfig, "split", "val")
     limit: int | None = same_option(PrecomputeConfig, "limit")
     unseen: str | None = option(None, _UNSEEN, metavar="NAMES")
-    gamma: tuple[float, ...] = _gamma((GAMMA,), " Several are evaluated in one pass.", "NUMBER,...")
+    gamma: tuple[float, ...] | None = _gamma(
+        f"{_DEFAULT_GAMMA} Several are evaluated in one pass; which is best depends on the student.", "NUMBER,..."
+    )
     pick_gamma: int = option(
         0,
         "Also evaluate at the largest gamma that hardly lowers accuracy on seen classes, picked on the first N "
@@ -134,8 +151,9 @@ class EvaluateConfig(CheckedConfig):
     def __post_init__(self) -> None:
         if not self.dataset:
             raise UsageError("--dataset: name the dataset to evaluate on, or pass --preset")
-        gammas = self.gamma if isinstance(self.gamma, tuple | list) else (self.gamma,)
-        object.__setattr__(self, "gamma", tuple(dict.fromkeys(gammas)))
+        if self.gamma is not None:
+            gammas = self.gamma if isinstance(self.gamma, tuple | list) else (self.gamma,)
+            object.__setattr__(self, "gamma", tuple(dict.fromkeys(gammas)))
         super().__post_init__()
 
 
@@ -152,7 +170,7 @@ class PredictConfig(CheckedConfig):
         metavar="NAMES",
     )
     out: Path | None = option(None, f"Output folder; {PREDICTED} in the run's folder by default.")
-    gamma: float = _gamma(GAMMA)
+    gamma: float | None = _gamma()
     sliding: bool = _sliding()
     prompts: str | None = same_option(PrecomputeConfig, "prompts", help=_PROMPTS)
     clip: str | None = _clip("training")
@@ -167,7 +185,7 @@ class ExportConfig(CheckedConfig):
     checkpoint: Path = argument(_CHECKPOINT)
     onnx: Path | None = option(None, f"The file to write; {GRAPH} in the run's folder by default.", metavar="FILE")
     classes: str | None = same_option(PredictConfig, "classes")
-    gamma: float | None = _gamma(None, " By default the graph adds nothing.")
+    gamma: float | None = _gamma(". By default the graph adds nothing.")
     size: str | None = option(
         None,
         "Image size that the graph accepts; any by default, except for encoders that would then take very long to "
@@ -195,7 +213,7 @@ class ShowConfig(CheckedConfig):
     root: Path | None = same_option(PrecomputeConfig, "root")
     split: str = option("val", "For --predictions: the split.")
     unseen: str | None = option(None, _UNSEEN, metavar="NAMES")
-    gamma: float = _gamma(GAMMA)
+    gamma: float | None = _gamma()
     side: int = option(192, "Longer side of a panel in pixels.", minimum=32)
     device: str = _device()
     figure: str | None = None
@@ -218,7 +236,7 @@ class ReportConfig(CheckedConfig):
     limit: int | None = same_option(PrecomputeConfig, "limit")
     cache: Path | None = option(None, _CACHE)
     pictures: int = option(6, "Images per figure.", minimum=0)
-    gamma: float = _gamma(GAMMA)
+    gamma: float | None = _gamma()
     device: str = _device()
 
     def __post_init__(self) -> None:

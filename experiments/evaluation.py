@@ -24,7 +24,7 @@ from viewer.cards import card, table
 class EvaluationReport:
     """An evaluation on a split of a dataset at some gammas; `picked` is the gamma picked on training images, if any.
 
-    Notebooks show a table.
+    `setting` says whether the student's training was inductive or transductive. Notebooks show a table.
     """
 
     evaluation: Evaluation
@@ -32,6 +32,7 @@ class EvaluationReport:
     dataset: str
     split: str
     picked: float | None = None
+    setting: str = "inductive"
 
     @property
     def metrics(self) -> Metrics:
@@ -43,7 +44,7 @@ class EvaluationReport:
         reported = replace(self.evaluation, counts={g: self.evaluation.counts[g] for g in self.gammas}).as_json()
         if self.picked is not None:
             reported["picked"] = self.evaluation.at(self.picked).as_json(self.picked)
-        return {"dataset": self.dataset, "split": self.split, **reported}
+        return {"dataset": self.dataset, "split": self.split, "setting": self.setting, **reported}
 
     @property
     def lines(self) -> list[str]:
@@ -55,6 +56,8 @@ class EvaluationReport:
         if self.picked is not None:
             metrics = self.evaluation.at(self.picked)
             lines.append(f"{metrics}  (%, gamma {self.picked:g}, picked on training images)")
+        if self.setting == "transductive":
+            lines.append("transductive: the names of the unseen classes were known in training, their labels were not")
         return lines
 
     def __repr__(self) -> str:
@@ -65,10 +68,13 @@ class EvaluationReport:
         if self.picked is not None:
             gammas.append((f"{self.picked:g} (picked on training images)", self.picked))
         rows = [
-            (name, *(f"{100 * value:.1f}" for value in self.evaluation.at(gamma).summary.values()))
+            (name, *(f"{100 * value:.1f}" for value in self.evaluation.at(gamma).all.values()))
             for name, gamma in gammas
         ]
-        return card(f"{self.evaluation.images} images, in percent", table(rows, ["gamma", *Metrics.COLUMNS.values()]))
+        return card(
+            f"{self.evaluation.images} images, in percent ({self.setting})",
+            table(rows, ["gamma", *Metrics.ALL_COLUMNS.values()]),
+        )
 
 
 def evaluate_checkpoint(
@@ -92,13 +98,13 @@ def evaluate_checkpoint(
         checkpoint, images, config.unseen, cache_folder(), config.prompts, config.clip, config.clip_weights
     )
     on_warnings(vocabulary.problems)
-    gammas, picked = config.gamma, None
+    gammas, picked = config.gamma or (checkpoint.gamma(),), None
     if config.pick_gamma:
         picked = _pick_gamma(checkpoint, config, progress_bar)
-        gammas = tuple(dict.fromkeys((*gammas, picked)))
     predictor = Predictor(checkpoint, config.sliding, vocabulary)
-    evaluation = evaluate_stage(predictor, images, gammas, progress_bar, StageTimer())
-    return EvaluationReport(evaluation, config.gamma, images.name, images.split, picked)
+    evaluated = dict.fromkeys(gammas if picked is None else (*gammas, picked))
+    evaluation = evaluate_stage(predictor, images, tuple(evaluated), progress_bar, StageTimer())
+    return EvaluationReport(evaluation, gammas, images.name, images.split, picked, checkpoint.config.setting)
 
 
 def _pick_gamma(checkpoint: Checkpoint, config: EvaluateConfig, progress_bar: ProgressBar) -> float:

@@ -26,7 +26,6 @@ from experiments.graph import Graph
 from experiments.vocabulary import parse_names, vocabulary_for_names
 from trainer.checkpoint import Checkpoint, load
 from trainer.checkpoint_folders import run_of
-from trainer.config import GAMMA
 from trainer.losses.pixel import pixel_logits
 from trainer.segmenter import Vocabulary
 
@@ -150,7 +149,7 @@ class _Exporter:
             "version": "1",
             "classes": json.dumps(split.classes, ensure_ascii=False),
             "unseen": json.dumps(split.unseen, ensure_ascii=False),
-            "gamma": f"{GAMMA if config.gamma is None else config.gamma:g}",
+            "gamma": f"{self.checkpoint.gamma(config.gamma):g}",
             "gamma_added": json.dumps(config.gamma is not None),
             "size": str(self.checkpoint.size),
             "height": str(size[0]) if size else ANY,

@@ -14,7 +14,6 @@ from data_cache.sample import crop_image
 from data_cache.splits import Split
 from data_cache.views import View
 from trainer.checkpoint import Checkpoint
-from trainer.config import GAMMA
 from trainer.evaluate import load_labelled
 from trainer.losses.glm import attention_weights
 from trainer.predictor import Predictor
@@ -71,13 +70,13 @@ def predictions_figure(
     return paper_figures.predictions_figure(predictions, segmenter.vocabulary.split, gamma, side)
 
 
-def training_picture(predictions: Sequence[Predicted], split: Split) -> Image:
-    """A picture of a student's predictions while it is trained, at the paper's gamma, with the labels it may see."""
+def training_picture(predictions: Sequence[Predicted], split: Split, gamma: float) -> Image:
+    """A picture of a student's predictions while it is trained, with the labels it may see."""
     rows = [
         Prediction(name, image, label, resize_labels(predicted, image.shape[:2]))
         for name, image, label, predicted in predictions
     ]
-    return paper_figures.predictions_figure(rows, split, GAMMA, hidden=True).to_image()
+    return paper_figures.predictions_figure(rows, split, gamma, hidden=True).to_image()
 
 
 def demo_figure(predictor: Predictor, path: Path, rows: int = DEMO_ROWS) -> Figure:
@@ -87,6 +86,6 @@ def demo_figure(predictor: Predictor, path: Path, rows: int = DEMO_ROWS) -> Figu
     unseen_share = [np.isin(load_labelled(dataset, i)[1], split.unseen_index).mean() for i in range(len(dataset))]
     chosen = sorted(range(len(dataset)), key=lambda i: -unseen_share[i])[:rows]
     views = [cache[index] for index in sorted(chosen)]
-    predicted = [predictor(view.sample.image).at(GAMMA) for view in views]
+    predicted = [predictor(view.sample.image).at(predictor.checkpoint.gamma()) for view in views]
     weights = [attention_of(predictor.checkpoint, view) for view in views]
     return paper_figures.demo_figure(views, weights, predicted, split)

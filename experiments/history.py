@@ -1,13 +1,10 @@
 """The history of a finished or unfinished training: settings and log, read from the run's folder."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from data_cache.options import default_of
 from data_cache.system.files import unreadable_error
-from experiments.run_folder import run_in
-from trainer.checkpoint_folders import FAILED, checkpoints
+from trainer.checkpoint_folders import FAILED, checkpoints, run_in
 from trainer.config import TrainConfig
 from trainer.run import LOG, read_log, run_config
 
@@ -48,12 +45,6 @@ class History:
     def failed(self) -> list[Path]:
         """The states that were saved when a loss was not finite."""
         return checkpoints(self.folder, FAILED)
-
-    @property
-    def changed(self) -> dict[str, tuple[Any, Any]]:
-        """The settings that differ from the defaults: (value, default) by name."""
-        pairs = {name: (value, default_of(type(self.config), name)) for name, value in asdict(self.config).items()}
-        return {name: (value, default) for name, (value, default) in pairs.items() if value != default}
 
 
 def read_run(path: Path) -> History:

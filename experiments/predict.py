@@ -119,7 +119,7 @@ def _settings(config: PredictConfig, checkpoint: Checkpoint, vocabulary: Vocabul
         "checkpoint": str(config.checkpoint),
         "step": checkpoint.step,
         "size": checkpoint.size,
-        "gamma": config.gamma,
+        "gamma": checkpoint.gamma(config.gamma),
         "sliding": config.sliding,
         "prompts": config.prompts or checkpoint.card["prompts"]["name"],
         "clip": checkpoint.card["clip"]["model"],

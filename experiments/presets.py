@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.paths import cache_folder
-from trainer.config import GAMMA
 
 STUDENTS: Mapping[str, Mapping[str, Any]] = {
     "segformer-b4": {"arch": "segformer", "encoder": "mit_b4"},
@@ -19,6 +18,8 @@ STUDENTS: Mapping[str, Mapping[str, Any]] = {
 }
 """The paper's three students and that of its ablations. Swin's decoder and SegNeXt's size are our reading."""
 
+READINGS: Mapping[str, str] = {"dot": "the plain product as printed", "cosine": "cosine / tau"}
+"""The two readings of eq. 9, by the name of the logits."""
 TEACHER: Mapping[str, Any] = {
     "clip": "ViT-B-16-quickgelu",
     "clip_weights": "openai",
@@ -37,9 +38,10 @@ _TRAINING = {
     "poly_power": 1.0,
     "bank": 24,
     "tau": 0.07,
+    "logits": "dot",  # eq. 9 as printed, for which gamma 1.5 was chosen
     "encoder_weights": "imagenet",
 }
-_EVALUATION = {"split": "val", "gamma": (GAMMA,), "sliding": False}
+_EVALUATION = {"split": "val", "sliding": False}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Preset:
 
     @property
     def evaluate(self) -> dict[str, Any]:
-        """Options of `evaluate`."""
+        """Options of `evaluate`. Gamma is the paper's; which one is best depends on the student."""
         return {"dataset": self.dataset, **_EVALUATION}
 
 

@@ -203,7 +203,7 @@ def _evaluate(
     images = data.dataset.subset(range(min(TESTED, len(data.dataset))))
     times = [time.perf_counter()]
     with progress_bar("probing evaluation", len(images), "images") as advance, suppress(_EnoughError):
-        evaluate(segmenter, images, options["gamma"], _timed(times, advance))
+        evaluate(segmenter, images, (config.gamma,), _timed(times, advance))
     return times
 
 

@@ -2,19 +2,19 @@
 
 Seen classes are measured without any label of an unseen class: the seen classes are divided into folds, and each fold
 is clustered as if it had no labels. Unseen classes are measured with their labels, for analysis only. No other command
-reads labels of unseen classes but `evaluate`, and those that draw ground truth.
+reads labels of unseen classes but `attention` and `evaluate`, and those that draw ground truth.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
 from data_cache.cached_view import CachedView
 from data_cache.callbacks import ProgressBar
-from data_cache.errors import UserError
 from data_cache.layout import reserved_label
 from data_cache.mask_set import MaskSet
 from data_cache.sample import crop_label
@@ -61,8 +61,8 @@ class Fold:
 
 def folds_of(mask_set: MaskSet, count: int) -> list[Fold]:
     """Divide the seen classes of a mask set, in class order, by turns into `count` folds; empty ones are left out."""
-    split, grid = mask_set.split, mask_set.cache.layout.grid
-    masker = Masker.from_attributes(mask_set.settings, split.classes, grid, kmeans="auto")
+    split = mask_set.split
+    masker = Masker.of_masks(mask_set.cache, mask_set.masks, kmeans="auto")
     parts = [split.seen_index[first::count] for first in range(min(count, len(split.seen)))]
     return [
         Fold(ids, replace(masker, split=Split(split.classes, (*split.unseen, *(split.classes[i] for i in ids)))))
@@ -72,7 +72,7 @@ def folds_of(mask_set: MaskSet, count: int) -> list[Fold]:
 
 @dataclass
 class _MaskSetScores:
-    """One mask set and its scores so far. Without dense tokens it has no folds."""
+    """One mask set and its scores so far. Without stored tokens it has no folds."""
 
     mask_set: MaskSet
     folds: list[Fold]
@@ -80,27 +80,39 @@ class _MaskSetScores:
     seen: RegionScores = field(default_factory=RegionScores)
     unseen: RegionScores = field(default_factory=RegionScores)
 
-    def add(
-        self,
-        view: CachedView,
-        label: UInt8[np.ndarray, "size size"],
-        counts: Int[np.ndarray, "y x class"],
-        dense: np.ndarray | None,
-    ) -> float | None:
+    def add(self, truth: "_Truth") -> float | None:
         """Add an image. Returns its best-overlap IoU on seen classes, or on unseen ones if those are not measured."""
-        split, patch = self.mask_set.split, _patch(label, counts)
+        view, split = replace(truth.view, mask_set=self.mask_set), self.mask_set.split
+        label, counts = truth.of(self.mask_set)
+        patch = _patch(label, counts)
 
         def scores(masks: Shaped[np.ndarray, "y x"], reserved: int, used: Split, measured: ClassIds) -> RegionScores:
             carried = patch - _only(counts, used.seen_index).sum(axis=2)
             return region_scores(masks, reserved, _only(counts, measured), carried, patch, self.tolerance)
 
-        seen, own, seen_label = RegionScores(), replace(view, mask_set=self.mask_set), split.hide_unseen(label)
+        seen, seen_label, dense = RegionScores(), split.hide_unseen(label), view.dense if self.folds else None
         for fold in self.folds:
             masks = fold.masks(dense, seen_label)
             seen += scores(masks, fold.reserved, fold.masker.split, fold.classes)
-        unseen = scores(own.masks, own.reserved, split, split.unseen_index)
+        unseen = scores(view.masks, view.reserved, split, split.unseen_index)
         self.seen, self.unseen = self.seen + seen, self.unseen + unseen
         return (seen if self.folds else unseen).measures["best_iou"]
+
+
+class _Truth:
+    """The label map of a view, and the pixels of each class in each token: at most once per grid of tokens."""
+
+    def __init__(self, view: CachedView) -> None:
+        self.view = view
+        self._found: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
+
+    def of(self, mask_set: MaskSet) -> tuple[UInt8[np.ndarray, "size size"], Int[np.ndarray, "y x class"]]:
+        """Both for the masks of a set."""
+        key = mask_set.tokens_size, mask_set.mask_grid
+        if key not in self._found:
+            label = crop_label(self.view.sample.label, self.view.geometry, mask_set.tokens_size)
+            self._found[key] = label, class_counts(label, mask_set.mask_grid, len(mask_set.classes))
+        return self._found[key]
 
 
 def quality(config: QualityConfig, progress_bar: ProgressBar = silent) -> QualityReport:
@@ -115,23 +127,21 @@ def _measure(path: Path, config: QualityConfig, progress_bar: ProgressBar) -> Ca
     cache = open_finished_cache(path, config.root)
     for name in cache.cache.masks:
         cache.cache.check_done(name)
-    has_dense = cache.cache.layout.dense != "none"
+    stored = {name: cache.cache.dense_stored(name) != "none" for name in cache.cache.masks}
     sets = {}
-    for name in cache.cache.masks:
+    for name, has_tokens in stored.items():
         mask_set = cache.using(name)
-        sets[name] = _MaskSetScores(mask_set, folds_of(mask_set, config.folds) if has_dense else [], config.tolerance)
-    images = _labelled(cache, config.limit)
+        sets[name] = _MaskSetScores(mask_set, folds_of(mask_set, config.folds) if has_tokens else [], config.tolerance)
+    images = cache.first_labelled(config.limit)
     tokens, scores = [TokenScores(), TokenScores()], []
     with progress_bar(f"measuring {path.name}", len(images), "images") as advance:
         for index in images:
-            view = cache[index]
-            label = crop_label(view.sample.label, view.geometry, cache.clip_size)
-            counts = class_counts(label, cache.cache.layout.grid, len(cache.split.classes))
-            dense = view.dense if has_dense else None
-            if dense is not None:
-                found = _tokens(dense, counts, _patch(label, counts), cache)
+            truth = _Truth(cache[index])
+            if stored[cache.masks]:
+                label, counts = truth.of(cache)
+                found = _tokens(truth.view.dense, counts, _patch(label, counts), cache)
                 tokens = [a + b for a, b in zip(tokens, found, strict=True)]
-            best_iou = {name: one.add(view, label, counts, dense) for name, one in sets.items()}[cache.masks]
+            best_iou = {name: one.add(truth) for name, one in sets.items()}[cache.masks]
             if best_iou is not None:
                 scores.append((best_iou, index))
             advance(1)
@@ -141,23 +151,22 @@ def _measure(path: Path, config: QualityConfig, progress_bar: ProgressBar) -> Ca
         dataset=f"{fingerprint['dataset']['name']} {fingerprint['dataset']['split']}",
         recipe=fingerprint["clip"]["dense_recipe"],
         images=len(images),
-        folds=config.folds if has_dense else 0,
+        folds=config.folds if any(stored.values()) else 0,
         masks=[
-            MaskQuality(name, one.mask_set.settings["threshold"], one.seen, one.unseen) for name, one in sets.items()
+            MaskQuality(
+                name,
+                cache.cache.tokens_model(name).get("name"),
+                one.mask_set.settings["threshold"],
+                stored[name],
+                one.seen,
+                one.unseen,
+            )
+            for name, one in sets.items()
         ],
         seen_tokens=tokens[0],
         unseen_tokens=tokens[1],
         figure=_figure(cache, sets[cache.masks].folds, scores, config.pictures),
     )
-
-
-def _labelled(cache: CacheReader, limit: int | None) -> list[int]:
-    """Indices of the first images that did not fail and have a label map."""
-    dataset = cache.source.dataset
-    images = [index for index in cache.first_ok(len(cache)) if dataset.has_label(index)][:limit]
-    if not images:
-        raise UserError(f"{cache.cache.path}: no image has a label map; quality is measured where labels exist")
-    return images
 
 
 def _tokens(
@@ -202,7 +211,7 @@ def _panels(view: CachedView, folds: Sequence[Fold]) -> list[MaskPanel]:
     split = view.mask_set.split
     if not folds:
         return [MaskPanel("unseen classes", split.unseen_index, view.masks, view.reserved)]
-    label = view.seen_label
+    label = view.tokens_label
     return [
         MaskPanel(f"fold {number}", fold.classes, fold.masks(view.dense, label), fold.reserved)
         for number, fold in enumerate(folds, 1)

@@ -9,7 +9,7 @@ from experiments.region_scores import RegionScores, TokenScores
 from viewer.figure import Figure
 
 HEADER = (
-    *("cache", "recipe", "masks", "lambda", "classes", "purity", "best IoU", "boundary recall"),
+    *("cache", "masks", "tokens", "lambda", "classes", "purity", "best IoU", "boundary recall"),
     *("clusters", "regions", "token accuracy"),
 )
 UNSEEN = (
@@ -20,24 +20,29 @@ UNSEEN = (
 
 @dataclass(frozen=True)
 class MaskQuality:
-    """Scores of one mask set on seen and on unseen classes."""
+    """Scores of one mask set on seen and on unseen classes; on unseen ones only if its tokens are not stored.
+
+    `model` is the model whose tokens are clustered, if it is not CLIP.
+    """
 
     name: str
+    model: str | None
     threshold: float
+    has_tokens: bool
     seen: RegionScores
     unseen: RegionScores
 
     def as_json(self) -> dict[str, Any]:
-        """Each measure on seen and on unseen classes, after the threshold."""
+        """Each measure on seen and on unseen classes, after the model and the threshold."""
         seen, unseen = self.seen.measures, self.unseen.measures
-        return {"threshold": self.threshold} | {
+        return {"model": self.model, "threshold": self.threshold} | {
             name: {"seen": value, "unseen": unseen[name]} for name, value in seen.items()
         }
 
 
 @dataclass(frozen=True)
 class CacheQuality:
-    """Scores of one cache. `folds` is 0 if it has no dense tokens; then seen classes and tokens are not measured."""
+    """Scores of one cache. `folds` is 0 if no tokens are stored; then seen classes and tokens are not measured."""
 
     path: Path
     dataset: str
@@ -58,6 +63,12 @@ class CacheQuality:
         folds = "all at once" if self.folds == 1 else f"in {self.folds} folds"
         return [
             f"seen: each seen class is clustered as if it had no labels ({folds}); no label of an unseen class is used",
+            *(
+                f"{self.path}, masks {masks.name}: its tokens are not stored (`precompute --dense float16`, or "
+                "`--masks-dense` for another model): seen classes cannot be measured"
+                for masks in self.masks
+                if not masks.has_tokens
+            ),
             UNSEEN,
         ]
 
@@ -76,16 +87,16 @@ class CacheQuality:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells of the table: two rows per mask set."""
+        """The cells of the table: two rows per mask set. The accuracy is that of CLIP's tokens, by its recipe."""
         return [
             (
                 self.path.name,
-                self.recipe,
                 masks.name,
+                masks.model or self.recipe,
                 f"{masks.threshold:g}",
                 classes,
                 *_cells(scores),
-                _percent(tokens),
+                "-" if masks.model else percent(tokens),
             )
             for masks in self.masks
             for classes, scores, tokens in (
@@ -110,18 +121,23 @@ class QualityReport:
     def lines(self) -> list[str]:
         """A Markdown table, and the notes."""
         rows = [HEADER, *(row for cache in self.caches for row in cache.rows)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        head, *body = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
-        notes = dict.fromkeys(note for cache in self.caches for note in cache.notes)
-        return [head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *body, *notes]
+        return [*markdown_table(rows), *dict.fromkeys(note for cache in self.caches for note in cache.notes)]
 
 
 def _cells(scores: RegionScores) -> tuple[str, ...]:
     measures = scores.measures
-    percents = [_percent(measures[name]) for name in ("purity", "best_iou", "boundary_recall")]
+    percents = [percent(measures[name]) for name in ("purity", "best_iou", "boundary_recall")]
     clusters = measures["clusters"]
     return (*percents, "-" if clusters is None else f"{clusters:.2f}", str(scores.regions))
 
 
-def _percent(value: float | None) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose first row is its header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *body = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    return [head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *body]
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, or - if there is none."""
     return "-" if value is None else f"{100 * value:.1f}"

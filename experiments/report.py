@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from data_cache.callbacks import OnDataset, ProgressBar, ignore
-from data_cache.class_list import class_lists
 from data_cache.errors import InterruptError, UsageError, UserError
 from data_cache.paths import cache_folder
 from data_cache.reader import Cache
@@ -28,7 +27,7 @@ from trainer.predictor import Predictor
 from viewer.figure import Figure
 
 MetricValues = Mapping[str, float | None]
-"""pAcc, mIoU_S, mIoU_U and hIoU by name; None if no such class occurs."""
+"""mIoU, pAcc, mIoU_S, mIoU_U and hIoU by name; None if no such class occurs."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class RunReport:
     step: int | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     measured: Measured | None = None
-    reproduced: Mapping[str, Any] | None = None
+    reproduced: list[Mapping[str, Any]] = field(default_factory=list)
     predictions: Figure | None = None
     attention: Figure | None = None
     missing: list[str] = field(default_factory=list)
@@ -95,8 +94,8 @@ def build_report(config: ReportConfig, progress_bar: ProgressBar, on_dataset: On
     checkpoint = _load_checkpoint(report, config)
     report.origin = checkpoint.card if checkpoint else _origin_from_cache(report)
     if config.result:
-        report.measured = read_result(config.result, checkpoint)
-    report.reproduced = _read_reproduced_row(history.folder)
+        report.measured = read_result(config.result)
+    report.reproduced = _read_reproduced_rows(history.folder)
     if checkpoint is None:
         return report
     report.step = checkpoint.step
@@ -111,24 +110,22 @@ def build_report(config: ReportConfig, progress_bar: ProgressBar, on_dataset: On
     return report
 
 
-def read_result(file: Path, checkpoint: Checkpoint | None) -> Measured:
+def read_result(file: Path) -> Measured:
     """Read the output of `evaluate --json` or `reproduce`. Raises UserError for any other file."""
     try:
         with read_errors(file):
             result = json.loads(file.read_text(encoding="utf-8"))
         result = result.get("metrics", result)
         rows = [result, *result.get("sweep", []), *([result["picked"]] if "picked" in result else [])]
-        sweep = {float(row["gamma"]): checked({name: row[name] for name in Metrics.COLUMNS}) for row in rows}
+        sweep = {float(row["gamma"]): checked({name: row[name] for name in Metrics.ALL_COLUMNS}) for row in rows}
         per_class, gamma = checked(result["per_class"]), float(result["gamma"])
         by_training = checked(result["by_training_vocabulary"]) if "by_training_vocabulary" in result else None
+        unseen = frozenset(map(str, result["unseen"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--result {file}: not what `evaluate --json` prints ({type(error).__name__}: {error})"
         ) from None
-    splits = [checkpoint.split] if checkpoint else []
-    splits += class_lists().values()
-    unseen = next((split.unseen for split in splits if set(split.classes) == set(per_class)), ())
-    return Measured(f"read from {file}", gamma, dict(sorted(sweep.items())), per_class, frozenset(unseen), by_training)
+    return Measured(f"read from {file}", gamma, dict(sorted(sweep.items())), per_class, unseen, by_training)
 
 
 def checked(values: Mapping[str, float | None]) -> MetricValues:
@@ -156,18 +153,18 @@ def _evaluate(
     images = training_dataset(checkpoint, config.dataset, config.root, config.split, config.limit)
     on_dataset(images)
     vocabulary = vocabulary_for_dataset(checkpoint, images, config.unseen, cache_folder())
-    predictor, failed = Predictor(checkpoint, vocabulary=vocabulary), set()
+    predictor, gamma, failed = Predictor(checkpoint, vocabulary=vocabulary), checkpoint.gamma(config.gamma), set()
     if report.measured is None:
-        gammas = sorted({*GRID.tolist(), config.gamma})
+        gammas = sorted({*GRID.tolist(), gamma})
         evaluation = evaluate_stage(predictor, images, gammas, progress_bar, StageTimer())
         count = f"the first {len(images)}" if config.limit else f"all {len(images)}"
         source = f"{count} images of {images.name}, split {images.split}"
-        report.measured = _measured(evaluation, config.gamma, source)
+        report.measured = _measured(evaluation, gamma, source)
         report.missing += [f"metrics of {name}: {reason}" for name, reason in evaluation.failures.items()]
         failed = evaluation.failures.keys()
     if config.pictures:
         indices = [index for index, name in enumerate(images.ids) if name not in failed][: config.pictures]
-        report.predictions = predictions_figure(predictor, images, indices, config.gamma)
+        report.predictions = predictions_figure(predictor, images, indices, gamma)
 
 
 def _measured(evaluation: Evaluation, gamma: float, source: str) -> Measured:
@@ -176,7 +173,7 @@ def _measured(evaluation: Evaluation, gamma: float, source: str) -> Measured:
     sweep = {}
     for added in evaluation.counts:
         metrics = evaluation.at(added).as_json(added)
-        sweep[added] = {name: metrics[name] for name in Metrics.COLUMNS}
+        sweep[added] = {name: metrics[name] for name in Metrics.ALL_COLUMNS}
     by_training = evaluation.by_training_labels(gamma).as_json(gamma) if vocabulary.transferred else None
     return Measured(source, gamma, sweep, per_class, frozenset(vocabulary.split.unseen), by_training)
 
@@ -198,14 +195,15 @@ def _origin_from_cache(report: RunReport) -> Mapping[str, Any]:
     return {}
 
 
-def _read_reproduced_row(folder: Path) -> Mapping[str, Any] | None:
-    """The row that `reproduce` wrote into this folder, with the paper's; None if there is no such file."""
+def _read_reproduced_rows(folder: Path) -> list[Mapping[str, Any]]:
+    """The rows that `reproduce` wrote into this folder, one per dataset, with the paper's."""
+    rows = []
     for file in sorted(folder.glob("*.json")):
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
-            metrics = checked({name: result["metrics"][name] for name in (*Metrics.COLUMNS, "gamma")})
+            metrics = checked({name: result["metrics"][name] for name in (*Metrics.ALL_COLUMNS, "gamma")})
             paper, departures = checked(result["paper"]), [str(line) for line in result["departures"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        return {"dataset": file.stem, "metrics": metrics, "paper": paper, "departures": departures}
-    return None
+        rows.append({"dataset": file.stem, "metrics": metrics, "paper": paper, "departures": departures})
+    return rows

@@ -35,7 +35,8 @@ def page(report: RunReport) -> str:
         report=report,
         history=report.history,
         measured=report.measured,
-        columns=Metrics.COLUMNS,
+        columns=Metrics.ALL_COLUMNS,
+        departures=list(dict.fromkeys(line for row in report.reproduced for line in row["departures"])),
         class_tables=class_tables(report.measured) if report.measured else [],
         rows=metrics_table(report),
         gamma_chart=gamma_chart(report.measured) if report.measured else None,
@@ -76,7 +77,7 @@ def metrics_table(report: RunReport) -> list[tuple[str, MetricValues]]:
         rows += [(f"gamma {gamma:g}", sweep[gamma]) for gamma in gammas if gamma in sweep]
         if metrics := report.measured.by_training_vocabulary:
             rows.append((f"gamma {report.measured.gamma:g}, S: classes with labels in training", metrics))
-    if reproduced := report.reproduced:
+    for reproduced in report.reproduced:
         gamma = f"gamma {reproduced['metrics'].get('gamma', GAMMA):g}"
         rows.append((f"reproduce on {reproduced['dataset']}, {gamma}", reproduced["metrics"]))
         if reproduced["paper"]:
@@ -129,6 +130,10 @@ def method(report: RunReport) -> Mapping[str, str]:
             f"windows of {' and '.join(map(str, masks['windows']))} tokens, {masks['updates']} Lloyd updates, fused "
             f"above similarity {masks['threshold']:g}"
         )
+        if tokens := masks.get("tokens"):
+            text["Masks"] += f"; from the tokens of {tokens['model']['name']}"
+    known = "transductive: the names of the classes without labels were known"
+    text["Setting"] = known if config.transductive else "inductive: nothing of the classes without labels was known"
     text["Student"] = f"{config.arch} with {config.encoder}, encoder weights {config.encoder_weights}"
     terms = {"cross-entropy": config.ce, "focal and dice": config.nel, "generate": config.generate}
     text["Losses"] = ", ".join(name for name, enabled in terms.items() if enabled) or "no pixel loss"

@@ -1,5 +1,6 @@
 """The plan of `reproduce --dry-run`: what a row of the paper's tables takes, with or without the data."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from data_cache.class_list import class_lists
 from data_cache.datasets import DATASETS, open_dataset
 from data_cache.errors import UsageError, UserError
 from data_cache.layout import Layout
+from experiments.presets import READINGS
 from experiments.reproduce import paper_row, table
 from experiments.reproduce_config import ReproduceConfig, resolved
 from pipeline.encode_job import load_clip
 from pipeline.teacher.weights import RANDOM
-from trainer.config import GAMMA
 from trainer.memory import estimated_memory
 from trainer.students.network import StudentNetwork, check_size
 
@@ -26,7 +27,7 @@ class ReproducePlan:
     Args:
         config: the row.
         images: number of training images.
-        tested: number of test images.
+        tests: number of test images by dataset.
         missing: on datasets that are not here: that the published numbers of images are used, and where to get them.
         cache_bytes: size of the cache.
         parameters: of the student.
@@ -37,16 +38,16 @@ class ReproducePlan:
 
     config: ReproduceConfig
     images: int
-    tested: int
+    tests: Mapping[str, int]
     missing: tuple[str, ...]
     cache_bytes: int
     parameters: int
     memory: tuple[int, int]
 
     @property
-    def tested_on(self) -> str:
-        """The dataset that the row is tested on."""
-        return self.config.test_on or self.config.preset.dataset
+    def tested(self) -> int:
+        """Number of test images."""
+        return sum(self.tests.values())
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -54,7 +55,7 @@ class ReproducePlan:
         return {
             "precompute": resolved(stage1),
             "train": {name: value for name, value in asdict(train).items() if value is not None},
-            "evaluate": self.config.preset.evaluate | {"dataset": self.tested_on, "gamma": GAMMA},
+            "evaluate": self.config.preset.evaluate | {"dataset": ",".join(self.tests), "gamma": train.gamma},
             "images": self.images,
             "tested": self.tested,
             "missing": list(self.missing),
@@ -64,8 +65,9 @@ class ReproducePlan:
             "iterations": train.iterations,
             "parameters": self.parameters,
             "gpu_bytes_about": list(self.memory),
-            "paper": paper_row(self.config),
+            "paper": paper_row(self.config, next(iter(self.tests))),
             "departures": self.config.departures,
+            "runs": {config.logits: str(config.run) for config in (self.config, self.config.other_reading)},
         }
 
     @property
@@ -73,20 +75,26 @@ class ReproducePlan:
         """The plan in units that people read, and the paper's row."""
         stage1, train = self.config.precompute, self.config.train
         clip, exists = stage1.clip_source, " (exists; what it has is kept)" if stage1.cache.is_dir() else ""
+        other = self.config.other_reading
+        tests = ", ".join(f"{count:,} of {name}" for name, count in self.tests.items())
         low, high = (size / 2**30 for size in self.memory)
         plan = {
-            "images": f"{self.images:,} to train on, {self.tested:,} of {self.tested_on} to test on",
+            "images": f"{self.images:,} to train on, {tests} to test on",
             "teacher": f"{clip.name} ({clip.weights}) at {stage1.image_size or 'its own'} px, {stage1.views} views per "
             f"image: {self.images * stage1.views:,} views to encode",
             "cache": f"{self.cache_bytes / 2**30:.2f} GiB in {stage1.cache}{exists}",
             "student": f"{train.arch} with {train.encoder} ({train.encoder_weights}), {self.parameters / 1e6:.1f} "
             "million parameters",
+            "logits": f"{train.logits}: eq. 9 as {READINGS[train.logits]}; {other.logits} ({READINGS[other.logits]}) "
+            f"is another run: --logits {other.logits}, in {other.run}",
             "training": f"{train.iterations:,} updates of {train.batch_size} images, "
             f"{train.iterations * train.batch_size / self.images:.1f} epochs, in {self.config.run}",
             "GPU memory": f"{low:.1f} to {high:.1f} GiB, estimated",
         }
         lines = [f"{name:12}{value}" for name, value in plan.items()]
-        lines += ["", *table(self.config, {"paper": self.config.row})]
+        for name in self.tests:
+            if row := self.config.row(name):
+                lines += ["", *table(self.config, name, {"paper": row})]
         lines += [f"not the paper's settings: {departure}" for departure in self.config.departures]
         return lines + [f"note: {sentence}" for sentence in self.missing]
 
@@ -98,11 +106,10 @@ def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> Reproduc
     """
     stage1, train, split = config.precompute, config.train, config.preset.evaluate["split"]
     images, missing = _count(stage1.dataset, stage1.root, stage1.split, stage1.limit, on_dataset)
-    tested, untested = (
-        _count(config.test_on, config.test_root, split, config.limit, on_dataset, "--test-root")
-        if config.test_on
-        else _count(stage1.dataset, config.root, split, config.limit, on_dataset)
-    )
+    option, tests = "--test-root" if config.test_on else "--root", {}
+    for name in config.tests:
+        tests[name], absent = _count(name, config.root_of(name), split, config.limit, on_dataset, option)
+        missing = [*missing, *absent]
     clip = load_clip(replace(stage1.clip_source, weights=RANDOM), "fp32", "cpu")
     layout = Layout(images, stage1.views, clip.channels, clip.grid, stage1.shard_on("cpu"), stage1.dense)
     network = StudentNetwork(train.arch, train.encoder, "none", clip.channels)
@@ -113,8 +120,8 @@ def dry_run(config: ReproduceConfig, on_dataset: OnDataset = ignore) -> Reproduc
     return ReproducePlan(
         config,
         images,
-        tested,
-        tuple(dict.fromkeys((*missing, *untested))),
+        tests,
+        tuple(dict.fromkeys(missing)),
         sum(bytes_per_image(layout, "uint8").values()) * images,
         sum(parameter.numel() for parameter in network.parameters()),
         (estimated_memory(train, network, size, seen, True), estimated_memory(train, network, size, seen, False)),

@@ -57,8 +57,10 @@ def masks_figure(views: Sequence[CachedView], side: int = SIDE) -> Figure:
     Raises UserError if an image failed or has changed, or tokens are damaged.
     """
     mask_set = views[0].mask_set
-    if mask_set.cache.layout.dense == "none":
-        warning = "no masks of single centers: this cache holds no dense tokens (`precompute --dense float16`)"
+    stored = mask_set.cache.dense_stored(mask_set.masks)
+    if stored == "none":
+        flag = "--masks-dense" if mask_set.cache.tokens_part(mask_set.masks) else "--dense"
+        warning = f"no masks of single centers: their dense tokens are not stored (`precompute {flag} float16`)"
         return paper_figures.masks_figure(views, [[] for _ in views], (warning,), side)
     scales, agreement = [], []
     for view in views:
@@ -68,7 +70,6 @@ def masks_figure(views: Sequence[CachedView], side: int = SIDE) -> Figure:
         agreement.append(adjusted_rand_index(view.masks[ignored], fused[ignored]))
     if min(agreement) == 1:
         return paper_figures.masks_figure(views, scales, side=side)
-    int8 = mask_set.cache.layout.dense == "int8"
-    cause = "; tokens are stored in 8 bits, but the masks were computed from float16" if int8 else ""
+    cause = "; tokens are stored in 8 bits, but the masks were computed from float16" if stored == "int8" else ""
     warning = f"these centers do not fuse to the stored masks (lowest adjusted Rand index {min(agreement):.2f}{cause})"
     return paper_figures.masks_figure(views, scales, (warning,), side)

@@ -14,12 +14,10 @@ from data_cache.system.devices import resolve_device
 from experiments.config import ATTENTION, PREDICTIONS, ShowConfig
 from experiments.figures import attention_figure, predictions_figure
 from experiments.image_choice import choose_images
-from experiments.run_folder import check_target, run_in
 from experiments.scales import masks_figure
 from experiments.transfer import vocabulary_for_dataset
-from trainer.card import CARD
 from trainer.checkpoint import Checkpoint, load
-from trainer.checkpoint_folders import run_of
+from trainer.checkpoint_folders import check_target, run_of
 from trainer.predictor import Predictor
 from viewer.figure import Figure
 from viewer.reader import CacheReader, ImageRecord, open_finished_cache
@@ -58,7 +56,7 @@ def kind_of(config: ShowConfig) -> str:
 def default_file(config: ShowConfig) -> Path:
     """The output file without `--out`."""
     kind = kind_of(config)
-    return figure_file(run_folder(config.target) if kind == MASKS else run_of(_student_at(config.target)), kind)
+    return figure_file(run_folder(config.target) if kind == MASKS else run_of(config.target), kind)
 
 
 def indices_of(config: ShowConfig, ids: list[str], first: Callable[[int], list[int]]) -> list[int]:
@@ -91,7 +89,7 @@ def figure_of(config: ShowConfig, on_dataset: OnDataset = ignore) -> Figure:
         return masks_figure(
             views_of(config, open_finished_cache(config.target, config.root, config.masks)), config.side
         )
-    checkpoint = load(_student_at(config.target), resolve_device(config.device))
+    checkpoint = load(config.target, resolve_device(config.device))
     if kind == ATTENTION:
         cache = training_cache(checkpoint, config.cache, config.root)
         return attention_figure(checkpoint, views_of(config, cache), config.side)
@@ -99,13 +97,8 @@ def figure_of(config: ShowConfig, on_dataset: OnDataset = ignore) -> Figure:
     on_dataset(images)
     vocabulary = vocabulary_for_dataset(checkpoint, images, config.unseen, cache_folder())
     indices = indices_of(config, images.ids, lambda count: list(range(min(count, len(images)))))
-    return predictions_figure(Predictor(checkpoint, vocabulary=vocabulary), images, indices, config.gamma, config.side)
-
-
-def _student_at(path: Path) -> Path:
-    """The checkpoint or the run at a path. Raises UserError if there is neither."""
-    folder = path if path.is_dir() else path.parent
-    return folder if (folder / CARD).is_file() else run_in(path)
+    predictor, gamma = Predictor(checkpoint, vocabulary=vocabulary), checkpoint.gamma(config.gamma)
+    return predictions_figure(predictor, images, indices, gamma, config.side)
 
 
 def training_cache(checkpoint: Checkpoint, cache: Path | None, root: Path | None) -> CacheReader:

@@ -83,7 +83,7 @@ def precompute_stage(
     start = time.perf_counter()
     work = plan(settings)
     on_warnings(work.warnings)
-    with progress_bar("encoding", work.images, "images") as advance:
+    with progress_bar("encoding", work.work, "images") as advance:
         execute(work, advance).check(max_failures)
     timer.add("precompute", start)
     return settings.cache

@@ -1,14 +1,16 @@
 """A new vocabulary for a trained student, with text features from the CLIP it was trained with."""
 
+from itertools import compress
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data_cache.class_list import open_vocabularies
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UsageError
-from data_cache.splits import labelled_in_training, make_split
+from data_cache.splits import Split, labelled_in_training, make_split
 from pipeline.teacher.prompts import Prompts
 from pipeline.teacher.protocol import Teacher
 from pipeline.teacher.rebuild import rebuild_teacher
@@ -29,7 +31,8 @@ def vocabulary_for_dataset(
     """The vocabulary of a dataset: the checkpoint's if the classes are the same, else encoded by CLIP's text tower.
 
     Seen and unseen follow the dataset's split (our reading of the paper's Table 2). Labelled are the classes of which
-    the name or a synonym had labels in training.
+    the name or a synonym had labels in training. On a dataset without a zero-shot split (`open_vocabularies`), these
+    are also the seen classes.
 
     Args:
         checkpoint: the trained student.
@@ -52,11 +55,15 @@ def vocabulary_for_dataset(
         if unseen is not None:
             raise UsageError("--unseen: the split of the training classes is fixed; leave it out")
         return checkpoint.vocabulary
-    split = make_split(dataset.name, dataset.classes, unseen)
+    labelled = labelled_in_training(dataset.classes, checkpoint.split.seen)
+    if unseen is None and dataset.name in open_vocabularies():
+        split = Split(dataset.classes, tuple(compress(dataset.classes, ~labelled)))
+    else:
+        split = make_split(dataset.name, dataset.classes, unseen)
     prompt_set = Prompts(prompts) if prompts else Prompts.default_for(dataset.name)
     words = prompt_set.class_names(dataset.name, dataset.classes)
     features, unknown = encode_class_names(checkpoint, prompt_set, words, folder, clip, weights)
-    return Vocabulary(split, features, labelled_in_training(dataset.classes, checkpoint.split.seen), unknown)
+    return Vocabulary(split, features, labelled, unknown)
 
 
 def encode_class_names(

@@ -72,16 +72,16 @@ def verify(config: VerifyConfig, progress_bar: ProgressBar = silent) -> VerifyRe
     """
     cache = Cache(config.cache)
     files, bad = _read(cache, progress_bar)
-    teacher, repaired = (config.clip, config.clip_weights), None
+    models, repaired = (config.clip, config.clip_weights, config.masks_from), None
     if bad and config.repair:
         with progress_bar("repairing", None, "images") as advance:
-            repaired = repair(config.cache, config.root, resolve_device(config.device), *teacher, advance)
+            repaired = repair(config.cache, config.root, resolve_device(config.device), *models, advance)
         cache = Cache(config.cache)
         files, bad = _read(cache, progress_bar)
     if not config.live or bad:
         return VerifyReport(files, bad, None, repaired)
     masks = cache.mask_name(config.masks)
-    live = live_teacher(cache, masks, config.root, resolve_device(config.device), *teacher)
+    live = live_teacher(cache, masks, config.root, resolve_device(config.device), *models)
     with progress_bar("encoding", config.live, "views") as advance:
         return VerifyReport(files, bad, _agreement(cache, masks, live, config.live, config.seed, advance), repaired)
 
@@ -108,8 +108,8 @@ def _agreement(cache: Cache, masks: str, teacher: LiveTeacher, count: int, seed:
             ignored = [label != reserved_label(label.dtype.name) for label in (ours, theirs)]
             ignored_equal.append((ignored[0] == ignored[1]).mean())
             rand_index.append(adjusted_rand_index(ours[ignored[0] & ignored[1]], theirs[ignored[0] & ignored[1]]))
-        if cache.layout.dense != "none":
-            tokens = np.stack([cache.dense(int(i))[v] for i, v in zip(images, numbers, strict=True)])
+        if cache.dense_stored(masks) != "none":
+            tokens = np.stack([cache.dense(int(i), masks)[v] for i, v in zip(images, numbers, strict=True)])
             dense.append(_cosine(live.dense, tokens).ravel())
         progress(len(live.cls))
     cls_cosine, dense_cosine = np.concatenate(cls), np.concatenate(dense) if dense else None

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from data_cache.datasets.decode import DAMAGED, decode_image
 from data_cache.errors import UsageError, UserError, one_line
-from data_cache.messages import first_names, printable
+from data_cache.messages import count, first_names, printable
 from data_cache.options import check_option
 from data_cache.paths import cache_folder
 from data_cache.system.devices import resolve_device
@@ -18,9 +18,8 @@ from experiments.config import PredictConfig
 from experiments.segmentation import Segmentation
 from experiments.vocabulary import check_class_names, parse_names, vocabulary_for_names
 from trainer.checkpoint import Checkpoint, load
-from trainer.config import GAMMA
 from trainer.predictor import Predictor, check_aspect_ratio
-from trainer.segmenter import Vocabulary, confidence, top_seen_unseen
+from trainer.segmenter import Vocabulary, labels_and_scores
 from viewer.cards import card, table
 
 ImageLike = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "height width 3"]
@@ -64,7 +63,7 @@ class ZeroShotSegmenter:
         return self.checkpoint.split.unseen
 
     def predict(
-        self, image: ImageLike, classes: str | Sequence[str] | None = None, gamma: float = GAMMA
+        self, image: ImageLike, classes: str | Sequence[str] | None = None, gamma: float | None = None
     ) -> Segmentation:
         """Segment an image at its own resolution.
 
@@ -72,7 +71,7 @@ class ZeroShotSegmenter:
             image: a file, a PIL image, or an array of 8-bit RGB values of shape (height, width, 3).
             classes: the class names to choose from: a list, a string such as "frisbee,tree,grass", or a file with one
                 name per line. None selects the training classes.
-            gamma: added to the logits of classes that had no labels in training.
+            gamma: added to the logits of classes that had no labels in training; None is the default of `predict`.
 
         Raises:
             UserError: the image cannot be read or is too long a strip, or CLIP's text tower cannot be loaded.
@@ -80,11 +79,10 @@ class ZeroShotSegmenter:
 
         """
         check_option(PredictConfig, "gamma", gamma)
-        vocabulary = self.vocabulary(classes)
+        vocabulary, gamma = self.vocabulary(classes), self.checkpoint.gamma(gamma)
         name, pixels = _read(image)
         logits = Predictor(self.checkpoint, self.sliding, vocabulary).logits(pixels)
-        label_map = top_seen_unseen(logits, vocabulary.labelled, pixels.shape[:2]).at(gamma)
-        scores = confidence(logits, vocabulary.labelled, gamma, pixels.shape[:2])
+        label_map, scores = labels_and_scores(logits, vocabulary.labelled, gamma, pixels.shape[:2])
         return Segmentation(name, pixels, label_map, scores, vocabulary)
 
     def vocabulary(self, classes: str | Sequence[str] | None = None) -> Vocabulary:
@@ -105,7 +103,8 @@ class ZeroShotSegmenter:
     @property
     def _student(self) -> str:
         config, step = self.checkpoint.config, self.checkpoint.step
-        return f"{config.arch} ({config.encoder}) at {self.checkpoint.size} px after {step} updates"
+        setting = ", transductive" if config.transductive else ""
+        return f"{config.arch} ({config.encoder}) at {self.checkpoint.size} px after {count(step, 'update')}{setting}"
 
     def _repr_html_(self) -> str:
         about = self.checkpoint.card

@@ -33,13 +33,15 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Encoder:
-    """Everything a worker needs to encode shards: while CLIP encodes one shard, another is finished and written."""
+    """Everything a worker needs to encode shards: of three shards, one is decoded, one encoded and one written."""
 
     clip: Teacher
     dataset: Dataset
     masker: Masker
     layout: Layout
     cropping: Cropping = field(default_factory=Cropping)
+    decode_lock: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
+    """Held by the shard whose images are given to the decoders, until the last is and it has `encode_lock`."""
     encode_lock: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
     """Held by the shard whose batches are submitted to CLIP."""
     write_lock: AbstractContextManager[Any] = field(default_factory=Lock, compare=False, repr=False)
@@ -67,8 +69,8 @@ class Encoder:
 
         Images are decoded ahead of CLIP, in threads. Batches are encoded and then clustered by
         `Teacher.max_concurrent_batches` threads, and a few more for a GPU, so that its queue is never empty. While
-        the caller uses the content, CLIP encodes the next shard, which is yielded only afterwards: shards keep their
-        order, and at most two are in memory.
+        the caller uses the content, CLIP encodes the next shard, which is yielded only afterwards, and the one after
+        that is decoded: shards keep their order, and the features of at most two are in memory.
 
         Args:
             number: the shard.
@@ -79,21 +81,22 @@ class Encoder:
 
         """
         span, times = self.layout.span(number), times or StageTimes()
-        shard = Shard.blank(self.layout, span.stop - span.start, self.masker.dtype)
-        rows = range(len(shard.status)) if rows is None else rows
+        rows = range(span.stop - span.start) if rows is None else rows
         gpu = self.clip.device.type == "cuda"
         pool_size = self.clip.max_concurrent_batches + (AHEAD if gpu else 0)
         feeder = Feeder(self.dataset, self.cropping, self.masker.ignored, self.clip.image_size, self.clip.batch, gpu)
         ahead = self.clip.max_concurrent_batches + AHEAD
         with (
             ExitStack() as finish,
-            feeder.batches(self._decoding, rows, span.start, ahead, times) as batches,
+            feeder.batches(self._decoding, self.decode_lock, rows, span.start, ahead, times) as batches,
             ThreadPoolExecutor(pool_size) as encoding,
         ):
             unfinished: deque[Future[int]] = deque()
             stopped = Event()
             try:
                 with self.encode_lock:
+                    progress(0)  # raises if this was canceled while it waited
+                    shard = Shard.blank(self.layout, span.stop - span.start, self.masker.dtype)
                     for batch in batches:
                         with times("wait"):
                             readable = batch.readable
@@ -154,7 +157,8 @@ class Encoder:
         shard.box[rows, view] = [image.views[view].box for image in images]
         shard.flip[rows, view] = [image.views[view].flip for image in images]
         if shard.dense is not None:
-            shard.dense[rows, view] = results["dense"][slots]
+            for row, slot in zip(rows, slots, strict=True):  # arrays of indices would copy the tokens twice
+                shard.dense[row, view] = results["dense"][slot]
         if finite.any():
             # on a CPU clustering takes one of CLIP's slots; a GPU must not wait for it
             with self.clip.compute_slot() if self.clip.device.type == "cpu" else nullcontext(), times("cluster"):

@@ -62,6 +62,11 @@ class EncodeJob:
     weights_hash: str = ""
 
     @property
+    def shards_per_worker(self) -> int:
+        """Three: one is decoded, one encoded by CLIP, and one written."""
+        return 3
+
+    @property
     def cache(self) -> Path:
         """The cache it writes."""
         return self.config.cache

@@ -3,10 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,25 +87,43 @@ class Feeder:
 
     @contextmanager
     def batches(
-        self, pool: Executor, rows: Sequence[int], first: int, ahead: int, times: StageTimes
+        self,
+        pool: Executor,
+        turn: AbstractContextManager[Any],
+        rows: Sequence[int],
+        first: int,
+        ahead: int,
+        times: StageTimes,
     ) -> Iterator[Iterator[ImageBatch]]:
         """Batches of `rows`, counted from image `first`; up to `ahead` of them are prepared before they are taken.
 
-        Preparation starts immediately. On exit, images that are no longer needed are canceled.
+        Preparation starts as soon as `turn` is entered. Once the first batch is requested and the last image is in the
+        queue of the pool, `turn` is left: whoever shares both is served after this. On exit, images that are no longer
+        needed are canceled.
         """
-        parts = (rows[start : start + self.slots] for start in range(0, len(rows), self.slots))
-        submitted = deque(self._submit(pool, part, first, times) for part in islice(parts, ahead))
+        waiting = deque(rows[start : start + self.slots] for start in range(0, len(rows), self.slots))
+        submitted: deque[ImageBatch] = deque()
+
+        def submit() -> None:
+            while waiting and len(submitted) < ahead:
+                submitted.append(self._submit(pool, waiting.popleft(), first, times))
 
         def results() -> Iterator[ImageBatch]:
             while submitted:
+                if not waiting:
+                    in_turn.close()
                 yield submitted.popleft()
-                submitted.extend(self._submit(pool, part, first, times) for part in islice(parts, 1))
+                submit()
+            in_turn.close()  # if there was nothing at all
 
-        try:
-            yield results()
-        finally:
-            for future in (future for batch in submitted for future in batch.futures):
-                future.cancel()
+        with ExitStack() as in_turn:
+            in_turn.enter_context(turn)
+            try:
+                submit()
+                yield results()
+            finally:
+                for future in (future for batch in submitted for future in batch.futures):
+                    future.cancel()
 
     def _submit(self, pool: Executor, rows: Sequence[int], first: int, times: StageTimes) -> ImageBatch:
         shape = (self.cropping.count, self.slots, self.size, self.size, 3)

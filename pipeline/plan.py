@@ -1,7 +1,6 @@
 """The plan of a run: checks everything before the first image is encoded, and computes what the run will cost."""
 
 import os
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -13,17 +12,22 @@ from data_cache.callbacks import Log, ignore
 from data_cache.content import Texts, text_problems
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import Dataset
-from data_cache.errors import UserError
+from data_cache.datasets.paired_files import MAX_CLASSES
+from data_cache.errors import UsageError, UserError
 from data_cache.fingerprint import Fingerprint, hash_names
 from data_cache.layout import DEFAULT_MASKS, Layout
 from data_cache.reader import Cache
 from data_cache.source_dataset import check_images_unchanged
 from data_cache.splits import make_split
+from data_cache.system.files import check_free_space, nearest_existing
+from data_cache.writer import CacheWriter
 from pipeline.config import PrecomputeConfig
 from pipeline.dask.cluster import resolve_on_cluster
 from pipeline.dask.run import Workers
 from pipeline.encode_job import EncodeJob, load_clip
 from pipeline.masks.masker import Masker
+from pipeline.masks.model import ModelSettings
+from pipeline.recluster import ClusterJob
 from pipeline.reopen import check_replaceable, match_images, open_existing
 from pipeline.teacher.clip import device_and_precision
 from pipeline.teacher.protocol import Teacher
@@ -52,6 +56,15 @@ class Plan:
     """Number of shards that contain them."""
     labelled: int
     """Number of images of the dataset that have a label map."""
+    masks: ClusterJob | None = None
+    """The mask set of another vision model, which follows CLIP's features."""
+    masks_images: int = 0
+    """Number of images to encode with that model."""
+
+    @property
+    def work(self) -> int:
+        """Images to encode, counted once per model."""
+        return self.images + self.masks_images
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -61,8 +74,13 @@ class Plan:
     @property
     def bytes(self) -> dict[str, int]:
         """Bytes still to be written, uncompressed, per group of arrays."""
-        sizes = bytes_per_image(self.job.layout, self.job.masker.dtype)
-        return {part: size * self.images for part, size in sizes.items()}
+        layout = self.job.layout
+        sizes = bytes_per_image(layout, self.job.masker.dtype)
+        total = {part: size * self.images for part, size in sizes.items()}
+        if self.masks:
+            own = bytes_per_image(layout, self.masks.masker.dtype, layout.of_masks(self.masks.attributes))
+            total = {part: size + own[part] * self.masks_images for part, size in total.items()}
+        return total
 
 
 def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
@@ -78,6 +96,11 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
     if config.cache.is_symlink():  # --overwrite replaces the link's target, not the link
         config = replace(config, cache=Path(os.path.realpath(config.cache)))
     dataset = open_dataset(config.dataset, config.root, config.split, config.limit)
+    if len(dataset.classes) > MAX_CLASSES:
+        raise UsageError(
+            f"--dataset {dataset.name}: its {len(dataset.classes)} classes do not fit into the 8-bit label maps of "
+            "training; it serves for `evaluate` only"
+        )
     split = make_split(config.dataset, dataset.classes, config.unseen)
     _check_readable(dataset)
     workers = Workers.of(config.workers, config.scheduler, config.device)
@@ -96,6 +119,7 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
     layout = Layout(len(dataset), config.views, clip.channels, clip.grid, shard, config.dense)
     weights_hash = clip.weights_hash if workers.out_of_process else ""
     job = EncodeJob(config, dataset.uncached(), precision, masker, layout, weights_hash)
+    masks = _model_masks(job, clip.image_size, device, workers.out_of_process) if config.masks_from else None
     images, shards = layout.images, layout.shards
     if cache:
         rows = {shard: cache.rows_to_encode(shard, config.retry_failed) for shard in job.pending_shards(cache)}
@@ -111,14 +135,44 @@ def plan(config: PrecomputeConfig, log: Log = ignore) -> Plan:
         images=images,
         shards=shards,
         labelled=sum(map(dataset.has_label, range(len(dataset)))),
+        masks=masks,
+        masks_images=_images_to_mask(job, masks, cache) if masks else 0,
     )
     _check_disk(result)
     return result
 
 
+def _model_masks(job: EncodeJob, clip_size: int, device: str, out_of_process: bool) -> ClusterJob:
+    """The mask set of another vision model. Raises UserError if the model does not load."""
+    config, source = job.config, job.config.model_source
+    assert source
+    local = ModelSettings(source.resolved(), clip_size, job.precision, "cpu" if out_of_process else device)
+    model = local.load()
+    settings = replace(local, device=config.device if config.scheduler else device, fingerprint=model.fingerprint())
+    tokens = {"grid": list(model.grid), "channels": model.channels, "dense": config.masks_dense}
+    return ClusterJob(
+        cache=config.cache,
+        name=config.masks_name or source.mask_name,
+        dataset=job.dataset,
+        masker=replace(job.masker, grid=model.grid),
+        tokens=tokens | {"model": model.fingerprint()},
+        model=settings,
+    )
+
+
+def _images_to_mask(job: EncodeJob, masks: ClusterJob, cache: CacheWriter | None) -> int:
+    """Number of images that lack masks. Raises UsageError if the cache has other masks of this name."""
+    if cache is None or masks.name not in cache.masks:
+        return job.layout.images
+    cache.check_mask_settings(masks.name, masks.attributes, "--masks-name")
+    pending = {*cache.pending_shards(masks.name), *job.pending_shards(cache)}
+    done = {s for s in {*range(cache.layout.shards)} - pending if cache.layout.span(s) == job.layout.span(s)}
+    return job.layout.images - job.layout.images_in(done)
+
+
 def _existing(
     config: PrecomputeConfig, dataset: Dataset, clip: Teacher, masker: Masker
-) -> tuple[Cache | None, Dataset, tuple[str, ...]]:
+) -> tuple[CacheWriter | None, Dataset, tuple[str, ...]]:
     """The cache to resume, if any; the dataset in its order, new images last; and the names of the new images."""
     if config.overwrite:
         check_replaceable(config.cache)
@@ -183,16 +237,13 @@ def _check_readable(dataset: Dataset, samples: int = 4) -> None:
 
 def _check_disk(plan: Plan) -> None:
     path = plan.job.cache
-    folder = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder := nearest_existing(path), os.W_OK):
         raise UserError(f"{path}: {folder} cannot be written; pass --cache PATH on another disk")
-    need, free = sum(plan.bytes.values()), shutil.disk_usage(folder).free
+    replaced = 0
     if plan.job.config.overwrite and path.is_dir():
-        free += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if need <= free:
-        return
-    smaller = "--dense int8, --dense none, or " if plan.bytes["dense"] else ""
-    raise UserError(
-        f"{path}: the cache needs about {need / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; pass {smaller}"
-        "--cache on a larger disk"
-    )
+        replaced = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    stored = {"--dense": plan.job.layout.dense if plan.images else "none", "--masks-dense": plan.job.config.masks_dense}
+    ways = [f"{flag} {way}" for flag, dense in stored.items() if dense != "none" for way in {"int8", "none"} - {dense}]
+    smaller = "".join(f"{way}, " for way in sorted(ways)) + "or " * bool(ways)
+    advice = f"pass {smaller}--cache on a larger disk"
+    check_free_space(path, "the cache", sum(plan.bytes.values()), advice, replaced)

@@ -15,6 +15,7 @@ from data_cache.system.lock import writer_lock
 from data_cache.writer import CacheWriter
 from pipeline.dask.run import run_shards
 from pipeline.plan import Plan
+from pipeline.recluster import finish_masks
 from pipeline.reopen import discard
 from pipeline.shard_job import DISK_FULL
 
@@ -28,6 +29,9 @@ class Summary:
     failures: list[tuple[str, str]]
     """Name and reason of each image that failed, in this run or an earlier one."""
     encoded: int
+    """Number of images that CLIP has encoded in this run."""
+    masked: int
+    """Number of images that another vision model has encoded in this run."""
     seconds: float
     stages: dict[str, float]
     survey: Survey
@@ -44,13 +48,13 @@ class Summary:
 
 
 def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summary:
-    """Execute a plan: create the cache if there is none, and finish its pending shards.
+    """Execute a plan: create the cache if there is none, and finish its pending shards, then the other mask set.
 
-    If it is killed, a new plan contains only the unfinished shards. `progress` counts images done; `log` receives a
-    line about the workers.
+    If it is killed, a new plan contains only the unfinished shards. `progress` counts images done (`Plan.work`); `log`
+    receives a line about the workers.
     """
     start = time.perf_counter()
-    job, encoded = plan.job, 0
+    job, encoded, masked = plan.job, 0, 0
 
     def count(images: int) -> None:
         nonlocal encoded
@@ -67,10 +71,12 @@ def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summa
             for report in run_shards(job, job.pending_shards(cache), count, plan.workers, log):
                 stages.update(report.seconds)
                 survey += report.survey
+            if plan.masks:
+                masked = finish_masks(plan.masks, progress, plan.workers, log, "--masks-name")
             cache.remove_leftovers()
             failures = [(name, status) for name, status in cache.statuses() if status != OK]
     seconds = time.perf_counter() - start
-    return Summary(job.cache, job.layout.images, failures, encoded, seconds, dict(stages), survey)
+    return Summary(job.cache, job.layout.images, failures, encoded, masked, seconds, dict(stages), survey)
 
 
 def create_or_open(plan: Plan) -> CacheWriter:

@@ -1,20 +1,23 @@
-"""Clusters cached dense tokens again, without CLIP: adds a mask set to a cache."""
+"""Adds a mask set to a cache: clusters its dense tokens again, or the tokens of another vision model."""
 
-import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float16, UInt8
 
 from data_cache.arrays import blank_fields
 from data_cache.callbacks import Log, Progress, ignore
 from data_cache.content import OK
 from data_cache.datasets.base import Dataset
-from data_cache.errors import UsageError, UserError, disk_errors
+from data_cache.errors import UserError, disk_errors
 from data_cache.layout import DEFAULT_MASKS
 from data_cache.moved import moved_cache_errors
 from data_cache.reader import Cache
-from data_cache.sample import crop_label, read_label_unchanged
+from data_cache.sample import crop_image, crop_label, read_label_unchanged, read_unchanged
 from data_cache.source_dataset import open_source_dataset
 from data_cache.splits import make_split
 from data_cache.system.devices import resolve_device
@@ -23,47 +26,128 @@ from data_cache.views import View
 from data_cache.writer import CacheWriter
 from pipeline.config import ClusterConfig
 from pipeline.dask.run import Workers, run_shards
+from pipeline.encode import DECODERS
 from pipeline.masks.masker import Masker
+from pipeline.masks.model import ModelSettings, TokenModel
+from pipeline.masks.source import ModelSource
 from pipeline.shard_job import DISK_FULL, ShardReport, absolute
 
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """A resolved clustering, small enough to be sent to other processes."""
+    """A resolved clustering, small enough to be sent to other processes.
+
+    Args:
+        cache: the cache, whose features are finished.
+        name: the mask set.
+        dataset: the images, in the order of the cache.
+        masker: the clustering.
+        tokens: what the mask set records about tokens that are not CLIP's.
+        model: the vision model that computes them; without it, the stored tokens are read.
+
+    """
 
     cache: Path
     name: str
     dataset: Dataset
     masker: Masker
+    tokens: Mapping[str, Any] | None = None
+    model: ModelSettings | None = None
+
+    @property
+    def shards_per_worker(self) -> int:
+        """Two: one is clustered while the other is read or written. Each holds the tokens that are to be stored."""
+        return 2
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The settings, as stored in the attributes of the mask set."""
+        tokens = {"tokens": dict(self.tokens)} if self.tokens else {}
+        origin = {"origin": self.model.source.origin} if self.model else {}
+        return self.masker.attributes() | tokens | origin
 
     def with_absolute_paths(self) -> "ClusterJob":
         """The same job for machines that share the file system but not the working directory."""
-        return replace(self, cache=self.cache.absolute(), dataset=absolute(self.dataset))
+        model = self.model and replace(self.model, source=ModelSource(self.model.source.origin))
+        return replace(self, cache=self.cache.absolute(), dataset=absolute(self.dataset), model=model)
+
+    def check(self, shard: int) -> None:
+        """Raise UserError if the features or tokens of a shard are not done, or the model is not the recorded one."""
+        cache = Cache(self.cache)
+        tokens = "" if self.model else cache.tokens_owner(self.name)
+        cache.check_done(tokens or DEFAULT_MASKS, shard)
+        if self.model:
+            self.model.load()
 
     def run(self, shard: int, progress: Progress) -> ShardReport:
-        """Cluster one shard and write its masks."""
+        """Cluster one shard and write its masks, and its tokens if they are new and to be stored."""
         cache = CacheWriter(self.cache)
-        span, size = cache.layout.span(shard), cache.fingerprint["clip"]["image_size"]
-        images, views = span.stop - span.start, cache.layout.views
-        label, count = blank_fields(("label", "count"), cache.layout, images, self.masker.dtype).values()
-        stored = cache.read_fields(shard, ("status", "label_hash", "box", "flip"))
-        status, digest, box, flip = stored.values()
-        rows = [row for row in range(images) if status[row] == OK]
-        images_per_batch = max(1, self.masker.batch // views)
-        for start in range(0, len(rows), images_per_batch):
-            batch = rows[start : start + images_per_batch]
-            dense = np.concatenate([cache.dense(span.start + row) for row in batch])
-            labels = []
-            for row in batch:
-                label_map = read_label_unchanged(self.dataset, span.start + row, digest[row])
-                crops = [View.stored(box[row, view], flip[row, view]) for view in range(views)]
-                labels += [crop_label(label_map, crop, size) for crop in crops]
-            masks = self.masker(dense, labels)
+        self.check(shard)
+        model = self.model and self.model.load()
+        masker = replace(self.masker, device=str(model.device)) if model else self.masker
+        span, layout = cache.layout.span(shard), cache.mask_layout(self.name)
+        images, views = span.stop - span.start, layout.views
+        fields = ("label", "count", *(["dense"] if layout.dense != "none" else []))
+        blank = blank_fields(fields, layout, images, masker.dtype)
+        label, count, stored = blank["label"], blank["count"], blank.get("dense")
+        source = _Views(cache, self.dataset, shard, cache.tokens_model(self.name)["image_size"])
+        images_per_batch = max(1, masker.batch // views)
+        for start in range(0, len(source.rows), images_per_batch):
+            batch = source.rows[start : start + images_per_batch]
+            if model:
+                labels, dense = source.encoded(batch, model)
+            else:
+                labels = source.labels(batch)
+                dense = np.concatenate([cache.dense(span.start + row, self.name) for row in batch])
+            masks = masker(dense, labels)
             label[batch], count[batch] = (part.reshape(len(batch), views, *part.shape[1:]) for part in masks)
+            if stored is not None:
+                stored[batch] = dense.reshape(len(batch), views, *dense.shape[1:])
             progress(len(batch))
-        progress(images - len(rows))
-        cache.write_masks(shard, label, count, self.name)
+        progress(images - len(source.rows))
+        cache.write_masks(shard, label, count, self.name, stored)
         return ShardReport()
+
+
+class _Views:
+    """The views of a shard's images, at the input size of the model whose tokens are clustered."""
+
+    def __init__(self, cache: CacheWriter, dataset: Dataset, shard: int, size: int) -> None:
+        self._dataset, self._first, self._size = dataset, cache.layout.span(shard).start, size
+        stored = cache.read_fields(shard, ("status", "content_hash", "label_hash", "box", "flip"))
+        status, *digests, self._box, self._flip = stored.values()
+        self._digest = list(zip(*digests, strict=True))
+        self.rows = [row for row, reason in enumerate(status) if reason == OK]
+        """Images that did not fail."""
+
+    def labels(self, rows: Sequence[int]) -> list[UInt8[np.ndarray, "size size"] | None]:
+        """The label map of each view of some images. Raises UserError if one has changed."""
+        found = ((row, read_label_unchanged(self._dataset, self._first + row, self._digest[row][1])) for row in rows)
+        return [crop_label(label, view, self._size) for row, label in found for view in self._views(row)]
+
+    def encoded(
+        self, rows: Sequence[int], model: TokenModel
+    ) -> tuple[list[UInt8[np.ndarray, "size size"] | None], Float16[np.ndarray, "view y x channel"]]:
+        """The label map and the tokens of each view of some images. Raises UserError if an image has changed."""
+        with ThreadPoolExecutor(DECODERS) as pool:
+            crops = [crop for image in pool.map(self._crops, rows) for crop in image]
+        tokens = model.tokens(np.stack([pixels for pixels, _ in crops]))
+        finite = np.isfinite(tokens).all(axis=(1, 2, 3))
+        if not finite.all():
+            name = self._dataset.ids[self._first + rows[int(finite.argmin()) // self._flip.shape[1]]]
+            raise UserError(
+                f"--masks-from {model.source.spec}: its tokens of {name} are not finite in float16; "
+                "choose another model"
+            )
+        return [label for _, label in crops], tokens
+
+    def _crops(self, row: int) -> list[tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"] | None]]:
+        sample = read_unchanged(self._dataset, self._first + row, self._digest[row])
+        views = self._views(row)
+        return [(crop_image(sample.image, v, self._size), crop_label(sample.label, v, self._size)) for v in views]
+
+    def _views(self, row: int) -> list[View]:
+        return [View.stored(box, flip) for box, flip in zip(self._box[row], self._flip[row], strict=True)]
 
 
 def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ignore) -> int:
@@ -80,34 +164,44 @@ def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ign
     """
     workers = Workers.of(config.workers, config.scheduler, "auto")
     cache = CacheWriter(config.cache)
-    if not re.fullmatch(r"\w{1,60}", config.name):
-        raise UsageError(f"--name {config.name!r}: only letters, digits and _ are allowed, at most 60")
-    cache.check_dense()
-    if cache.pending_shards(DEFAULT_MASKS):
+    masks = cache.mask_name(config.masks)
+    cache.check_dense(masks)
+    if cache.pending_shards(masks):
         raise UserError(f"{cache.path}: not finished; run the same `precompute` command again first")
     dataset = open_source_dataset(cache, config.root).uncached()
-    job = ClusterJob(config.cache, config.name, dataset, _masker(config, cache))
+    owner, layout = cache.tokens_owner(masks), cache.mask_layout(masks)
+    tokens = {"grid": list(layout.grid), "channels": layout.channels, "dense": "none", "masks": owner}
+    job = ClusterJob(config.cache, config.name, dataset, _masker(config, cache, masks), tokens if owner else None)
     with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache), moved_cache_errors(job.cache):
-        cache = CacheWriter(job.cache)  # another process may have added a set in the meantime
-        cache.remove_leftovers()
-        if job.name not in cache.masks:
-            cache.add_masks(job.name, job.masker.attributes())
-            cache = CacheWriter(job.cache)
-        cache.check_mask_settings(job.name, job.masker.attributes())
-        pending = cache.pending_shards(job.name)
-        for _ in run_shards(job, pending, progress, workers, log):
-            pass
+        CacheWriter(job.cache).remove_leftovers()
+        return finish_masks(job, progress, workers, log)
+
+
+def finish_masks(job: ClusterJob, progress: Progress, workers: Workers, log: Log = ignore, flag: str = "--name") -> int:
+    """Add a mask set unless the cache has it, and cluster its pending shards. Returns their number of images.
+
+    The caller must hold the writer's lock. `flag` is the option that named the set.
+
+    Raises UsageError if the cache has a mask set of this name with other settings.
+    """
+    cache = CacheWriter(job.cache)  # another process may have added a set in the meantime
+    if job.name not in cache.masks:
+        cache.add_masks(job.name, job.attributes)
+        cache = CacheWriter(job.cache)
+    cache.check_mask_settings(job.name, job.attributes, flag)
+    pending = cache.pending_shards(job.name)
+    for _ in run_shards(job, pending, progress, workers, log):
+        pass
     return cache.layout.images_in(pending)
 
 
-def _masker(config: ClusterConfig, cache: Cache) -> Masker:
-    """The clustering of the new set: stage 1's settings, overridden by those of `config`."""
-    classes = cache.texts().classes
-    changes = {name: getattr(config, name) for name in ("windows", "threshold", "updates")}
+def _masker(config: ClusterConfig, cache: Cache, masks: str) -> Masker:
+    """The clustering of the new set: the settings of the set `masks`, overridden by those of `config`."""
+    changes: dict[str, Any] = {name: getattr(config, name) for name in ("windows", "threshold", "updates")}
     if config.unseen is not None:
-        changes["unseen"] = make_split(cache.fingerprint["dataset"]["name"], classes, config.unseen).unseen
-    attributes = cache.mask_attributes(DEFAULT_MASKS)
-    attributes |= {name: value for name, value in changes.items() if value is not None}
+        dataset = cache.fingerprint["dataset"]["name"]
+        changes["split"] = make_split(dataset, cache.texts().classes, config.unseen)
     # not all machines of a cluster may have a GPU, and a CPU gives the same labels
     device = "cpu" if config.scheduler else str(resolve_device("auto"))
-    return Masker.from_attributes(attributes, classes, cache.layout.grid, device, config.kmeans)
+    changed = {name: value for name, value in changes.items() if value is not None}
+    return replace(Masker.of_masks(cache, masks, device, config.kmeans), **changed)

@@ -11,6 +11,7 @@ from data_cache.datasets.base import Dataset
 from data_cache.errors import UnreadableError, UserError, disk_errors
 from data_cache.integrity import Files, damaged_parts, damaged_shards, recorded_files
 from data_cache.layout import DEFAULT_MASKS
+from data_cache.messages import count
 from data_cache.moved import moved_cache_errors
 from data_cache.reader import Cache
 from data_cache.sample import check_unchanged
@@ -20,6 +21,7 @@ from data_cache.views import Cropping, check_resampling
 from data_cache.writer import CacheWriter
 from pipeline.encode import Encoder
 from pipeline.masks.masker import Masker
+from pipeline.masks.model import ModelSettings
 from pipeline.recluster import ClusterJob
 from pipeline.teacher.rebuild import rebuild_teacher
 
@@ -47,7 +49,7 @@ class RepairReport:
             return "no shard is damaged; `precompute` or `cluster` finishes what is not done"
         parts = {"features": self.features, **{f"masks {name}": shards for name, shards in self.masks.items()}}
         listed = "; ".join(f"{part}: {', '.join(map(str, shards))}" for part, shards in parts.items() if shards)
-        return f"{self.shards} shards recomputed ({listed}), {self.same} identical to before"
+        return f"{count(self.shards, 'shard')} recomputed ({listed}), {self.same} identical to before"
 
 
 def repair(
@@ -56,12 +58,13 @@ def repair(
     device: torch.device,
     clip: str | None = None,
     weights: str | None = None,
+    masks_from: str | None = None,
     progress: Progress = ignore,
 ) -> RepairReport:
-    """Recompute the damaged shards of a cache: features and stage 1's masks with CLIP, other masks from dense tokens.
+    """Recompute the damaged shards of a cache: features and stage 1's masks with CLIP, other masks from their tokens.
 
-    `progress` counts images done. If this is killed, shards under repair count as not done, and `precompute` and
-    `cluster` finish them.
+    `clip`, `weights` and `masks_from` say where the models are now, if they have moved. `progress` counts images done.
+    If this is killed, shards under repair count as not done, and `precompute` and `cluster` finish them.
 
     Raises:
         UserError: something other than a shard is damaged, the CLIP or the images are not those of the cache, or the
@@ -85,9 +88,13 @@ def repair(
                 with encoder.shard(shard, progress=progress) as data:
                     cache.write_shard(shard, data, DEFAULT_MASKS)
                 same += recorded_files(cache, shard, FEATURE_PARTS) == before
-        for name, shards in sets.items():
-            job = ClusterJob(path, name, dataset, _masker(cache, name, dataset, device))
+        # masks that were clustered again need the tokens that other sets store
+        for name, shards in sorted(sets.items(), key=lambda one: cache.tokens_owner(one[0]) != one[0]):
+            job = _cluster_job(cache, name, dataset, device, masks_from)
+            if job.model:
+                _check_unchanged(cache, dataset, shards)
             for shard in shards:
+                job.check(shard)
                 before = _invalidate(cache, shard, (f"masks/{name}",))
                 job.run(shard, progress)
                 same += recorded_files(cache, shard, (f"masks/{name}",)) == before
@@ -105,12 +112,16 @@ def _damaged(cache: Cache) -> tuple[list[int], dict[str, list[int]]]:
 def _encoder(cache: Cache, dataset: Dataset, device: torch.device, clip: str | None, weights: str | None) -> Encoder:
     fingerprint, origin = cache.fingerprint, cache.attributes["recorded"].get("clip")
     teacher = rebuild_teacher(fingerprint["clip"], origin, clip, weights, device)
-    masker = _masker(cache, DEFAULT_MASKS, dataset, device)
+    masker = Masker.of_masks(cache, DEFAULT_MASKS, str(device))
     return Encoder(teacher, dataset, masker, cache.layout, Cropping.stored(fingerprint["views"]))
 
 
-def _masker(cache: Cache, name: str, dataset: Dataset, device: torch.device) -> Masker:
-    return Masker.from_attributes(cache.mask_attributes(name), dataset.classes, cache.layout.grid, str(device))
+def _cluster_job(cache: Cache, name: str, dataset: Dataset, device: torch.device, masks_from: str | None) -> ClusterJob:
+    """The clustering of an additional mask set; if it has a model of its own, this computes the tokens again."""
+    attributes, own = cache.mask_attributes(name), cache.tokens_owner(name) == name
+    model = ModelSettings.of_masks(attributes, masks_from, device) if own else None
+    masker = Masker.of_masks(cache, name, str(device))
+    return ClusterJob(cache.path, name, dataset, masker, attributes.get("tokens"), model)
 
 
 def _invalidate(cache: Cache, shard: int, parts: Sequence[str]) -> list[Files | None]:

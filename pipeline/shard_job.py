@@ -38,6 +38,10 @@ class ShardJob(Protocol):
     def dataset(self) -> Dataset:
         """The dataset it reads."""
 
+    @property
+    def shards_per_worker(self) -> int:
+        """Shards that a worker runs at once."""
+
     def with_absolute_paths(self) -> Self:
         """The same job for machines that share the file system but not the working directory."""
 

@@ -34,6 +34,25 @@ def drawn(tmp_path: Path) -> Path:
     return tmp_path / "drawn"
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of an untrained student with text features of the tiny CLIP."""
+    from students import make_student  # imports PyTorch, which many tests do without
+
+    return make_student(tmp_path_factory.mktemp("student") / "run")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, where caches and datasets are looked for as well."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("CLIPTEACHER_CACHE", "CLIPTEACHER_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
     """A headless browser from the PATH; skips the test if there is none."""

@@ -31,6 +31,6 @@ def test_example_runs(tmp_path):
         [sys.executable, "-c", api.EXAMPLE], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("pAcc")
+    assert done.stdout.startswith("mIoU")
     assert (tmp_path / "overlay.png").stat().st_size > 0
     assert (tmp_path / "runs/scenes/config.json").is_file()

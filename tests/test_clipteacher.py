@@ -13,24 +13,15 @@ from folders import make_cache
 from PIL import Image
 from shapes import CLASSES as SHAPES
 from shapes import draw_shapes
-from students import CLASSES, make_student
+from students import CLASSES
 
 import clipteacher as door
 from clipteacher import EvaluateConfig, PrecomputeConfig, TrainConfig, UsageError, UserError
 
+pytestmark = pytest.mark.usefixtures("here")
+
 NAMES = ("grass", "tiger", "rose")
 HEAVY = {"torch", "torchvision", "open_clip", "zarr", "dask", "timm", "pandas", "scipy", "faiss", "typer", "rich"}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return make_student(tmp_path_factory.mktemp("student") / "run")
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CLIPTEACHER_CACHE", str(tmp_path / "caches"))
 
 
 @pytest.fixture
@@ -116,7 +107,7 @@ def test_notebooks_show_image_prediction_and_legend(run, pixels):
     assert "image, 120 x 90 px" in html
     assert "椅子 &lt;b&gt; 100.0 % (unseen)" in html
     assert "tiger" in segmenter._repr_html_()
-    assert repr(segmenter) == "fpn (resnet18) at 64 px after 1 updates: 4 classes, unseen: tiger"
+    assert repr(segmenter) == "fpn (resnet18) at 64 px after 1 update: 4 classes, unseen: tiger"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
@@ -151,7 +142,7 @@ def test_bad_images_are_user_errors(run, image, word):
 
 
 BAD_CALLS = [
-    (lambda run: door.load("nothing"), "no such checkpoint"),
+    (lambda run: door.load("nothing"), "no such run"),
     (lambda run: door.load(run, device="tpu"), "tpu"),
     (lambda run: door.load(run).predict("p.png", []), "names no class"),
     (lambda run: door.load(run).predict("p.png", ["sky", " Sky"]), "again name 2"),
@@ -197,7 +188,7 @@ def test_precompute_train_evaluate_and_predict(tmp_path, capsys):
     assert door.train(config, "run", resume=True).checkpoint.step == 2
     report = door.evaluate(EvaluateConfig("run", dataset="folder", root=str(root), gamma=1.5))
     assert 0 <= report.metrics.miou_seen <= 1
-    assert repr(report).startswith("pAcc")
+    assert repr(report).startswith("mIoU")
     assert "<th" in report._repr_html_()
     image = next((root / "images/val").iterdir())
     assert door.load("run").predict(image).label_map.shape == (128, 128)
@@ -207,7 +198,7 @@ def test_precompute_train_evaluate_and_predict(tmp_path, capsys):
         assert word in printed.err
 
 
-def test_open_cache_is_the_viewers(tmp_path):
-    root = draw_shapes(tmp_path / "drawn", {"train": 2})
-    make_cache(root, tmp_path / "c.zarr", clip="tiny", clip_weights=None, unseen="disc")
+def test_open_cache_is_the_viewers(here):
+    root = draw_shapes(here / "drawn", {"train": 2})
+    make_cache(root, here / "c.zarr", clip="tiny", clip_weights=None, unseen="disc")
     assert isinstance(door.open_cache("c.zarr"), door.CacheReader)

@@ -131,7 +131,10 @@ def test_console_script_and_rooms_are_packaged():
 
 
 def test_tiny_clip_is_part_of_the_repository():
-    for file in (TINY_CONFIG, TINY_WEIGHTS, TINY_WEIGHTS.with_suffix(".json"), TINY_WEIGHTS.with_suffix(".jsonl")):
+    weights = [
+        file.with_suffix(suffix) for file in TINY_WEIGHTS.values() for suffix in (".safetensors", ".json", ".jsonl")
+    ]
+    for file in (TINY_CONFIG, *weights):
         name = str(file.relative_to(REPOSITORY))
         assert file.is_file()
         assert subprocess.run(["git", "check-ignore", "-q", name], cwd=REPOSITORY, check=False).returncode == 1

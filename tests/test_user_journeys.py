@@ -17,17 +17,9 @@ from small_run import small_run
 import clipteacher as door
 from clipteacher import EvaluateConfig, PrecomputeConfig, TrainConfig
 
+pytestmark = pytest.mark.usefixtures("here")
+
 TRAINING = ("--iterations", 3, "--batch-size", 2, "--size", 64, "--loss-stride", 4, *STUDENT)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """An empty working directory, as all of these users have."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("CLIPTEACHER_CACHE", raising=False)
-    monkeypatch.delenv("CLIPTEACHER_DATA", raising=False)
-    return tmp_path / "here"
 
 
 def test_a_student_plans_a_row_of_the_paper_before_downloading_anything(clipteacher, here):

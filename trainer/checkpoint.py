@@ -40,6 +40,10 @@ class Checkpoint:
         """The classes of its training dataset."""
         return Vocabulary(self.split, self.text, self.split.is_seen)
 
+    def gamma(self, requested: float | None = None) -> float:
+        """The requested gamma; None selects this student's default (`TrainConfig.gamma`)."""
+        return self.config.gamma if requested is None else requested
+
 
 def save(
     run: Path,

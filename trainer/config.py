@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from data_cache.errors import UsageError, UserError
 from data_cache.limits import read_json
-from data_cache.options import check_options, option
+from data_cache.options import check_options, default_of, option
 from data_cache.system.atomic import atomic_write
 from trainer.students.names import ARCHITECTURES
 
@@ -21,7 +21,9 @@ StudentPrecision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 LOGGERS = ("tensorboard", "trackio", "wandb")
 CONFIG, LOG = "config.json", "log.jsonl"
 GAMMA = 1.5
-"""The paper's value: added to the logits of unseen classes, against the bias towards seen classes."""
+"""The paper's value: added to the logits of unseen classes, against the bias towards seen classes.
+
+Students that were trained with `transductive` have no such bias (`TrainConfig.gamma`)."""
 MAX_UPDATES = 10**8 - 1
 """The name of a checkpoint folder has eight digits."""
 MAX_SIDE, MAX_BATCH, MAX_PROCESSES = 2**15, 2**16, 2**10
@@ -34,7 +36,9 @@ class TrainConfig:
 
     cache: str | None = option(None, "Cache to train from; by default the only one in ./data_cache.")
     root: str | None = option(None, "Root of the dataset; by default where precompute found it.")
-    masks: str | None = option(None, "Name of the mask set; by default the one that precompute made.")
+    masks: str | None = option(
+        None, "Name of the mask set; by default the one that `precompute` makes from CLIP's tokens."
+    )
     arch: str = option(
         "segformer", "Student: segnext, or a decoder of segmentation_models_pytorch.", choices=ARCHITECTURES
     )
@@ -72,6 +76,9 @@ class TrainConfig:
     weight_generate: float = option(1.0, "Weight of L_generate.", minimum=0)
     loss_stride: int = option(
         1, "Pixel losses use every n-th pixel: 1 as in the paper, 4 is faster.", minimum=1, maximum=MAX_SIDE
+    )
+    transductive: bool = option(
+        False, "Names of unseen classes are known, their labels are not: pseudo labels are named."
     )
     seed: int = option(0, "Seed of initial weights and sampling order.", minimum=0, maximum=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
@@ -117,6 +124,22 @@ class TrainConfig:
         """Updates of linear warm-up: at most a tenth of the run, so that short runs are trained at full rate, too."""
         return min(self.warmup, self.iterations // 10)
 
+    @property
+    def setting(self) -> str:
+        """The setting of zero-shot segmentation: whether training knows the names of unseen classes."""
+        return "transductive" if self.transductive else "inductive"
+
+    @property
+    def gamma(self) -> float:
+        """What is added to the logits of unseen classes: the paper's value, or 0 if training knew their names."""
+        return 0.0 if self.transductive else GAMMA
+
+    @property
+    def changed(self) -> dict[str, tuple[Any, Any]]:
+        """The settings that differ from the defaults: (value, default) by name."""
+        pairs = {name: (value, default_of(type(self), name)) for name, value in asdict(self).items()}
+        return {name: (value, default) for name, (value, default) in pairs.items() if value != default}
+
     def save(self, path: Path) -> None:
         """Write as JSON that `train --config` reads."""
         with atomic_write(path) as draft:
@@ -134,6 +157,12 @@ def read_config(path: Path | None, **overrides: Any) -> TrainConfig:
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"--config {path}: cannot be read as JSON ({error})") from None
     return overridden(stored, **overrides)
+
+
+def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which paths are reduced to names: they would lead nowhere on another machine."""
+    names = {name: Path(settings[name]).name for name in ("cache", "encoder_weights") if settings.get(name)}
+    return {**settings, **names, "root": None}
 
 
 def overridden(stored: Mapping[str, Any], **overrides: Any) -> TrainConfig:

@@ -1,5 +1,6 @@
 """Training data: a dataset with the content of its cache, and single views cropped exactly as the teacher saw them."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from data_cache.splits import Split
 from data_cache.views import View, check_resampling
 from trainer.config import TrainConfig
 from trainer.losses.pixel_terms import IGNORE
+from trainer.naming import name_pseudo_labels
 from trainer.photometric import distort
 from trainer.sampler import Draw
 
@@ -34,7 +36,8 @@ class TrainingData:
     """A dataset and its cache: views, CLS tokens, fused masks and text features.
 
     `size` is the side of the student's input in pixels. `origin` is what a checkpoint records about the cache.
-    `held_out` are the images that the student never sees, because it is validated on them.
+    `held_out` are the images that the student never sees, because it is validated on them. `names` are those of the
+    pseudo labels (`trainer.naming`) if the setting is transductive.
     """
 
     dataset: Dataset
@@ -44,6 +47,13 @@ class TrainingData:
     size: int
     origin: Mapping[str, Any]
     held_out: Int[np.ndarray, "held"]
+    names: Int16[np.ndarray, "image view label"] | None = None
+
+    @property
+    def text_classes(self) -> Int[np.ndarray, "text"]:
+        """Ids of the classes whose names are known in training: the seen ones, then any that pseudo labels may have."""
+        known = [self.split.seen_index] if self.names is None else [self.split.seen_index, self.split.unseen_index]
+        return np.concatenate(known)
 
 
 def load_training_data(config: TrainConfig) -> TrainingData:
@@ -74,14 +84,18 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     origin = {
         "dataset": cache.fingerprint["dataset"],
         "clip": cache.fingerprint["clip"],
-        "masks": cache.mask_attributes(masks),
+        "masks": cache.mask_recipe(masks),
         "prompts": {"name": texts.name, "templates": list(texts.templates)},
         "recorded": {
             "root": str(root.absolute()) if root else None,
             "clip": cache.attributes["recorded"].get("clip"),
         },
     }
-    return TrainingData(dataset, split, loaded, texts, size, origin, held_out_images(config, loaded))
+    names = None
+    if config.transductive:
+        names = name_pseudo_labels(cache, loaded, split, texts.features)
+        origin["pseudo_label_names"] = hashlib.sha256(names.tobytes()).hexdigest()
+    return TrainingData(dataset, split, loaded, texts, size, origin, held_out_images(config, loaded), names)
 
 
 def held_out_images(config: TrainConfig, loaded: CachedArrays) -> Int[np.ndarray, "held"]:

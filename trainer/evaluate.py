@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt, UInt8
 
 from data_cache.callbacks import Progress, ignore
 from data_cache.datasets.base import VOID, Dataset
@@ -50,7 +50,7 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """The output of `--json`: the first gamma at the top level; if there are several, all of them under `sweep`."""
         first, classes = next(iter(self.counts)), self.vocabulary.split.classes
-        output = self.at(first).as_json(first, classes)
+        output = {**self.at(first).as_json(first, classes), "unseen": list(self.vocabulary.split.unseen)}
         if len(self.counts) > 1:
             output["sweep"] = [self.at(gamma).as_json(gamma) for gamma in self.counts]
         if self.vocabulary.transferred:
@@ -159,7 +159,7 @@ def check_labelled(dataset: Dataset) -> None:
 
 def load_labelled(
     dataset: Dataset, index: int
-) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
+) -> tuple[UInt8[np.ndarray, "height width 3"], UInt[np.ndarray, "height width"]]:
     """Read an image and its label map. Raises UserError if it has none, or if the image is too long a strip."""
     image, label = dataset.load(index)
     if label is None:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.precision import Precision
 from lightning_fabric.strategies import DDPStrategy
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ from trainer.resume import restore, resume_state, seed_rank
 from trainer.run import LOG, exclusive_run, repair_log
 from trainer.sampler import Stream
 from trainer.students.network import StudentNetwork, check_size
-from trainer.teacher import CachedTeacher, TeacherSource, teacher_targets
+from trainer.teacher import TeacherSource, cached_teacher, teacher_targets
 from trainer.validation import DrawPredictions, Validation
 
 NUM_CHECKED = 16
@@ -68,7 +69,7 @@ def train(
         strict: compare all images with the cache before the first update, not just a sample.
         on_update: receives the losses of every update.
         teacher: replaces the cache as the source of CLS tokens and pseudo labels.
-        log: receives a message if a damaged log was repaired.
+        log: receives a message if a damaged log was repaired, or if dense tokens are read first.
         draw: draws the pictures of `config.log_images`. With several processes, it must be picklable.
 
     Returns:
@@ -81,6 +82,8 @@ def train(
     """
     if teacher and config.devices > 1:
         raise UsageError(f"--online: trains in one process; omit --devices {config.devices}")
+    if teacher and config.transductive:
+        raise UsageError("--online: pseudo labels get their names from the cache; omit --transductive")
     check_processes(config)
     check_logger(config.log)
     with exclusive_run(out):
@@ -90,6 +93,8 @@ def train(
             repair_log(out / LOG, log)
         elif checkpoints(out):
             raise UsageError(f"--out {out}: contains a trained run; pass --resume to continue it, or another --out")
+        if config.transductive:
+            log("--transductive: reads all dense tokens of the cache to name pseudo labels before the first update")
         if config.devices == 1:
             return train_rank(config, out, resume, strict, draw, on_update, interruptible(), teacher)
         device, arguments = resolve_device(config.device), (config, out, resume, strict, draw)
@@ -113,9 +118,10 @@ def train_rank(
     learner, optimizer, peak_lrs = _learner(fabric, config, data)
     seed_rank(config.seed)
     card = make_card(config, data.split, data.size, {**data.origin, ONLINE: teacher is not None})
-    step = restore(out, learner.module, optimizer, card) if resume else 0
-    saver = CheckpointSaver(out, learner.module, optimizer, torch.from_numpy(data.texts.features), card)
-    teacher = teacher or CachedTeacher(data.loaded)
+    precision = fabric.strategy.precision
+    step = restore(out, learner.module, optimizer, precision, card) if resume else 0
+    saver = CheckpointSaver(out, learner.module, optimizer, precision, torch.from_numpy(data.texts.features), card)
+    teacher = teacher or cached_teacher(data)
     views = _checked_views(config, data, strict)
     validation = Validation(config, data, learner.module.network, draw)
     stream = Stream(len(views), data.loaded.cls.shape[1], config.batch_size, config.seed)
@@ -175,7 +181,7 @@ class Learner(nn.Module):
         check_memory(config, self.network, data.size, text.shape[1])
         if config.compile:
             self.network.compile(dynamic=False)  # in place: the names of its weights stay
-        self.loss = TeacherLoss(config, text[data.split.seen_index])
+        self.loss = TeacherLoss(config, text[data.text_classes])
 
     def forward(
         self, images: UInt8[Tensor, "local 3 size size"], targets: Callable[[], TeacherTargets]
@@ -197,6 +203,7 @@ class CheckpointSaver:
     out: Path
     learner: Any
     optimizer: Any
+    precision: Precision
     text: Float[Tensor, "class channel"]
     card: Mapping[str, Any]
 
@@ -209,7 +216,7 @@ class CheckpointSaver:
         if failure is None and not all(bool(weight.isfinite().all()) for weight in self.learner.parameters()):
             raise UserError(f"update {step}: the weights are not finite and are not saved; {ADVICE}")
         card, kind = (self.card, STEP) if failure is None else ({**self.card, "failed": failure}, FAILED)
-        state, folder = resume_state(self.learner, self.optimizer), None
+        state, folder = resume_state(self.learner, self.optimizer, self.precision), None
         if ranks.rank() == 0:
             folder = checkpoint.save(self.out, step, self.learner.network, self.text, card, state, kind)
         ranks.any_rank(False)  # a barrier: no process may end the run while rank 0 still writes

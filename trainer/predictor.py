@@ -1,21 +1,78 @@
 """Prediction with a trained student and text features. CLIP itself is not needed."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from data_cache.errors import UserError
 from trainer.checkpoint import Checkpoint
-from trainer.losses.pixel import pixel_logits
+from trainer.losses.pixel import cosine_divisor
 from trainer.segmenter import TopSeenUnseen, Vocabulary, top_seen_unseen
 
 STRIDE = 426 / 512
 """Stride of the sliding window as a share of its side (512 and 426 in ZegCLIP's protocol)."""
 MAX_ASPECT_RATIO = 16
 """Of an image: its short side is resized to the training size, so a long strip would not fit into memory."""
+
+
+class Window(NamedTuple):
+    """A part of an image with the student's features, which cover `padded` pixels from `top` and `left` on.
+
+    Their dot products with text features are logits (eq. 9).
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    padded: tuple[int, int]
+    features: Float[Tensor, "channel y x"]
+
+
+class ClassLogits:
+    """The logits of an image, computed for the classes that are asked for: `logits[ids]` has shape (class, y, x).
+
+    A vocabulary may have thousands of names, whose logits at once would take gigabytes.
+    """
+
+    def __init__(self, windows: list[Window], size: tuple[int, int], text: Float[Tensor, "class channel"]) -> None:
+        self._windows, self._size, self._text = windows, size, text
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of classes, height and width."""
+        return len(self._text), *self._size
+
+    @property
+    def device(self) -> torch.device:
+        """The student's device."""
+        return self._text.device
+
+    @torch.inference_mode()
+    def __getitem__(self, ids: slice | Int[Tensor, "class"]) -> Float[Tensor, "class y x"]:
+        text = self._text[ids]
+        if len(self._windows) == 1:
+            return self._in_window(self._windows[0], text)
+        total = torch.zeros(len(text), *self._size, device=self.device)
+        count = torch.zeros(self._size, device=self.device)
+        for window in self._windows:
+            place = (
+                slice(window.top, window.top + window.height),
+                slice(window.left, window.left + window.width),
+            )
+            total[:, *place] += self._in_window(window, text)
+            count[place] += 1
+        return total / count
+
+    def _in_window(self, window: Window, text: Float[Tensor, "class channel"]) -> Float[Tensor, "class y x"]:
+        logits = torch.einsum("kc,cyx->kyx", text, window.features)
+        full = F.interpolate(logits[None], window.padded, mode="bilinear", align_corners=False)[0]
+        return full[:, : window.height, : window.width]
 
 
 class Predictor:
@@ -38,7 +95,7 @@ class Predictor:
         return top_seen_unseen(self.logits(image), self.vocabulary.labelled, image.shape[:2])
 
     @torch.inference_mode()
-    def logits(self, image: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "class y x"]:
+    def logits(self, image: UInt8[np.ndarray, "height width 3"]) -> ClassLogits:
         """Logits of the image resized for the student: its short side at the training size, its aspect ratio kept.
 
         Raises UserError if the image is too long a strip.
@@ -49,27 +106,23 @@ class Predictor:
         height, width = (max(side, round(length * scale)) for length in image.shape[:2])
         resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float().to(self._text.device)
-        return self._slide(pixels, side) if self.sliding else self._whole(pixels)
+        if self.sliding:
+            starts = [(top, left) for top in window_starts(height, side) for left in window_starts(width, side)]
+            windows = [
+                self._window(pixels[:, :, top : top + side, left : left + side], top, left) for top, left in starts
+            ]
+        else:
+            windows = [self._window(pixels)]
+        return ClassLogits(windows, (height, width), self._text)
 
-    def _whole(self, pixels: Float[Tensor, "1 3 height width"]) -> Float[Tensor, "class height width"]:
-        config, network = self.checkpoint.config, self.checkpoint.network
+    def _window(self, pixels: Float[Tensor, "1 3 height width"], top: int = 0, left: int = 0) -> Window:
+        network, config = self.checkpoint.network, self.checkpoint.config
         height, width = pixels.shape[2:]
         padded = F.pad(pixels, (0, -width % network.multiple, 0, -height % network.multiple), mode="replicate")
         features = network(padded)[0].float()
-        logits = pixel_logits(features, self._text, config.logits, config.tau)
-        full = F.interpolate(logits[None], padded.shape[2:], mode="bilinear", align_corners=False)[0]
-        return full[:, :height, :width]
-
-    def _slide(self, pixels: Float[Tensor, "1 3 height width"], side: int) -> Float[Tensor, "class height width"]:
-        height, width = pixels.shape[2:]
-        total = torch.zeros(len(self._text), height, width, device=pixels.device)
-        count = torch.zeros(height, width, device=pixels.device)
-        for top in window_starts(height, side):
-            for left in window_starts(width, side):
-                window = (slice(top, top + side), slice(left, left + side))
-                total[:, *window] += self._whole(pixels[:, :, *window])
-                count[window] += 1
-        return total / count
+        if config.logits == "cosine":  # once: for every chunk of classes, this would take as long as the dot products
+            features = features / cosine_divisor(features, config.tau)
+        return Window(top, left, height, width, padded.shape[2:], features)
 
 
 def check_aspect_ratio(height: int, width: int, prefix: str = "") -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric.plugins.precision import Precision
 from torch import Tensor
 
 from data_cache.errors import UsageError, UserError
@@ -32,22 +33,24 @@ FREE_TO_CHANGE = {
 """Settings that a resumed run may change. Of the cache and its masks, the content is compared, not the name."""
 
 
-def resume_state(learner: Any, optimizer: Any) -> dict[str, Tensor]:
-    """The state of the loss (bank, adapter), the optimizer and the random generators as named tensors, unpickled.
+def resume_state(learner: Any, optimizer: Any, precision: Precision) -> dict[str, Tensor]:
+    """The state of the loss (bank, adapter), the optimizer, the random generators and the scaler as named tensors.
 
-    The random states of all processes are concatenated. Everything else is the same in all of them.
+    Only precision 16-mixed has a scaler, whose scale of the loss changes during training. The random states of all
+    processes are concatenated. Everything else is the same in all of them.
     """
     state = {f"loss.{name}": value for name, value in learner.loss.state_dict().items()}
     for index, entry in _unwrapped(optimizer).state_dict()["state"].items():
         state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+    state |= {f"scaler.{name}": torch.as_tensor(value) for name, value in precision.state_dict().items()}
     state["rng.cpu"] = all_gather(torch.get_rng_state())
     if torch.cuda.is_available():
         state["rng.cuda"] = all_gather(torch.cuda.get_rng_state())
     return state
 
 
-def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) -> int:
-    """Restore the newest checkpoint and return its step.
+def restore(run: Path, learner: Any, optimizer: Any, precision: Precision, card: Mapping[str, Any]) -> int:
+    """Restore the newest checkpoint and return its step. The scaler keeps its own state if none was saved.
 
     Raises:
         UsageError: settings, vocabulary or cache content differ from those of the run.
@@ -69,6 +72,8 @@ def restore(run: Path, learner: Any, optimizer: Any, card: Mapping[str, Any]) ->
         inner.load_state_dict(
             {"state": _optimizer_entries(tensors), "param_groups": inner.state_dict()["param_groups"]}
         )
+        if scaler := _with_prefix("scaler.", tensors):
+            precision.load_state_dict({name: value.item() for name, value in scaler.items()})
         restore_rng(tensors)
         return int(stored["step"])
 

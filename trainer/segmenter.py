@@ -1,7 +1,7 @@
 """The interface of a segmenter: its vocabulary, and a prediction for an image that serves every gamma."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from data_cache.content import text_problems
 from data_cache.splits import Split
 
 CLASS_CHUNK = 16
-"""Classes resized at a time: all classes of COCO at a photo's own size would take gigabytes."""
+"""Classes whose logits are in memory at a time: all classes of COCO at a photo's own size would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -73,45 +73,64 @@ class Segmenter(Protocol):
         """Predict at the image's own resolution."""
 
 
+class Logits(Protocol):
+    """Logits of an image by class: a tensor, or an object that computes those of some classes on demand."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are computed."""
+
+    def __getitem__(self, ids: Int[Tensor, "id"]) -> Float[Tensor, "id y x"]: ...
+
+
 @torch.inference_mode()
-def top_seen_unseen(
-    logits: Float[Tensor, "class y x"], labelled: Bool[np.ndarray, "class"], size: tuple[int, int]
-) -> TopSeenUnseen:
+def top_seen_unseen(logits: Logits, labelled: Bool[np.ndarray, "class"], size: tuple[int, int]) -> TopSeenUnseen:
     """The best class of each kind at each pixel, after resizing the logits bilinearly to `size`."""
-    seen, seen_logit = _best_class(logits, np.flatnonzero(labelled), size)
-    unseen, unseen_logit = _best_class(logits, np.flatnonzero(~labelled), size)
-    return TopSeenUnseen(seen.cpu().numpy(), unseen.cpu().numpy(), (unseen_logit - seen_logit).cpu().numpy())
+    seen, unseen = (_scan(logits, np.flatnonzero(kind), size) for kind in (labelled, ~labelled))
+    return _top(seen, unseen)
 
 
 @torch.inference_mode()
-def confidence(
-    logits: Float[Tensor, "class y x"], labelled: Bool[np.ndarray, "class"], gamma: float, size: tuple[int, int]
-) -> Float[np.ndarray, "height width"]:
-    """Softmax probability of the best class at each pixel, with gamma added to the unlabelled classes.
+def labels_and_scores(
+    logits: Logits, labelled: Bool[np.ndarray, "class"], gamma: float, size: tuple[int, int]
+) -> tuple[Int[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
+    """The best class at each pixel, and its softmax probability; gamma is added to the unlabelled classes.
 
     The logits are resized bilinearly to `size`, as in `top_seen_unseen`.
     """
-    added = gamma * torch.from_numpy(~labelled).to(logits)[:, None, None]
-    best = torch.full(size, -torch.inf, device=logits.device)
+    seen, unseen = (_scan(logits, np.flatnonzero(kind), size, sums=True) for kind in (labelled, ~labelled))
+    best = torch.maximum(seen.logit, unseen.logit + gamma)
+    total = seen.total * (seen.logit - best).exp_() + unseen.total * (unseen.logit + gamma - best).exp_()
+    return _top(seen, unseen).at(gamma), total.reciprocal_().cpu().numpy()
+
+
+class _Scan(NamedTuple):
+    """At each pixel, the best of some classes, its logit, and the sum of exp(logit - that logit) over the classes."""
+
+    best: Int[Tensor, "height width"]
+    logit: Float[Tensor, "height width"]
+    total: Float[Tensor, "height width"]
+
+
+def _scan(logits: Logits, ids: Int[np.ndarray, "id"], size: tuple[int, int], sums: bool = False) -> _Scan:
+    """Scan the logits of the classes `ids` in chunks, each resized to `size`. `total` is 0 without `sums`."""
+    best = torch.zeros(size, dtype=torch.long, device=logits.device)
+    highest = torch.full(size, -torch.inf, device=logits.device)
     total = torch.zeros(size, device=logits.device)
-    for start in range(0, len(logits), CLASS_CHUNK):
-        chunk = logits[start : start + CLASS_CHUNK] + added[start : start + CLASS_CHUNK]
-        resized = F.interpolate(chunk[None], size, mode="bilinear", align_corners=False)[0]
-        higher = torch.maximum(best, resized.amax(dim=0))
-        # relative to the best logit so far, so that no exponential overflows
-        total = total * (best - higher).exp_() + resized.sub_(higher).exp_().sum(dim=0)
-        best = higher
-    return total.reciprocal_().cpu().numpy()
-
-
-def _best_class(
-    logits: Float[Tensor, "class y x"], ids: Int[np.ndarray, "id"], size: tuple[int, int]
-) -> tuple[Int[Tensor, "height width"], Float[Tensor, "height width"]]:
-    best_logit = torch.full(size, -torch.inf, device=logits.device)
-    best_class = torch.zeros(size, dtype=torch.long, device=logits.device)
     for start in range(0, len(ids), CLASS_CHUNK):
         chunk = torch.from_numpy(ids[start : start + CLASS_CHUNK]).to(logits.device)
-        logit, index = F.interpolate(logits[chunk][None], size, mode="bilinear", align_corners=False)[0].max(dim=0)
-        better = logit > best_logit
-        best_logit, best_class = torch.where(better, logit, best_logit), torch.where(better, chunk[index], best_class)
-    return best_class, best_logit
+        resized = F.interpolate(logits[chunk][None], size, mode="bilinear", align_corners=False)[0]
+        logit, index = resized.max(dim=0)
+        better = logit > highest
+        best = torch.where(better, chunk[index], best)
+        higher = torch.where(better, logit, highest)
+        if sums:
+            # relative to the best logit so far, so that no exponential overflows
+            total = total * (highest - higher).exp_() + resized.sub_(higher).exp_().sum(dim=0)
+        highest = higher
+    return _Scan(best, highest, total)
+
+
+def _top(seen: _Scan, unseen: _Scan) -> TopSeenUnseen:
+    margin = (unseen.logit - seen.logit).cpu().numpy()
+    return TopSeenUnseen(seen.best.cpu().numpy(), unseen.best.cpu().numpy(), margin)

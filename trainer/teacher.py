@@ -4,14 +4,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float16, Int, Shaped
+from jaxtyping import Bool, Float16, Int, Int16, Shaped
 from torch import Tensor
 
 from data_cache.content import CachedArrays
 from data_cache.datasets.decode import count_values
 from data_cache.layout import reserved_label
 from data_cache.system.async_copy import to_device
-from trainer.data import Batch
+from trainer.data import Batch, TrainingData
 from trainer.losses.pixel_terms import IGNORE
 from trainer.losses.total import TeacherTargets
 
@@ -41,6 +41,40 @@ class CachedTeacher:
     ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
         """CLS tokens and fused labels as stage 1 stored them."""
         return self._loaded.cls[image, view], self._loaded.label[image, view]
+
+
+class NamedTeacher:
+    """A teacher whose pseudo labels may have names.
+
+    Its labels 0 to U - 1 are the unseen classes, and its label U + j is label j of the teacher, if that has no name.
+
+    Args:
+        teacher: the source of the labels.
+        names: the rank of each label's name among the U unseen classes, or a negative number.
+        unseen: U.
+
+    """
+
+    def __init__(self, teacher: TeacherSource, names: Int16[np.ndarray, "image view label"], unseen: int) -> None:
+        self._teacher, self._unseen = teacher, unseen
+        anonymous = np.arange(unseen, unseen + names.shape[2], dtype=np.uint16)
+        self._label = np.where(names < 0, anonymous, names.astype(np.uint16))
+
+    def __call__(
+        self, image: Int[np.ndarray, "batch"], view: Int[np.ndarray, "batch"]
+    ) -> tuple[Float16[np.ndarray, "batch channel"], Shaped[np.ndarray, "batch y x"]]:
+        """CLS tokens, and labels with names."""
+        cls, label = self._teacher(image, view)
+        reserved = label == reserved_label(label.dtype.name)
+        table, index = self._label[image, view], np.where(reserved, 0, label).reshape(len(label), -1)
+        found = np.take_along_axis(table, index.astype(np.int64), axis=1).reshape(label.shape)
+        return cls, np.where(reserved, reserved_label("uint16"), found).astype(np.uint16)
+
+
+def cached_teacher(data: TrainingData) -> TeacherSource:
+    """The source of what the cache holds, with the names of pseudo labels in the transductive setting."""
+    teacher = CachedTeacher(data.loaded)
+    return teacher if data.names is None else NamedTeacher(teacher, data.names, len(data.split.unseen))
 
 
 def teacher_targets(teacher: TeacherSource, batch: Batch, num_seen: int, device: torch.device = CPU) -> TeacherTargets:

@@ -15,7 +15,7 @@ from data_cache.sample import crop_image
 from data_cache.splits import Split
 from data_cache.views import whole
 from trainer.checkpoint import Checkpoint
-from trainer.config import GAMMA, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import TrainingData, ViewDataset
 from trainer.distributed import ranks
 from trainer.metrics import ConfusionMatrix, metrics
@@ -30,7 +30,8 @@ Predicted = tuple[
     str, UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"], Int[np.ndarray, "size size"]
 ]
 """An image's id, the image, its label map without unseen classes, and the prediction for the resized image."""
-DrawPredictions = Callable[[Sequence[Predicted], Split], Image]
+DrawPredictions = Callable[[Sequence[Predicted], Split, float], Image]
+"""Draws predictions at a gamma."""
 
 
 class Validation:
@@ -78,7 +79,7 @@ class Validation:
                 if isinstance(view, UserError):
                     raise view
                 pixels, target = view[0].permute(1, 2, 0).numpy(), view[1].numpy()
-                confusion.update(np.where(target < 0, VOID, target), predictor(pixels).labelled)
+                confusion.update(np.where(target < 0, VOID, target).astype(np.uint8), predictor(pixels).labelled)
         if ranks.any_rank(interrupted()):
             return {}
         counts = ranks.all_reduce_sum(torch.from_numpy(confusion.counts)).numpy()
@@ -98,8 +99,8 @@ class Validation:
                 image, label = data.dataset.load(index)
                 hidden = np.full(image.shape[:2], VOID, np.uint8) if label is None else data.split.hide_unseen(label)
                 resized = crop_image(image, whole(*image.shape[:2]), data.size)
-                predictions.append((data.dataset.ids[index], image, hidden, predictor(resized).at(GAMMA)))
-        return self._draw(predictions, data.split)
+                predictions.append((data.dataset.ids[index], image, hidden, predictor(resized).at(self._config.gamma)))
+        return self._draw(predictions, data.split, self._config.gamma)
 
     def _is_due(self, step: int, every: int) -> bool:
         return bool(every) and (step % every == 0 or step == self._config.iterations)

@@ -27,7 +27,7 @@ from viewer.palette import BLANK, HATCH, OUTLINE
 
 COLORS_FILE = Path(__file__).with_name("class_colors.json")
 ALIASES = {
-    "animal": "cow", "asphalt": "road", "beach": "sand", "bike": "bicycle", "earth": "dirt", "field": "grass",
+    "animal": "cow", "asphalt": "road", "beach": "sand", "bike": "bicycle", "field": "grass",
     "forest": "tree", "human": "person", "lake": "water", "lawn": "grass", "meadow": "grass", "ocean": "sea",
     "pedestrian": "person", "people": "person", "pool": "water", "rider": "bicyclist", "sign symbol": "sign",
     "soil": "dirt", "stream": "river", "street": "road", "trees": "tree", "vegetation": "tree",

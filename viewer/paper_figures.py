@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
 from data_cache.cached_view import CachedView
-from data_cache.datasets.base import VOID
+from data_cache.datasets.base import VOID, void_of
 from data_cache.splits import Split
 from viewer.class_colors import class_colors
 from viewer.figure import Figure, FigureRow, Panel
@@ -144,7 +144,7 @@ def _image(view: CachedView, side: int) -> Panel:
 
 
 def _labels(title: str, label: LabelMap, split: Split, side: int) -> Panel:
-    return Panel(title, paint_labels(label, VOID, class_colors(split.classes), fit_size(*label.shape, side)))
+    return Panel(title, paint_labels(label, void_of(label), class_colors(split.classes), fit_size(*label.shape, side)))
 
 
 def _masks(title: str, view: CachedView, image: Panel, label: LabelMap, unlabelled: int) -> Panel:

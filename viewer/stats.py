@@ -63,8 +63,8 @@ def stats(mask_set: MaskSet) -> Stats:
     """The statistics of a mask set and the CLS tokens. Raises UserError if a file is missing or damaged."""
     from data_cache.as_dataframe import dataframe  # pandas takes a second
 
-    layout = mask_set.cache.layout
-    tokens = layout.grid[0] * layout.grid[1]
+    down, across = mask_set.mask_grid
+    tokens = down * across
     views = dataframe(mask_set).dropna(subset="pseudo_labels")
     ignored = (views["ignored"] * tokens).round().to_numpy(int)
     return Stats(

@@ -4,14 +4,35 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from data_cache.class_list import class_lists
-from data_cache.datasets import camvid, coco, context, folder, scenes, voc
+from data_cache.class_list import known_lists
+from data_cache.datasets import ade, camvid, coco, context, folder, voc
 from data_cache.datasets.base import VOID, Dataset, DatasetSpec
+from data_cache.datasets.crowd import CROWD
+from data_cache.datasets.scenes import SCENES
 from data_cache.errors import UnreadableError, UsageError, UserError
 from data_cache.messages import did_you_mean
 from data_cache.system.files import is_folder, stat_or_none
 
-__all__ = ["DATASETS", "VOID", "Dataset", "DatasetSpec", "check_root", "class_names", "labelled_images", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "VOID",
+    "WORLDS",
+    "Dataset",
+    "DatasetSpec",
+    "check_root",
+    "class_names",
+    "labelled_images",
+    "open_dataset",
+]
+
+WORLDS = {world.name: world for world in (SCENES, CROWD)}
+"""The synthetic datasets."""
+
+
+def _renamed(name: str, folder: str, spec: DatasetSpec) -> DatasetSpec:
+    """The same images and label maps under a name without a zero-shot split (`open_vocabularies`)."""
+    return replace(spec, open=lambda root, split: replace(spec.open(root, split), name=name), folder=folder)
+
 
 DATASETS: dict[str, DatasetSpec] = {
     "voc": voc.SPEC,
@@ -19,7 +40,12 @@ DATASETS: dict[str, DatasetSpec] = {
     "coco": coco.SPEC,
     "camvid": camvid.SPEC,
     "folder": folder.SPEC,
-    "scenes": scenes.SPEC,
+    **{name: world.spec for name, world in WORLDS.items()},
+    "ade150": ade.SPEC,
+    "context459": context.SPEC_459,
+    "context59": _renamed("context59", "context", context.SPEC),
+    "voc20": _renamed("voc20", "voc", voc.SPEC),
+    "coco171": _renamed("coco171", "coco", coco.SPEC),
 }
 
 
@@ -28,8 +54,8 @@ def open_dataset(name: str, root: Path | None, split: str, limit: int | None = N
 
     Args:
         name: A key of `DATASETS`.
-        root: Its folder. None searches `$CLIPTEACHER_DATA/<name>`, then `data/<name>` below the working directory. A
-            synthetic dataset has none.
+        root: Its folder. None searches `$CLIPTEACHER_DATA/<name>`, then `data/<name>` below the working directory,
+            where variants such as `voc20` have the name of the dataset itself. A synthetic dataset has none.
         split: Such as `train` or `val`; the dataset's spec lists them.
         limit: The maximum number of images; the first ones are kept.
 
@@ -61,7 +87,7 @@ def class_names(name: str, root: Path | None) -> tuple[str, ...]:
 
     Raises UserError, as `open_dataset` does, if the folder or its classes.txt is missing or invalid.
     """
-    published = class_lists().get(name)
+    published = known_lists().get(name)
     return published.classes if published else folder.read_classes(_find_root(name, root) / folder.CLASSES)
 
 
@@ -98,9 +124,10 @@ def _find_root(name: str, given: Path | None) -> Path:
             problem = "is a file, not a folder" if stat_or_none(given.expanduser()) else "no such folder"
             raise UserError(f"{problem}: {given}: pass --root with the folder that holds {spec.layout}")
         return given.expanduser().absolute()
-    candidates = [Path("data") / name]
+    folder = spec.folder or name
+    candidates = [Path("data") / folder]
     if os.environ.get("CLIPTEACHER_DATA"):
-        candidates.insert(0, Path(os.environ["CLIPTEACHER_DATA"]).expanduser() / name)
+        candidates.insert(0, Path(os.environ["CLIPTEACHER_DATA"]).expanduser() / folder)
     for candidate in candidates:
         if is_folder(candidate):
             return candidate.absolute()
@@ -108,5 +135,5 @@ def _find_root(name: str, given: Path | None) -> Path:
         f"{name} was not found: looked for {' and '.join(map(str, candidates))}",
         f"  it needs:  {spec.layout}",
         f"  from:      {spec.source}",
-        f"  put it at: {candidates[0]}, or at $CLIPTEACHER_DATA/{name}, or pass it with --root DIR",
+        f"  put it at: {candidates[0]}, or at $CLIPTEACHER_DATA/{folder}, or pass it with --root DIR",
     )

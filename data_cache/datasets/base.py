@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt, UInt8
 
 VOID = 255
-"""Label of a pixel that belongs to no class."""
+"""Label of a pixel that belongs to no class, in 8-bit label maps."""
+
+
+def void_of(label: Integer[np.ndarray, "..."]) -> int:
+    """Label of a pixel that belongs to no class: the largest value of the label map's type, 255 or 65535."""
+    return int(np.iinfo(label.dtype).max)
 
 
 class Digest(NamedTuple):
@@ -23,9 +28,9 @@ class Sample(NamedTuple):
     """An image, its label map (None without one), their hashes, and the number of pixels of each class id."""
 
     image: UInt8[np.ndarray, "height width 3"]
-    label: UInt8[np.ndarray, "height width"] | None
+    label: UInt[np.ndarray, "height width"] | None
     digest: Digest
-    pixels: Int[np.ndarray, "256"] | None
+    pixels: Int[np.ndarray, "value"] | None
 
 
 class Dataset(Protocol):
@@ -66,10 +71,13 @@ class Dataset(Protocol):
     def image(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
         """The upright RGB image. Raises UserError if the file cannot be read."""
 
-    def label(self, i: int) -> UInt8[np.ndarray, "height width"] | None:
-        """Class ids, 255 for void; None without a label map. Raises UserError for an invalid label map."""
+    def label(self, i: int) -> UInt[np.ndarray, "height width"] | None:
+        """Class ids and void (`void_of`); None without a label map. Raises UserError for an invalid label map.
 
-    def load(self, i: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"] | None]:
+        The map has 16 bits if the dataset has more than 254 classes, otherwise 8.
+        """
+
+    def load(self, i: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt[np.ndarray, "height width"] | None]:
         """Image and label. Raises UserError if either is invalid or their sizes differ."""
 
     def digest(self, i: int) -> Digest:
@@ -95,6 +103,7 @@ class DatasetSpec:
         source: Where its files are published.
         layout: The files it needs below its root; "" if it is synthetic.
         sizes: Published numbers of images of each split; several if publications differ.
+        folder: The dataset whose folder it shares, if it has none of its own.
 
     """
 
@@ -103,6 +112,7 @@ class DatasetSpec:
     source: str = ""
     layout: str = ""
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    folder: str = ""
 
     def notes(self, split: str, images: int) -> tuple[str, ...]:
         """A note if the number of images of a split differs from the published one."""

@@ -1,11 +1,12 @@
-"""PASCAL-Context: the images of VOC 2010 with dense labels of the 59 most frequent classes."""
+"""PASCAL-Context: the images of VOC 2010 with dense labels of 459 classes, or of the 59 most frequent ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from data_cache.class_list import class_lists
+from data_cache.class_list import class_lists, open_vocabularies
 from data_cache.datasets.base import VOID, DatasetSpec
 from data_cache.datasets.paired_files import PairedFiles, label_table
 from data_cache.datasets.pairing import pairs_of_list
@@ -27,6 +28,17 @@ def raw_table() -> UInt8[np.ndarray, "raw"]:
     return label_table(used, void=set(range(PUBLISHED_CLASSES + 1)) - set(used))
 
 
+def open_context459(root: Path, split: str) -> PairedFiles:
+    """Open `train` or `val` with all 459 classes, which only the published maps (trainval/*.mat) have; 0 is void.
+
+    Raises UserError if the list or files that it names are missing.
+    """
+    root = year_folder(root, "VOC2010")
+    pairs = pairs_of_list(root, _list(root, split), "JPEGImages/{}.jpg", ["trainval/{}.mat"])
+    table = label_table(range(1, PUBLISHED_CLASSES + 1), void=[0])
+    return PairedFiles("context459", root, split, open_vocabularies()["context459"].classes, pairs, table)
+
+
 def open_context(root: Path, split: str) -> PairedFiles:
     """Open `train` or `val`.
 
@@ -36,13 +48,16 @@ def open_context(root: Path, split: str) -> PairedFiles:
     Raises UserError if the list or files that it names are missing.
     """
     root = year_folder(root, "VOC2010")
-    lists = [root / folder / f"{split}.txt" for folder in LISTS]
-    names = next((file for file in lists if file.is_file()), lists[0])
     converted = (root / "SegmentationClassContext").is_dir()
     labels = "SegmentationClassContext/{}.png" if converted else "trainval/{}.mat"
-    pairs = pairs_of_list(root, names, "JPEGImages/{}.jpg", [labels])
+    pairs = pairs_of_list(root, _list(root, split), "JPEGImages/{}.jpg", [labels])
     table = index_table() if converted else raw_table()
     return PairedFiles("context", root, split, class_lists()["context"].classes, pairs, table)
+
+
+def _list(root: Path, split: str) -> Path:
+    lists = [root / folder / f"{split}.txt" for folder in LISTS]
+    return next((file for file in lists if file.is_file()), lists[0])
 
 
 SPEC = DatasetSpec(
@@ -57,4 +72,14 @@ SPEC = DatasetSpec(
         "ImageSets/SegmentationContext/{train,val}.txt (or ImageSets/Main/{train,val}.txt)"
     ),
     sizes={"train": (4998, 4996), "val": (5105, 5104)},
+)
+
+SPEC_459 = replace(
+    SPEC,
+    open=open_context459,
+    layout=(
+        "JPEGImages/*.jpg, the published trainval/*.mat, "
+        "ImageSets/SegmentationContext/{train,val}.txt (or ImageSets/Main/{train,val}.txt)"
+    ),
+    folder="context",
 )

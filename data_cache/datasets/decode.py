@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Int, Integer, UInt, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_cache.errors import UserError
@@ -190,8 +190,10 @@ def _refuse_gray_palette(picture: Image.Image, path: Path) -> None:
         )
 
 
-def count_values(label: UInt8[np.ndarray, "height width"]) -> Int[np.ndarray, "256"]:
+def count_values(label: UInt[np.ndarray, "height width"]) -> Int[np.ndarray, "value"]:
     """Count the pixels of each value of a label map."""
+    if label.dtype != np.uint8:
+        return np.bincount(label.ravel(), minlength=1 + np.iinfo(label.dtype).max)
     # Pillow counts 8-bit numbers several times as fast as numpy
     return np.array(Image.fromarray(label).histogram(), np.int64)
 

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Int, Int64, Integer, UInt8
+from jaxtyping import Int, Int64, Integer, UInt, UInt8
 
-from data_cache.datasets.base import VOID, Digest, Sample
+from data_cache.datasets.base import VOID, Digest, Sample, void_of
 from data_cache.datasets.decode import count_values, decode_image, decode_label, read_bytes
 from data_cache.errors import UserError
 
-ILLEGAL = 254
-"""Entry of a label table for undefined raw values."""
-
-MAX_CLASSES = ILLEGAL
-"""Class ids are 0 to 253: the two larger values are reserved."""
+MAX_CLASSES = 254
+"""The classes of 8-bit label maps: 254 (undefined raw values) and 255 (void) are reserved."""
 
 
 class Pair(NamedTuple):
@@ -35,8 +32,8 @@ class Pair(NamedTuple):
 class PairedFiles:
     """Image files and index maps below a folder.
 
-    `table` maps raw label values to class ids: 255 for void, `ILLEGAL` for undefined values. Values beyond its end are
-    illegal, too.
+    `table` maps raw label values to class ids. The two largest values of its type stand for undefined raw values and
+    for void. Raw values beyond its end are undefined, too.
     """
 
     name: str
@@ -44,7 +41,7 @@ class PairedFiles:
     split: str
     classes: tuple[str, ...]
     pairs: tuple[Pair, ...] = field(repr=False)
-    table: UInt8[np.ndarray, "raw"] = field(repr=False)
+    table: UInt[np.ndarray, "raw"] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -72,15 +69,15 @@ class PairedFiles:
         """The upright RGB image. Raises UserError if the file cannot be read."""
         return decode_image(self.path(i))
 
-    def label(self, i: int) -> UInt8[np.ndarray, "height width"] | None:
-        """Class ids, 255 for void; None for an unlabelled image.
+    def label(self, i: int) -> UInt[np.ndarray, "height width"] | None:
+        """Class ids, `void_of` the map for void; None for an unlabelled image.
 
         Raises UserError if the file cannot be read, is not an index map, or has a value of no class.
         """
         path = self.label_path(i)
         return None if path is None else self._class_ids(path)[0]
 
-    def load(self, i: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"] | None]:
+    def load(self, i: int) -> tuple[UInt8[np.ndarray, "height width 3"], UInt[np.ndarray, "height width"] | None]:
         """Image and label. Raises UserError if either is invalid or their sizes differ."""
         image, label = self.image(i), self.label(i)
         self._check_sizes(i, image, label)
@@ -113,31 +110,35 @@ class PairedFiles:
 
     def _class_ids(
         self, path: Path, data: bytes | None = None
-    ) -> tuple[UInt8[np.ndarray, "height width"], Int[np.ndarray, "256"]]:
+    ) -> tuple[UInt[np.ndarray, "height width"], Int[np.ndarray, "value"]]:
         """The class ids of a label file, and how many pixels each has."""
         raw = decode_label(path, data)
-        if raw.dtype != np.uint8:
+        if raw.dtype != np.uint8 or self.table.dtype != np.uint8:
             self._reject(path, raw[(raw < 0) | (raw >= len(self.table))])
             ids = self.table.take(raw)
-            self._reject(path, raw[ids == ILLEGAL])
+            self._reject(path, raw[ids == self._undefined])
             return ids, count_values(ids)
         # few of the 256 values occur: these are checked and counted, and mapped only if they are not the ids already
         counts = count_values(raw)
         used = np.flatnonzero(counts)
         ids = self.table[used]
-        self._reject(path, used[ids == ILLEGAL])
+        self._reject(path, used[ids == self._undefined])
         pixels = np.zeros(256, np.int64)
         np.add.at(pixels, ids, counts[used])
         return raw if (ids == used).all() else self.table.take(raw), pixels
+
+    @property
+    def _undefined(self) -> int:
+        return void_of(self.table) - 1
 
     def _reject(self, path: Path, illegal: Integer[np.ndarray, "value"]) -> None:
         if illegal.size:
             raise UserError(
                 f"{path}: label value {illegal.min()} is not a class of {self.name}; "
-                f"allowed are {value_ranges(np.flatnonzero(self.table != ILLEGAL))}"
+                f"allowed are {value_ranges(np.flatnonzero(self.table != self._undefined))}"
             )
 
-    def _check_sizes(self, i: int, image: UInt8[np.ndarray, "..."], label: UInt8[np.ndarray, "..."] | None) -> None:
+    def _check_sizes(self, i: int, image: UInt8[np.ndarray, "..."], label: UInt[np.ndarray, "..."] | None) -> None:
         if label is not None and label.shape != image.shape[:2]:
             (image_height, image_width), (height, width) = image.shape[:2], label.shape
             raise UserError(
@@ -150,14 +151,17 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def label_table(raw_values: Iterable[int], void: Iterable[int] = (VOID,)) -> UInt8[np.ndarray, "raw"]:
-    """The table from raw label value to class id: the n-th of `raw_values` maps to n, all of `void` to 255.
+def label_table(raw_values: Iterable[int], void: Iterable[int] = (VOID,)) -> UInt[np.ndarray, "raw"]:
+    """The table from raw label value to class id: the n-th of `raw_values` maps to n, all of `void` to void.
 
-    All other values map to `ILLEGAL`. The table has 256 entries, or more for larger values.
+    All other values are undefined. The table has 256 entries, or more for larger values, of 8 bits, or 16 for more
+    than `MAX_CLASSES` classes.
     """
     raw_values, void = tuple(raw_values), tuple(void)
-    table = np.full(max(256, 1 + max(raw_values + void)), ILLEGAL, dtype=np.uint8)
-    table[list(void)] = VOID
+    dtype = np.uint8 if len(raw_values) <= MAX_CLASSES else np.uint16
+    largest = np.iinfo(dtype).max
+    table = np.full(max(256, 1 + max(raw_values + void)), largest - 1, dtype)
+    table[list(void)] = largest
     table[list(raw_values)] = np.arange(len(raw_values))
     return table
 

@@ -1,12 +1,11 @@
 """A cache to be published, packed into one file without its dense tokens."""
 
-import shutil
 from pathlib import Path
 
 from data_cache.archive import pack, packed_files
 from data_cache.callbacks import ProgressBar
-from data_cache.errors import UserError
 from data_cache.reader import Cache
+from data_cache.system.files import check_free_space
 from experiments.sharing.manifest import ARCHIVE, Content, Manifest
 from experiments.sharing.model_card import cache_card
 from experiments.sharing.terms import Terms
@@ -23,11 +22,7 @@ class CacheBundle:
     def files(self, folder: Path, progress_bar: ProgressBar) -> dict[str, Content]:
         """Pack the cache. Raises UserError if it is damaged, or the disk is too small."""
         sizes = [size for size, _ in packed_files(self._cache).values()]
-        if (free := shutil.disk_usage(folder).free) < (need := sum(sizes)):
-            raise UserError(
-                f"{folder.parent}: {need / 2**30:.2f} GiB are needed to pack the cache and {free / 2**30:.2f} GiB are "
-                "free; set TMPDIR to a folder on a larger disk"
-            )
+        check_free_space(folder.parent, "packing the cache", sum(sizes), "set TMPDIR to a folder on a larger disk")
         with progress_bar("packing", len(sizes), "files") as advance:
             pack(self._cache, folder / ARCHIVE, advance)
         return {ARCHIVE: folder / ARCHIVE}

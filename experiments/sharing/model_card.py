@@ -31,10 +31,11 @@ SETTINGS = {
     "weight_global": "Weight of the GLM loss",
     "vla": "Vision-language adapter",
     "logits": "Pixel logits",
+    "transductive": "Names of unseen classes known in training",
     "seed": "Seed",
 }
 """The settings of a training that the card lists, with their names; config.json has all of them."""
-_METRIC_TYPES = {"pAcc": "accuracy", "mIoU_S": "mean_iou", "mIoU_U": "mean_iou", "hIoU": "hiou"}
+_METRIC_TYPES = {"mIoU": "mean_iou", "pAcc": "accuracy", "mIoU_S": "mean_iou", "mIoU_U": "mean_iou", "hIoU": "hiou"}
 
 
 def model_card(card: Mapping[str, Any], result: Mapping[str, Any] | None, name: str, url: str, terms: Terms) -> str:
@@ -126,7 +127,7 @@ def cache_card(cache: Cache, name: str, url: str, terms: Terms) -> str:
         unseen = cache.mask_attributes(masks)["unseen"]
         seen = [each for each in texts.classes if each not in set(unseen)]
         splits.append(
-            f"**Mask set `{masks}`**\n\n- Seen classes ({len(seen)}): {_names(seen)}\n"
+            f"**Mask set `{masks}`**{_model_of(cache, masks)}\n\n- Seen classes ({len(seen)}): {_names(seen)}\n"
             f"- Unseen classes ({len(unseen)}): {_names(unseen)}"
         )
     return _page(
@@ -160,6 +161,14 @@ def cache_card(cache: Cache, name: str, url: str, terms: Terms) -> str:
     )
 
 
+def _model_of(cache: Cache, masks: str) -> str:
+    """The model that a mask set is clustered from, unless it is CLIP."""
+    model = cache.tokens_model(masks)
+    if "name" not in model:
+        return ""
+    return f", from the tokens of timm's {_text(model['name'])} at {model['image_size']} px, whose own terms apply"
+
+
 def _eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
     return [
         EvalResult(
@@ -172,7 +181,7 @@ def _eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
             metric_name=title,
             metric_value=round(100 * result[key], 2),
         )
-        for key, title in Metrics.COLUMNS.items()
+        for key, title in Metrics.ALL_COLUMNS.items()
         if result[key] is not None
     ]
 
@@ -182,7 +191,7 @@ def _results(result: Mapping[str, Any] | None) -> list[str]:
         return ["No evaluation has been published with this run."]
     split = f", split {result['split']}" if result["split"] else ""
     values = {
-        title: "-" if result[key] is None else f"{100 * result[key]:.1f}" for key, title in Metrics.COLUMNS.items()
+        title: "-" if result[key] is None else f"{100 * result[key]:.1f}" for key, title in Metrics.ALL_COLUMNS.items()
     }
     return [
         f"On `{_text(result['dataset'])}`{split}, in percent; {result['gamma']:g} (gamma) was added to the logits of "

@@ -6,7 +6,6 @@ Packages that take seconds to import are imported once the other side has answer
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import UsageError, UserError, disk_errors
 from data_cache.paths import RUNS, cache_folder
-from data_cache.system.files import is_file
+from data_cache.system.files import check_free_space, is_file
 from data_cache.system.lock import writer_lock
 from experiments.sharing.config import PullConfig, PushConfig
 from experiments.sharing.manifest import MANIFEST, MAX_BYTES, Kind, Manifest, manifest_of, parse_manifest
@@ -91,7 +90,8 @@ def pull(config: PullConfig, progress_bar: ProgressBar) -> Shared:
     received.check_target(out, manifest.kind, config.overwrite)
     with disk_errors(out, "choose another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _check_disk(out, manifest)
+        copies = 2 if manifest.kind == "cache" else 1  # the archive and what is unpacked from it
+        check_free_space(out, f"the {manifest.kind}", copies * manifest.bytes, "choose another --out")
         with writer_lock(out, "another command", "--out"), received.draft_of(out) as draft:
             with progress_bar("downloading", len(manifest.files), "files") as advance:
                 for name, (size, digest) in manifest.files.items():
@@ -153,15 +153,6 @@ def _download(remote: Remote, name: str, target: Path, size: int, expected: str)
             left -= len(block)
     if left or digest.hexdigest() != expected:
         raise UserError(f"{remote.url}: {name} does not match its hash; rerun the command, or ask its author")
-
-
-def _check_disk(out: Path, manifest: Manifest) -> None:
-    copies = 2 if manifest.kind == "cache" else 1  # the archive and what is unpacked from it
-    need, free = copies * manifest.bytes, shutil.disk_usage(out.parent).free
-    if need > free:
-        raise UserError(
-            f"{out}: {need / 2**30:.2f} GiB are needed and {free / 2**30:.2f} GiB are free; choose another --out"
-        )
 
 
 def _default_path(url: str, kind: Kind) -> Path:

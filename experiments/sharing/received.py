@@ -67,7 +67,7 @@ def check_target(out: Path, kind: Kind, overwrite: bool) -> None:
     if kind == "cache":
         check_replaceable(out)
         return
-    from experiments.run_folder import run_in
+    from trainer.checkpoint_folders import run_in
 
     if run_in(out) != out:
         raise UserError(f"{out}: is not a run, and --overwrite replaces only those; pass another --out")

@@ -11,14 +11,13 @@ from data_cache.errors import UserError
 from data_cache.limits import read_json
 from data_cache.system.files import is_file
 from experiments.report import read_result
-from experiments.run_folder import run_in
 from experiments.sharing.config import PushConfig
 from experiments.sharing.manifest import EVALUATION, Content, Manifest
 from experiments.sharing.model_card import model_card
 from experiments.sharing.terms import Terms
 from trainer.card import ADVICE, CARD, HASHES, MODEL, RESUME, read_card, sealed
-from trainer.checkpoint_folders import latest
-from trainer.config import CONFIG, LOG
+from trainer.checkpoint_folders import latest, run_in
+from trainer.config import CONFIG, LOG, without_folders
 from trainer.run import parse_line
 
 
@@ -27,7 +26,7 @@ class RunBundle:
 
     def __init__(self, config: PushConfig) -> None:
         self._run, self._resume = run_in(config.source), config.resume_state
-        self._folder = latest(config.source if is_file(config.source / CARD) else self._run)
+        self._folder = latest(config.source)
         self._card = read_card(self._folder)
         if "failed" in self._card:
             raise UserError(f"{self._folder}: is the state left by a loss that was not finite; pass the run")
@@ -37,7 +36,7 @@ class RunBundle:
 
     def files(self, folder: Path, progress_bar: ProgressBar) -> dict[str, Content]:
         """The files by name, without paths of this machine in them. Their settings are those of the checkpoint."""
-        settings = _without_folders(self._card["config"])
+        settings = without_folders(self._card["config"])
         tensors = [MODEL, *([RESUME] if self._resume else [])]
         card = {**self._card, "config": settings, "recorded": without_paths(self._card["recorded"])}
         card[HASHES] = {name: self._card[HASHES][name] for name in tensors}
@@ -65,17 +64,20 @@ class RunBundle:
 def saved_result(run: Path, file: Path | None, card: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation in a file, or in the run's folder, if any, in the format of `evaluate --json`.
 
+    Of several in the folder, the one that `reproduce` wrote for the training dataset, else the first by name.
+
     Raises UserError if `file` is given and is not the output of `evaluate --json` or `reproduce`.
     """
-    for candidate in [file] if file else sorted(run.glob("*.json")):
+    trained = card["dataset"]["name"]
+    for candidate in [file] if file else sorted(run.glob("*.json"), key=lambda path: (path.stem != trained, path)):
         try:
-            measured = read_result(candidate, None)
+            measured = read_result(candidate)
         except UserError:
             if file:
                 raise
             continue
         content = read_json(candidate)
-        known = card["dataset"]["name"] if set(measured.per_class) == set(card["classes"]) else "another dataset"
+        known = trained if set(measured.per_class) == set(card["classes"]) else "another dataset"
         rows = [{"gamma": gamma, **metrics} for gamma, metrics in measured.sweep.items()]
         return {
             "dataset": str(content.get("dataset") or (candidate.stem if "paper" in content else known)),
@@ -86,12 +88,6 @@ def saved_result(run: Path, file: Path | None, card: Mapping[str, Any]) -> dict[
             "sweep": rows,
         }
     return None
-
-
-def _without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which paths are reduced to names: they would lead nowhere on another machine."""
-    names = {name: Path(settings[name]).name for name in ("cache", "encoder_weights") if settings.get(name)}
-    return {**settings, **names, "root": None}
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -14,8 +14,6 @@ from dask.distributed import Client, LocalCluster, WorkerPlugin
 
 from data_cache.system.environment import MALLOC_SETTINGS, environment_defaults
 
-SHARDS_PER_WORKER = 2
-"""Shards that a worker runs at once: while CLIP encodes one, the other is decoded or written."""
 LOOPBACK = "127.0.0.1:0"
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -59,7 +57,9 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 @contextmanager
-def local_client(workers: int, processes: bool, gpus: Sequence[str] = ()) -> Iterator[Client]:
+def local_client(
+    workers: int, processes: bool, gpus: Sequence[str] = (), shards_per_worker: int = 1
+) -> Iterator[Client]:
     """A client of new workers, in this process or in their own. They share the cores; with `gpus`, each has one GPU.
 
     Workers listen on the loopback interface only; the environment is restored at the end. Processes have a dashboard
@@ -77,7 +77,7 @@ def local_client(workers: int, processes: bool, gpus: Sequence[str] = ()) -> Ite
     with (
         environment_defaults(),  # Dask leaves its workers' OMP_NUM_THREADS in our environment
         dask.config.set(settings),
-        _cluster(workers, processes, gpus[:workers]) as cluster,
+        _cluster(workers, processes, gpus[:workers], shards_per_worker) as cluster,
         Client(cluster) as client,
     ):
         if processes:
@@ -91,9 +91,9 @@ def dashboard_link(client: Client) -> str | None:
     return client.dashboard_link if has_dashboard else None
 
 
-def _cluster(workers: int, processes: bool, gpus: Sequence[str]) -> LocalCluster:
+def _cluster(workers: int, processes: bool, gpus: Sequence[str], shards_per_worker: int) -> LocalCluster:
     options: dict[str, Any] = {
-        "threads_per_worker": SHARDS_PER_WORKER,
+        "threads_per_worker": shards_per_worker,
         "dashboard_address": LOOPBACK,
         "worker_dashboard_address": LOOPBACK,
         "memory_limit": 0,

@@ -17,7 +17,7 @@ from distributed.client import FutureCancelledError  # not exported by `distribu
 from data_cache.callbacks import Log, Progress, ignore
 from data_cache.errors import UsageError, UserError
 from pipeline.dask.cluster import FIX_VERSIONS, WORKER_TIMEOUT, Expected, check_address, check_workers, connected
-from pipeline.dask.local import SHARDS_PER_WORKER, dashboard_link, local_client, visible_gpus
+from pipeline.dask.local import dashboard_link, local_client, visible_gpus
 from pipeline.shard_job import ShardJob, ShardReport
 
 RESUME_HINT = "finished shards are kept, and the same command resumes the others"
@@ -71,8 +71,8 @@ class JobPlugin(WorkerPlugin):
     """Sends the job to each worker once, so that tasks are only shard numbers.
 
     The job builds its model in the first task, not on the worker's event loop. A worker runs at most
-    `SHARDS_PER_WORKER` shards at once, however many threads it has. On an existing cluster (`expected`), each worker
-    checks its environment at its first shard, so that workers that join later are checked too.
+    `ShardJob.shards_per_worker` shards at once, however many threads it has. On an existing cluster (`expected`), each
+    worker checks its environment at its first shard, so that workers that join later are checked too.
     """
 
     def __init__(self, job: ShardJob, name: str, expected: Expected | None = None) -> None:
@@ -81,7 +81,8 @@ class JobPlugin(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Called by Dask in the worker's process."""
         self.worker, self.checked = worker, self.expected is None
-        self.slots, self.running, self.stopped = threading.Semaphore(SHARDS_PER_WORKER), set(), threading.Event()
+        self.slots = threading.Semaphore(self.job.shards_per_worker)
+        self.running, self.stopped = set(), threading.Event()
 
     def run(self, shard: int) -> ShardReport:
         """Run a shard, in a thread of the worker."""
@@ -146,7 +147,10 @@ def run_shards(
     """
     if not shards:
         return
-    with _client(workers, len(shards), log) as client, _registered(job, client, workers, log) as name:
+    with (
+        _client(workers, len(shards), job.shards_per_worker, log) as client,
+        _registered(job, client, workers, log) as name,
+    ):
         client.subscribe_topic(name, _progress_handler(progress))
         # pure=False: a shard must run again even if the scheduler remembers an equal task
         futures = client.map(_run, shards, job=name, key="shard", pure=False, retries=0)
@@ -159,12 +163,13 @@ def run_shards(
 
 
 @contextmanager
-def _client(workers: Workers, shards: int, log: Log) -> Iterator[Client]:
+def _client(workers: Workers, shards: int, shards_per_worker: int, log: Log) -> Iterator[Client]:
     if workers.scheduler:
         with connected(workers.scheduler, log) as client:
             yield client
     else:
-        with local_client(max(1, min(workers.processes, shards)), bool(workers.processes), workers.gpus) as client:
+        processes = max(1, min(workers.processes, shards))
+        with local_client(processes, bool(workers.processes), workers.gpus, shards_per_worker) as client:
             if link := dashboard_link(client):
                 log(f"dashboard {link}")
             yield client

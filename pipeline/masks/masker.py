@@ -1,9 +1,9 @@
 """Pseudo masks of views: which tokens are ignored, and the fused label of each of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from data_cache.errors import UsageError
 from data_cache.layout import label_dtype, reserved_label
+from data_cache.reader import Cache
 from data_cache.splits import Split
 from pipeline.masks.batched import BatchClusters, cluster_batch, fuse_batch
 from pipeline.masks.fusion import NOT_IGNORED, THRESHOLD, fuse
@@ -63,20 +64,14 @@ class Masker:
             raise UsageError(f"--windows {','.join(map(str, self.windows))}: must be different sizes of at least 1")
 
     @classmethod
-    def from_attributes(
-        cls,
-        attributes: Mapping[str, Any],
-        classes: tuple[str, ...],
-        grid: tuple[int, int],
-        device: str = "cpu",
-        kmeans: str | None = None,
-    ) -> "Masker":
-        """The clustering that a mask set's attributes describe; `kmeans` overrides their backend."""
+    def of_masks(cls, cache: Cache, masks: str, device: str = "cpu", kmeans: str | None = None) -> Self:
+        """The clustering that made a mask set of a cache; `kmeans` overrides its backend."""
+        attributes = cache.mask_attributes(masks)
         # this machine may have no GPU, and all backends agree
         backend = "auto" if attributes["backend"] == "faiss-gpu" else attributes["backend"]
         return cls(
-            split=Split(classes, tuple(attributes["unseen"])),
-            grid=grid,
+            split=Split(cache.texts().classes, tuple(attributes["unseen"])),
+            grid=cache.mask_layout(masks).grid,
             windows=tuple(attributes["windows"]),
             threshold=attributes["threshold"],
             updates=attributes["updates"],

@@ -1,6 +1,7 @@
-"""Parts of a vision transformer's attention layer, from which dense recipes are built."""
+"""Parts of a vision transformer's last block, from which dense recipes are built."""
 
 from jaxtyping import Float
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,4 +18,19 @@ def attend(
     queries: Heads, keys: Heads, values: Heads, bias: Float[Tensor, "token token"] | None = None
 ) -> Float[Tensor, "batch token channel"]:
     """softmax(q k^T / sqrt(width) + bias) v, the heads concatenated."""
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).transpose(1, 2).flatten(2)
+    return concatenated(F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias))
+
+
+def concatenated(heads: Heads) -> Float[Tensor, "batch token channel"]:
+    """The channels of all heads, one after another."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def with_residual_and_mlp(
+    block: ResidualAttentionBlock,
+    x: Float[Tensor, "batch token channel"],
+    attended: Float[Tensor, "batch token channel"],
+) -> Float[Tensor, "batch token channel"]:
+    """The rest of a block as trained: output projection, residual connections and MLP."""
+    x = x + block.ls_1(block.attn.out_proj(attended))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -60,7 +60,7 @@ class FrozenCLIP:
             raise UsageError(
                 f"--image-size {self.image_size}: not a multiple of the {self.patch} px patches of {source.name}"
             )
-        self.weights_hash = _hash_weights(self.model)
+        self.weights_hash = hash_weights(self.model)
         preprocess = open_clip.get_model_preprocess_cfg(self.model)
         self.mean, self.std = tuple(preprocess["mean"]), tuple(preprocess["std"])
         self.model.requires_grad_(False).eval().to(device)
@@ -215,7 +215,8 @@ def _compiled(visual: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return call
 
 
-def _hash_weights(model: torch.nn.Module) -> str:
+def hash_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of all weights with their names, types and shapes."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

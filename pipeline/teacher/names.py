@@ -13,7 +13,8 @@ from data_cache.messages import did_you_mean
 from data_cache.system.environment import package_files
 
 TINY = "tiny"
-TINY_TAG = "scenes"
+TINY_TAGS = ("scenes", "crowd")
+"""The tags of the bundled weights: the synthetic dataset on whose captions they were trained; the first is default."""
 
 
 def check_clip(name: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from data_cache.class_list import class_lists
+from data_cache.class_list import known_lists, open_vocabularies
 from data_cache.errors import UsageError
 from data_cache.messages import did_you_mean
 
@@ -40,7 +40,12 @@ class Prompts:
 
     @classmethod
     def default_for(cls, dataset: str) -> "Prompts":
-        """The default of a dataset: `single` for VOC, `zegclip15` for all others (ZegCLIP's protocol)."""
+        """The default of a dataset: `single` for VOC, `zegclip15` for all others (ZegCLIP's protocol).
+
+        Datasets without a zero-shot split have `zegclip15` with cleaned names.
+        """
+        if dataset in open_vocabularies():
+            return cls(f"zegclip15{CLEAN}")
         return cls("single" if dataset == "voc" else "zegclip15")
 
     @property
@@ -50,5 +55,5 @@ class Prompts:
 
     def class_names(self, dataset: str, classes: Sequence[str]) -> tuple[str, ...]:
         """The classes as named in the prompts; names without a cleaned form are left unchanged."""
-        cleaned = class_lists()[dataset].clean if self.name.endswith(CLEAN) and dataset in class_lists() else {}
+        cleaned = known_lists()[dataset].clean if self.name.endswith(CLEAN) and dataset in known_lists() else {}
         return tuple(cleaned.get(name, name) for name in classes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from data_cache.errors import FULL, UsageError, UserError, explain_os_error, one_line
 from data_cache.messages import did_you_mean
 from data_cache.system.downloads import hub_downloads, quiet_logging
-from pipeline.teacher.names import TINY, TINY_TAG, check_clip, clip_configs, pretrained_tags
+from pipeline.teacher.names import TINY, TINY_TAGS, check_clip, clip_configs, pretrained_tags
 from pipeline.teacher.tokenizer import TOKENIZER, load_tokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ LOCAL_DIR = "local-dir:"
 PAPER_IMAGE_SIZE = 512
 OPENAI = "openai"
 TINY_CONFIG = Path(__file__).parents[1] / "tiny" / "open_clip_config.json"
-TINY_WEIGHTS = TINY_CONFIG.with_name("tiny.safetensors")
+TINY_WEIGHTS = {tag: TINY_CONFIG.with_name(f"{tag}.safetensors") for tag in TINY_TAGS}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CLIPSource:
     Args:
         clip: an open_clip architecture, the path of an open_clip JSON config, or `tiny`: the bundled one.
         weights: a pretrained tag of that architecture, the path of a checkpoint, or `random` (fixed seed). By
-            default the only tag of the architecture (for `tiny` its own), else `openai`.
+            default the only tag of the architecture (for `tiny` that of the demo's scenes), else `openai`.
         image_size: side of the square input in pixels; by default the config file's own (256 for `tiny`), else 512.
         mean: mean of the input by channel; by default as published with the weights.
         std: its standard deviation.
@@ -51,7 +51,7 @@ class CLIPSource:
 
     def __post_init__(self) -> None:
         if not self.weights:
-            tags = {TINY_TAG: False} if self.clip == TINY else pretrained_tags().get(self.clip, {})
+            tags = TINY_TAGS[:1] if self.clip == TINY else pretrained_tags().get(self.clip, ())
             object.__setattr__(self, "weights", next(iter(tags)) if len(tags) == 1 else OPENAI)
 
     @property
@@ -143,8 +143,8 @@ class CLIPSource:
 
     @property
     def _checkpoint(self) -> Path | None:
-        if (self.clip, self.weights) == (TINY, TINY_TAG):
-            return TINY_WEIGHTS
+        if self.clip == TINY and self.weights in TINY_WEIGHTS:
+            return TINY_WEIGHTS[self.weights]
         path = Path(self.weights)
         return path if self.weights != RANDOM and path.is_file() else None
 
@@ -197,7 +197,7 @@ class CLIPSource:
             if "openai" in self._checkpoint.name.lower() and not self.quick_gelu:
                 raise UsageError(f"--clip {self.name}: {_NEEDS_QUICKGELU}")
             return
-        tags = {TINY_TAG: False} if self.clip == TINY else pretrained_tags().get(self.clip, {})
+        tags = dict.fromkeys(TINY_TAGS, False) if self.clip == TINY else pretrained_tags().get(self.clip, {})
         if self.weights not in tags:
             known = f"its tags are {', '.join(tags)}" if tags else "it has no published weights"
             raise UsageError(

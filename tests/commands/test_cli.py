@@ -11,6 +11,7 @@ from command_line import STUDENT, TINY, folder_options, in_a_process
 from PIL import Image
 
 import cli
+from trainer.metrics import Metrics
 
 COMMANDS = sorted(typer.main.get_command(cli.app).commands)
 
@@ -38,7 +39,8 @@ def test_precompute_train_and_evaluate_end_to_end(clipteacher, cached, drawn, tm
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 3]
 
     result = clipteacher.good("evaluate", run, "--dataset", "folder", "--root", drawn, "--gamma", 2, "--json").json
-    assert set(result) == {"dataset", "split", "pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert set(result) == {"dataset", "split", "setting", *Metrics.ALL_COLUMNS, "gamma", "per_class", "unseen"}
+    assert (result["setting"], result["unseen"]) == ("inductive", ["disc"])
     assert result["gamma"] == 2
     assert list(result["per_class"]) == ["sky", "grass", "sand", "disc", "square", "stripe"]
     assert 0 <= result["pAcc"] <= 1
@@ -58,6 +60,17 @@ def test_saved_config_reproduces_a_run(clipteacher, cached, tmp_path):
     assert [one.json[key] for key in same] == [two.json[key] for key in same]
     assert (first / "config.json").read_text() == (second / "config.json").read_text()
     assert two.json["focal"] == two.json["dice"] == 0
+
+
+def test_train_prints_the_run_and_only_the_settings_that_differ_from_the_defaults(clipteacher, cached, tmp_path):
+    run, student = tmp_path / "run", ("--arch", "fpn", "--encoder", "resnet18", "--size", 64, "--no-nel", *STUDENT)
+    printed = clipteacher.good("train", "--cache", cached, "--out", run, "--iterations", 1, "--seed", 0, *student).err
+    assert f"run {run}: fpn with resnet18, 1 update of 16 images, warm-up 0 updates" in printed
+    line = next(line for line in printed.splitlines() if line.startswith("settings other than the defaults: "))
+    assert dict(setting.split("=") for setting in line.split(": ")[1].split()) == {
+        **{"cache": str(cached), "arch": "fpn", "encoder": "resnet18", "encoder_weights": "none", "size": "64"},
+        **{"iterations": "1", "nel": "False", "device": "cpu", "workers": "0"},
+    }
 
 
 def test_resume_needs_only_the_run_folder(clipteacher, cached, tmp_path):
@@ -312,7 +325,7 @@ def test_nan_gamma_is_refused(clipteacher, drawn, tmp_path):
 
 def test_missing_checkpoint_is_refused(clipteacher, drawn, tmp_path):
     error = clipteacher("evaluate", tmp_path / "nothing", "--dataset", "folder", "--root", drawn).error
-    assert "no such checkpoint" in error
+    assert "no such run" in error
 
 
 def test_missing_dataset_error_says_where_to_download_it(clipteacher, tmp_path, monkeypatch):

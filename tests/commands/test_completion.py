@@ -56,6 +56,7 @@ def in_bash(*words: str, shell: str = "bash") -> subprocess.CompletedProcess:
         (("precompute", "--retry"), {"--retry-failed"}),
         (("train", "--preset", "co"), {"context", "coco", "context-ablation"}),
         (("reproduce", ""), set(PRESETS)),
+        (("reproduce", "coco", "--test-on", "ade150,v"), {"ade150,voc", "ade150,voc20"}),
     ],
 )
 def test_bash_gets_only_the_names_and_nothing_heavy_is_imported(words, expected):
@@ -86,9 +87,10 @@ def test_names_that_depend_on_other_options():
     assert "openai" in tags
     assert complete("precompute", "--clip-weights", "") == tags  # of the default CLIP
     assert complete("precompute", "--clip", "ViT-B-16-quickgelu", "--clip-weights", "") == tags
-    assert complete("precompute", "--clip", "tiny", "--clip-weights", "") == ["scenes", "random"]
+    assert complete("precompute", "--clip", "tiny", "--clip-weights", "") == ["scenes", "crowd", "random"]
     assert complete("evaluate", "run", "--dataset", "camvid", "--split", "") == ["train", "val", "test"]
-    assert complete("ablate", "--rows", "no-glm,no-") == ["no-glm,no-nel", "no-glm,no-ce", "no-glm,no-generate"]
+    rows = [f"no-glm,no-{row}" for row in ("nel", "ce", "generate", "nel-dot", "ce-dot", "glm-dot", "generate-dot")]
+    assert complete("ablate", "--rows", "no-glm,no-") == rows
 
 
 def test_clip_names_encoders_and_students_complete():

@@ -35,16 +35,6 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working directory."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("CLIPTEACHER_CACHE", raising=False)
-    return folder
-
-
-@pytest.fixture
 def run(made, here):
     """A copy of the run outside of the working directory."""
     return Path(shutil.copytree(made.run, here.parent / "elsewhere/coco"))

@@ -69,6 +69,7 @@ def valid_arguments(templates, tmp_path, monkeypatch):
         "evaluate": (run, *data, "--device", "cpu"),
         "cluster": (cache, "--name", "fine"),
         "quality": (cache,),
+        "attention": (cache,),
         "verify": (cache, "--live", 1, "--device", "cpu"),
         "info": (cache,),
         "reproduce": ("coco", "--root", folder / "drawn"),

@@ -12,11 +12,12 @@ from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
 from data_cache.datasets.base import VOID
 from data_cache.datasets.captions import caption
-from data_cache.datasets.scenes import SIDE, SPLITS, STUFF, THINGS, VISIBLE_PIXELS, Scenes, draw
+from data_cache.datasets.scenes import SCENES, SIDE, STUFF, THINGS, draw
+from data_cache.datasets.worlds import Scenes
 from data_cache.errors import UsageError
 from data_cache.splits import make_split
 
-TRAIN = Scenes("train", 300)
+TRAIN = Scenes(SCENES, "train", 300)
 LABELS = {"train": "1ad5cedd", "val": "1e455400", "tune": "d6398ed6", "captioned": "85d3d46b"}
 MEANS = {"train": 112.56, "val": 135.31, "tune": 126.52, "captioned": 150.10}
 """Label hash and mean pixel value of the first scene of each split."""
@@ -29,13 +30,13 @@ def scenes():
 
 def names_in(label):
     counts = np.bincount(label.ravel(), minlength=256)
-    return {name for k, name in enumerate(TRAIN.classes) if counts[k] >= VISIBLE_PIXELS}
+    return {name for k, name in enumerate(TRAIN.classes) if counts[k] >= SCENES.visible_pixels}
 
 
 def test_scenes_open_by_name_without_a_root():
     dataset = open_dataset("scenes", None, "val", 5)
     assert (len(dataset), dataset.root, dataset.ids[4]) == (5, None, "val/000004")
-    assert [len(open_dataset("scenes", None, split)) for split in SPLITS] == [*SPLITS.values()]
+    assert [len(open_dataset("scenes", None, split)) for split in SCENES.splits] == [*SCENES.splits.values()]
 
 
 @pytest.mark.parametrize(("root", "split", "word"), [("here", "train", "omit --root"), (None, "test", "choose one")])
@@ -54,7 +55,7 @@ def test_scenes_are_deterministic():
 
 
 def test_scenes_differ_across_splits_and_seeds():
-    drawn = [Scenes(split, 3, seed).digest(i) for split in SPLITS for seed in (0, 1) for i in range(3)]
+    drawn = [Scenes(SCENES, split, 3, seed).digest(i) for split in SCENES.splits for seed in (0, 1) for i in range(3)]
     assert len(set(drawn)) == len(drawn)
 
 
@@ -92,7 +93,7 @@ def test_captions_name_a_subset_of_the_visible_classes(scenes):
     rng = np.random.default_rng(0)
     complete, all_named = [], set()
     for _, label in scenes:
-        named = set(caption(rng, label).replace(",", " ").replace(".", " ").split()) & set(TRAIN.classes)
+        named = set(caption(rng, SCENES, label).replace(",", " ").replace(".", " ").split()) & set(TRAIN.classes)
         assert named
         assert named <= names_in(label)
         complete.append(named == names_in(label))
@@ -105,7 +106,7 @@ def test_mean_color_does_not_identify_a_class(scenes):
     colors, classes = [], []
     for image, label in scenes:
         for k in range(len(STUFF), len(TRAIN.classes)):
-            if (label == k).sum() >= VISIBLE_PIXELS:
+            if (label == k).sum() >= SCENES.visible_pixels:
                 colors.append(image[label == k].mean(axis=0) / 255)
                 classes.append(k - len(STUFF))
     features = (np.array(colors) - np.mean(colors, axis=0)) / np.std(colors, axis=0)
@@ -122,6 +123,6 @@ def test_mean_color_does_not_identify_a_class(scenes):
 
 def test_scenes_are_those_the_tiny_clip_was_trained_on():
     # other scenes need another tiny CLIP and new results: `python -m pipeline.tiny.train`
-    drawn = {split: Scenes(split, 1).load(0) for split in SPLITS}
+    drawn = {split: Scenes(SCENES, split, 1).load(0) for split in SCENES.splits}
     assert {split: hashlib.sha256(label.tobytes()).hexdigest()[:8] for split, (_, label) in drawn.items()} == LABELS
     assert {split: image.mean() for split, (image, _) in drawn.items()} == pytest.approx(MEANS, abs=0.01)

@@ -8,6 +8,7 @@ import zarr
 from caches import ATTRIBUTES, FINGERPRINT, LAYOUT, MASKS, complete, contents, create, shard, texts
 
 from data_cache.arrays import bytes_per_image
+from data_cache.description import describe
 from data_cache.errors import UsageError, UserError
 from data_cache.layout import Layout, label_dtype, reserved_label
 from data_cache.reader import Cache
@@ -221,7 +222,7 @@ def test_mask_set_defaults_to_that_of_stage_1(path):
 def test_info_counts_images_not_shards(path):
     cache = create(path)
     cache.write_shard(1, shard(1), "default")
-    about = Cache(path).describe()
+    about = describe(Cache(path))
     assert (about["images"], about["views"], about["done"], about["failed"]) == (5, 2, 1, 1)
     assert about["failures"] == {"images/2.jpg": "images/2.jpg: truncated"}
     assert about["bytes"]["cls"] == sum(f.stat().st_size for f in (path / "cls").rglob("*") if f.is_file())
@@ -232,7 +233,7 @@ def test_cache_without_dense_tokens_has_no_dense_array(path):
     cache = create(path, layout)
     cache.write_shard(0, replace(shard(0), dense=None), "default")
     assert "dense" not in cache.group
-    assert cache.describe()["bytes"]["dense"] == 0
+    assert describe(cache)["bytes"]["dense"] == 0
 
 
 def test_estimated_size_matches_the_arrays():

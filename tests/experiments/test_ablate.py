@@ -5,14 +5,16 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from command_line import TINY, folder_options
 from refusals import refused
 
 from data_cache.errors import UsageError, UserError
 from data_cache.reader import Cache
 from experiments import ablate as ablations
-from experiments.ablate_config import FULL, VARIANTS, AblateConfig
+from experiments.ablate_config import DOT, FULL, VARIANTS, AblateConfig
 from experiments.presets import paper
+from trainer.checkpoint import load
 from trainer.config import TrainConfig
 
 ROWS = "full,no-glm,lambda-0.9"
@@ -42,6 +44,29 @@ def test_variants_override_existing_train_settings(row):
 def test_all_rows_of_tables_3_to_5_are_variants():
     assert set(paper()["ablations"]) <= set(VARIANTS)
     assert {VARIANTS[row].table for row in paper()["ablations"]} == {"full method", "Table 3", "Table 4", "Table 5"}
+
+
+def test_every_row_of_tables_3_to_5_also_exists_with_eq_9_as_printed():
+    for row in paper()["ablations"]:
+        dot = VARIANTS[DOT if row == FULL else f"{row}-dot"]
+        assert dot.train == {**VARIANTS[row].train, "logits": "dot"}
+        assert (dot.table, dot.paper) == (VARIANTS[row].table, row)
+        assert row == FULL or dot.baseline == DOT
+    assert DOT in AblateConfig().names
+    assert not [row for row in AblateConfig().names if row.endswith("-dot") and row != DOT]
+
+
+def test_table_compares_a_row_with_dot_logits_to_the_full_method_with_them():
+    rows = ("full", "logits-dot", "vla-mlp", "vla-mlp-dot")
+    metrics = {
+        row: {name: {"pAcc": 0.9, "mIoU_S": 0.5, "mIoU_U": 0.5, "hIoU": hiou} for name in ("0", "1.5", "5")}
+        for row, hiou in zip(rows, (0.8, 0.4, 0.7, 0.35), strict=True)
+    }
+    report = {"rows": {row: [{"seed": 0, "picked": None, "metrics": metrics[row]}] for row in rows}}
+    lines = {line.split(" | ")[1]: line for line in ablations.markdown(report).splitlines() if " | 1.5 | " in line}
+    assert lines["logits-dot"].endswith("| -40.0 | 74.8/41.0/50.7/45.4 |")
+    assert lines["vla-mlp"].endswith("| -10.0 | 74.9/40.8/50.8/45.2 |")
+    assert lines["vla-mlp-dot"].endswith("| -5.0 | 74.9/40.8/50.8/45.2 |")
 
 
 def test_table_reports_mean_std_and_the_papers_figures(clipteacher, options, cache, tmp_path):
@@ -108,6 +133,52 @@ def test_rerun_trains_only_missing_seeds(clipteacher, options, monkeypatch):
     more = clipteacher.good("ablate", *options[:-1], 3, "--rows", "full", "--json").json
     assert seeds == [2]
     assert more["rows"]["full"][:2] == first["rows"]["full"]
+
+
+def test_all_rows_of_a_seed_are_trained_before_the_next_seed(clipteacher, options, monkeypatch):
+    train, trained = ablations.train_stage, []
+    monkeypatch.setattr(
+        ablations, "train_stage", lambda config, run, *rest: trained.append(run.name) or train(config, run, *rest)
+    )
+    clipteacher.good("ablate", *options, "--rows", "full,lambda-0.9")
+    assert trained == ["full_0", "lambda-0.9_0", "full_1", "lambda-0.9_1"]
+
+
+def test_students_start_from_the_encoder_of_a_run(clipteacher, options, cache, tmp_path, monkeypatch):
+    pretrained = tmp_path / "pretrained"
+    clipteacher.good("train", "--cache", cache, "--config", tmp_path / "config.json", "--out", pretrained)
+    (tmp_path / "config.json").write_text(json.dumps(json.loads((tmp_path / "config.json").read_text()) | {"lr": 0}))
+    result = clipteacher.good("ablate", *options[:-1], 1, "--rows", "full,no-glm", "--start", pretrained, "--json")
+    assert str(tmp_path) not in json.dumps(result.json)
+    encoders = [encoder_of(tmp_path / run) for run in ("pretrained", "out/full_0", "out/no-glm_0")]
+    for encoder in encoders[1:]:
+        assert all(torch.equal(value, encoders[0][name]) for name, value in encoder.items())
+    file = next((tmp_path / "out").glob("encoder_*.safetensors"))
+    monkeypatch.setattr(ablations, "train_stage", lambda *_: pytest.fail("trained again"))
+    for start in (pretrained, file):  # the same encoder: its trainings are finished
+        clipteacher.good("ablate", *options[:-1], 1, "--rows", "full,no-glm", "--start", start)
+    monkeypatch.undo()
+    clipteacher.good("train", "--cache", cache, "--config", tmp_path / "config.json", "--out", tmp_path / "other")
+    assert "encoder-weights differs" in clipteacher("ablate", *options, "--start", tmp_path / "other").error
+
+
+def encoder_of(run):
+    names = load(run, torch.device("cpu")).network.network.encoder.named_parameters()
+    return {name: value.detach() for name, value in names}
+
+
+def test_an_encoder_to_start_from_that_does_not_fit_is_refused(tmp_path, clipteacher, options, cache):
+    config = ("--config", tmp_path / "config.json", "--iterations", 1)
+    other = tmp_path / "other"
+    clipteacher.good("train", "--cache", cache, *config, "--encoder", "resnet18", "--arch", "fpn", "--out", other)
+    assert clipteacher("ablate", *options, "--start", other).error.endswith(
+        f"--start {other}: its encoder is resnet18, and the students' is mit_b0; pass another run"
+    )
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    error = clipteacher("ablate", *options, "--start", tmp_path / "weights.pth").error
+    assert f"--start {tmp_path / 'weights.pth'}: is not a state dict of this encoder" in error
+    assert "no such run" in clipteacher("ablate", *options, "--start", tmp_path / "typo").error
+    assert not list((tmp_path / "out").glob("encoder_*"))
 
 
 def test_rows_equal_to_the_full_method_share_its_training(clipteacher, options, tmp_path):

@@ -14,12 +14,14 @@ from benchmarks import attention_share
 from data_cache.datasets import open_dataset
 from data_cache.datasets.scenes import STUFF
 from data_cache.splits import make_split
+from experiments import attention
 from experiments.demo import CLIP, run
 from experiments.demo_config import ALL_VARIANTS, DENSE_CLIP, STUDENT, WITHOUT_GLM, WITHOUT_PLM, DemoConfig
 from experiments.dense_clip import DenseCLIP
 from experiments.figures import DEMO_ROWS
 from pipeline.encode_job import load_clip
 from pipeline.teacher.prompts import Prompts
+from trainer.metrics import Metrics
 from viewer.paper_figures import DEMO_SIDE
 
 SHORT = replace(STUDENT, iterations=12, device="cpu")
@@ -60,7 +62,7 @@ def test_sheet_has_six_panels_per_scene_and_a_legend(report):
 @pytest.mark.slow
 def test_json_report_has_metrics_and_seconds_per_stage(report):
     result = report.as_json()
-    assert result["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert result["metrics"].keys() == {*Metrics.ALL_COLUMNS, "gamma", "per_class"}
     assert result["seconds"].keys() == {"precompute", "train", "evaluate"}
     assert result["compared"].keys() == {WITHOUT_GLM, DENSE_CLIP}
     for word in ("clipteacher", "mIoU(U)", *result["compared"], str(report.picture), *report.next):
@@ -98,7 +100,8 @@ def test_command_prints_json_and_its_suggested_commands_work(report, clipteacher
     assert result["metrics"] == report.as_json()["metrics"]
     assert f"{IMAGES} of {IMAGES} done" in clipteacher.good(*report.next[0].split()[2:]).out
     evaluated = clipteacher.good("evaluate", report.run, "--dataset", "scenes", "--json").json
-    assert evaluated == {"dataset": "scenes", "split": "val"} | result["metrics"]
+    about = {"dataset": "scenes", "split": "val", "setting": "inductive", "unseen": list(report.split.unseen)}
+    assert evaluated == about | result["metrics"]
 
 
 def test_dense_clip_predicts_the_argmax_of_token_text_similarity():
@@ -122,14 +125,13 @@ def test_dense_clip_predicts_the_argmax_of_token_text_similarity():
 
 @pytest.mark.slow
 def test_attention_share_is_1_if_uniform_and_0_if_absent(report, monkeypatch):
-    def stuff_attention(student, cls, image, view):
-        label = next(label for shown, label in scenes if np.array_equal(shown, image))
-        return (label < len(STUFF)).astype(float)
+    def stuff_attention(student, view):
+        return (view.sample.label < len(STUFF)).astype(float) / (view.sample.label < len(STUFF)).sum()
 
-    scenes = [open_dataset("scenes", None, "train", 6).load(index) for index in range(6)]
-    monkeypatch.setattr(attention_share, "attention", lambda *_: np.full((24, 24), 1 / 576))
+    monkeypatch.setattr(attention, "attention_of", lambda *_: np.full((24, 24), 1 / 576))
     assert attention_share.preference(report.run, 6) == pytest.approx(dict.fromkeys(attention_share.KINDS, 1.0))
-    monkeypatch.setattr(attention_share, "attention", stuff_attention)
+    monkeypatch.setattr(attention, "attention_of", stuff_attention)
+    scenes = [open_dataset("scenes", None, "train", 6).load(index) for index in range(6)]
     area = np.mean([(label < len(STUFF)).mean() for _, label in scenes])
     expected = dict.fromkeys(attention_share.KINDS, 0.0) | {"stuff": 1 / area}
     assert attention_share.preference(report.run, 6) == pytest.approx(expected)

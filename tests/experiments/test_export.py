@@ -65,11 +65,6 @@ def _caches_here(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return make_student(tmp_path_factory.mktemp("student") / "run")
-
-
-@pytest.fixture(scope="module")
 def exported(run) -> Path:
     """The graph of a convolutional student, the fastest to trace."""
     return graphs.export(graphs.ExportConfig(run, run / "graphs/student.onnx")).path
@@ -240,5 +235,5 @@ def test_folder_in_place_of_the_file_is_refused(run, tmp_path, clipteacher):
 
 
 def test_missing_checkpoint_and_blank_names_are_refused(run, tmp_path, clipteacher):
-    assert "no such checkpoint" in clipteacher("export", tmp_path / "none", "--onnx", tmp_path / "s.onnx").error
+    assert "no such run" in clipteacher("export", tmp_path / "none", "--onnx", tmp_path / "s.onnx").error
     assert "name 2 is blank" in clipteacher("export", run, "--onnx", tmp_path / "s.onnx", "--classes", "a,,b").error

@@ -19,18 +19,9 @@ from trainer.checkpoint import load
 from trainer.predictor import Predictor
 from viewer.class_colors import class_colors
 
+pytestmark = pytest.mark.usefixtures("here")
+
 NAMES = ("frisbee", "grass", "quilt", "sky", "melon")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return make_student(tmp_path_factory.mktemp("student") / "run")
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CLIPTEACHER_CACHE", str(tmp_path / "caches"))
 
 
 def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -334,13 +325,13 @@ def test_invalid_options_are_usage_errors(run, photo, clipteacher, option):
 
 
 @pytest.mark.parametrize("out", ["album", "album/results", "album/../album/a"])
-def test_output_inside_the_input_folder_is_refused(run, tmp_path, clipteacher, out):
-    (tmp_path / "album").mkdir()
-    Image.fromarray(scene(40, 50)).save(tmp_path / "album/p.png")
+def test_output_inside_the_input_folder_is_refused(run, here, clipteacher, out):
+    (here / "album").mkdir()
+    Image.fromarray(scene(40, 50)).save(here / "album/p.png")
     result = clipteacher("predict", run, "album", "--out", out)
     assert result.status == 2
     assert "among the images" in result.error
-    assert [file.name for file in (tmp_path / "album").rglob("*")] == ["p.png"]
+    assert [file.name for file in (here / "album").rglob("*")] == ["p.png"]
 
 
 def test_known_and_cached_names_need_no_text_tower(run, photo, clipteacher, monkeypatch):
@@ -366,12 +357,12 @@ def test_new_names_without_the_training_clip_are_refused(run, photo, clipteacher
     assert not Path("out").exists()
 
 
-def test_unwritable_results_of_one_image_do_not_stop_the_others(run, tmp_path, clipteacher):
-    folder, long = tmp_path / "album", f"{'n' * 245}.jpg"
+def test_unwritable_results_of_one_image_do_not_stop_the_others(run, here, clipteacher):
+    folder, long = here / "album", f"{'n' * 245}.jpg"
     folder.mkdir()
     for name in ("a.jpg", long, "z.jpg"):
         Image.fromarray(scene(40, 50)).save(folder / name)
-    (tmp_path / "out/a.jpg.index.png").mkdir(parents=True)
+    (here / "out/a.jpg.index.png").mkdir(parents=True)
     result = clipteacher("predict", run, folder, "--out", "out", "--json")
     assert result.status == 1
     assert list(result.json["areas"]) == ["z.jpg"]
@@ -379,10 +370,10 @@ def test_unwritable_results_of_one_image_do_not_stop_the_others(run, tmp_path, c
     assert all("rename the file" in why for why in result.json["failures"].values())
 
 
-def test_named_pipes_are_skipped_without_blocking(run, tmp_path, clipteacher):
-    (tmp_path / "album").mkdir()
-    os.mkfifo(tmp_path / "album/pipe.jpg")
-    Image.fromarray(scene(40, 50)).save(tmp_path / "album/a.jpg")
+def test_named_pipes_are_skipped_without_blocking(run, here, clipteacher):
+    (here / "album").mkdir()
+    os.mkfifo(here / "album/pipe.jpg")
+    Image.fromarray(scene(40, 50)).save(here / "album/a.jpg")
     result = clipteacher("predict", run, "album", "--out", "out", "--json")
     assert list(result.json["areas"]) == ["a.jpg"]
     assert "is not a file" in result.json["failures"]["pipe.jpg"]

@@ -48,7 +48,7 @@ def test_json_has_each_measure_of_each_mask_set_on_seen_and_unseen_classes(measu
     assert result["images"] == 4
     assert result["masks"].keys() == {"coarse", "default"}
     for masks in result["masks"].values():
-        assert masks.keys() == {"threshold", *MEASURES}
+        assert masks.keys() == {"model", "threshold", *MEASURES}
         for name in MEASURES:
             assert masks[name].keys() == {"seen", "unseen"}
         assert all(0 < masks[name][kind] <= 1 for name in ("purity", "best_iou") for kind in ("seen", "unseen"))

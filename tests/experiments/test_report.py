@@ -18,14 +18,15 @@ from PIL import Image
 from refusals import refused
 from small_run import small_run
 
+from data_cache.class_list import class_lists
 from data_cache.datasets import open_dataset
 from data_cache.errors import InterruptError, UserError
 from experiments.history import read_run
 from experiments.report import RunReport, read_result
-from experiments.run_folder import run_in
 from trainer.checkpoint import load
 from trainer.config import TrainConfig
 from trainer.evaluate import evaluate
+from trainer.metrics import Metrics
 from trainer.predictor import Predictor
 from viewer.class_colors import class_colors
 from viewer.figure import Panel
@@ -123,10 +124,10 @@ def test_page_has_styles_for_dark_mode_phones_and_print(report, made):
 def test_metrics_match_evaluate_at_every_gamma(report, made, found):
     page, _ = report(made.run)
     for gamma in (0, 1.5):
-        figures = [f"{100 * value:.1f}" for value in found.at(gamma).summary.values()]
+        figures = [f"{100 * value:.1f}" for value in found.at(gamma).all.values()]
         assert page.row(f"gamma {gamma:g}")[1:] == figures
     for gamma in (1, 5):
-        assert page.row(f"{gamma}")[1:] == [f"{100 * value:.1f}" for value in found.at(gamma).summary.values()]
+        assert page.row(f"{gamma}")[1:] == [f"{100 * value:.1f}" for value in found.at(gamma).all.values()]
     assert "all 3 images of folder, split val" in page.words
     result = {row[0]: row[1] for row in page.rows if row[0] in CLASSES}
     iou = found.at(1.5).iou
@@ -293,32 +294,47 @@ def test_saved_result_is_shown_without_evaluating(report, clipteacher, made, tmp
     file.write_text(clipteacher.good("evaluate", made.run, *data, "--json").out)
     page, missing = report(made.run, "--result", file)
     result = json.loads(file.read_text())
-    assert page.row("gamma 1.5")[1:] == [f"{100 * result[name]:.1f}" for name in ("pAcc", "mIoU_S", "mIoU_U", "hIoU")]
-    assert page.row("gamma 1.5")[1:] != [f"{100 * value:.1f}" for value in found.at(1.5).summary.values()]
+    assert page.row("gamma 1.5")[1:] == [f"{100 * result[name]:.1f}" for name in Metrics.ALL_COLUMNS]
+    assert page.row("gamma 1.5")[1:] != [f"{100 * value:.1f}" for value in found.at(1.5).all.values()]
     assert f"read from {file}" in page.words
     assert any("Metrics by gamma" in chart["aria-label"] for chart in page.all("svg"))
     assert "Unseen classes (1)" in page.words
     assert not missing
 
 
-def test_reproduced_row_is_shown_with_the_papers(report, made, tmp_path):
+def reproduced_row(paper: dict, departures: list[str], **metrics: object) -> str:
+    """The content of a file that `reproduce` writes."""
+    figures = {"mIoU": 0.45, "pAcc": 0.5, "mIoU_S": 0.4, "mIoU_U": None, "hIoU": 0.3, "gamma": 1.5}
+    figures |= {"per_class": {"disc": 0.25}, "unseen": ["disc"], **metrics}
+    return json.dumps({"metrics": figures, "paper": paper, "departures": departures})
+
+
+def test_reproduced_rows_are_shown_with_the_papers(report, made, tmp_path):
     run = copy_run(made, tmp_path)
-    metrics = {"pAcc": 0.5, "mIoU_S": 0.4, "mIoU_U": None, "hIoU": 0.3, "gamma": 1.5, "per_class": {"disc": 0.25}}
-    row = {"metrics": metrics, "paper": {"pAcc": 0.933, "hIoU": 0.865}, "departures": ["lr=1 instead of 2"]}
-    (run / "voc.json").write_text(json.dumps(row))
+    (run / "voc.json").write_text(reproduced_row({"pAcc": 0.933, "hIoU": 0.865}, ["lr=1 instead of 2"]))
+    (run / "ade150.json").write_text(reproduced_row({}, ["lr=1 instead of 2", "3 images"], mIoU=0.2))
     page, _ = report(run, "--limit", 1)
-    assert page.row("reproduce on voc, gamma 1.5")[1:] == ["50.0", "40.0", "-", "30.0"]
-    assert page.row("the paper on voc")[1:] == ["93.3", "-", "-", "86.5"]
-    assert "lr=1 instead of 2" in page.words
+    assert page.row("reproduce on voc, gamma 1.5")[1:] == ["45.0", "50.0", "40.0", "-", "30.0"]
+    assert page.row("the paper on voc")[1:] == ["-", "93.3", "-", "-", "86.5"]
+    assert page.row("reproduce on ade150, gamma 1.5")[1] == "20.0"
+    assert not any("the paper on ade150" in row for row in page.rows)
+    assert "settings: lr=1 instead of 2; 3 images." in page.words
     page, _ = report(run, "--result", run / "voc.json")
     assert page.row("disc")[1] == "25.0"
     assert "Too few gammas" in page.words
 
 
+def test_unseen_classes_of_a_result_are_those_that_it_states(tmp_path):
+    classes = class_lists()["voc"].classes
+    result = reproduced_row({}, [], per_class=dict.fromkeys(classes, 0.5), unseen=["cow"])
+    (tmp_path / "voc20.json").write_text(result)
+    assert read_result(tmp_path / "voc20.json").unseen == {"cow"}
+    assert len(class_lists()["voc"].unseen) > 1
+
+
 def test_many_classes_are_split_into_ranked_tables(report, made, tmp_path):
     shares = {f"class {i}": (i * 37 % 100) / 100 for i in range(100)} | {"ghost": None, "spook": None}
-    figures = dict.fromkeys(("pAcc", "mIoU_S", "mIoU_U", "hIoU"), 0.5)
-    (tmp_path / "r.json").write_text(json.dumps({**figures, "gamma": 1.5, "per_class": shares}))
+    (tmp_path / "r.json").write_text(reproduced_row({}, [], per_class=shares))
     page, _ = report(made.run, "--result", tmp_path / "r.json")
     rows = [row for row in page.rows if row[0].startswith("class ")]
     expected = sorted((value for value in shares.values() if value is not None), reverse=True)
@@ -335,29 +351,15 @@ def test_many_classes_are_split_into_ranked_tables(report, made, tmp_path):
         "{}",
         '{"gamma": 1.5}',
         '{"metrics": 3}',
-        '{"gamma": 1, "pAcc": 93, "mIoU_S": 0, "mIoU_U": 0, "hIoU": 0, "per_class": {}}',
+        '{"gamma": 1, "mIoU": 0, "pAcc": 93, "mIoU_S": 0, "mIoU_U": 0, "hIoU": 0, "per_class": {}, "unseen": []}',
     ],
 )
 def test_invalid_result_files_are_refused(made, tmp_path, content):
     (tmp_path / "r.json").write_text(content)
-    refused(lambda: read_result(tmp_path / "r.json", None), "--result", "not what `evaluate --json` prints")
+    refused(lambda: read_result(tmp_path / "r.json"), "--result", "not what `evaluate --json` prints")
 
 
-# -- runs ----------------------------------------------------------------------------------------------------------
-
-
-def test_run_is_found_from_its_folder_checkpoint_or_demo(made, tmp_path):
-    checkpoint = next(made.run.glob("step_*"))
-    for path in (made.run, checkpoint, checkpoint / "model.json", made.run / "log.jsonl"):
-        assert run_in(path) == made.run
-    demo = tmp_path / "demo"
-    shutil.copytree(made.run, demo / "clipteacher_0")
-    shutil.copytree(made.run, demo / "without_GLM_0")
-    assert run_in(demo) == demo / "clipteacher_0"
-    shutil.copytree(made.run, demo / "clipteacher_1")
-    refused(lambda: run_in(demo), "several runs", demo / "clipteacher_1")
-    refused(lambda: run_in(tmp_path), "not a run", tmp_path)
-    refused(lambda: run_in(tmp_path / "nothing"), "no such run")
+# -- options -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,28 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import in_a_process
+import torch
+from command_line import REPOSITORY, in_a_process
+from drawing import ade_tree
+from pascal_trees import STEMS, context_tree, draw_list, voc_tree
 from refusals import refused
 
 from data_cache.errors import UsageError
+from data_cache.splits import Split
+from experiments.open_vocabulary import compared_datasets, methods
 from experiments.presets import PRESETS, STUDENTS, paper
+from experiments.reproduce import ReproducedRow, Reproduction
 from experiments.reproduce_config import ReproduceConfig
 from pipeline.config import PrecomputeConfig
 from trainer.card import CARD
 from trainer.config import TrainConfig
+from trainer.evaluate import Evaluation
+from trainer.metrics import Metrics
+from trainer.segmenter import Vocabulary
 
+RUNS = ("coco_segformer-b0", "coco_segformer-b0_cosine")
 SMALL = (
     *("--clip", "tiny", "--image-size", 64, "--student", "segformer-b0", "--encoder-weights", "none"),
     *("--size", 64, "--batch-size", 2, "--iterations", 4, "--checkpoint-every", 2, "--workers", 0, "--device", "cpu"),
@@ -49,11 +60,12 @@ def test_presets_match_the_papers_settings(name, iterations, prompts, dataset):
         "bank": 24,
         "tau": 0.07,
         "loss_stride": 1,
+        "logits": "dot",
         "encoder": "mit_b0" if name == "context-ablation" else "mit_b4",
         **{"weight_focal": 100.0, "weight_dice": 1.0, "glm": "attention", "vla": "transformer"},
     }
     assert expected.items() <= asdict(config).items()
-    assert preset.evaluate == {"dataset": dataset, "split": "val", "gamma": (1.5,), "sliding": False}
+    assert preset.evaluate == {"dataset": dataset, "split": "val", "sliding": False}
 
 
 def test_head_learning_rate_is_tenfold_except_for_swin():
@@ -64,10 +76,11 @@ def test_head_learning_rate_is_tenfold_except_for_swin():
 def test_each_student_has_a_row_in_both_tables():
     for student in ("segformer-b4", "swin-b", "segnext-b"):
         for benchmark in ("voc", "coco", "context"):
-            assert len(ReproduceConfig(benchmark, student).row) == 4
+            assert len(ReproduceConfig(benchmark, student).row(benchmark)) == 4
         for target in ("voc", "context"):
-            assert ReproduceConfig("coco", student, test_on=target).row == paper()["table 2"][target][student]
-    assert ReproduceConfig("context-ablation").row == [74.8, 41.0, 50.7, 45.4]
+            row = ReproduceConfig("coco", student, test_on=target).row(target)
+            assert row == paper()["table 2"][target][student]
+    assert ReproduceConfig("context-ablation").row("context") == [74.8, 41.0, 50.7, 45.4]
 
 
 def test_another_clip_uses_its_own_weights_and_size():
@@ -89,6 +102,8 @@ def test_departures_from_the_preset_are_listed():
         ({"benchmark": "ade"}, "voc, context, coco"),
         ({"benchmark": "voc", "student": "b9"}, "segformer-b4, swin-b"),
         ({"benchmark": "coco", "test_on": "camvid"}, "--test-on camvid"),
+        ({"benchmark": "coco", "test_on": "ade150,camvid"}, "--test-on ade150,camvid"),
+        ({"benchmark": "coco", "test_on": "ade150,"}, "--test-on ade150,"),
         ({"benchmark": "voc", "test_on": "context"}, "trained on coco"),
         ({"benchmark": "coco", "test_root": Path("somewhere")}, "pass --test-on"),
     ],
@@ -105,7 +120,6 @@ def coco(tmp_path, monkeypatch):
 
 
 def draw_coco(root):
-    import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -124,13 +138,23 @@ def test_row_is_printed_and_saved_with_the_papers(clipteacher, coco, tmp_path):
     assert "iterations=4 instead of 80000" in result.out
     assert "train has 5 images; the published list has 118287" in result.err
     stored = json.loads((tmp_path / "runs/coco_segformer-b0/coco.json").read_text())
-    assert stored["metrics"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma", "per_class"}
+    assert stored["metrics"].keys() == {*Metrics.ALL_COLUMNS, "gamma", "per_class", "unseen"}
     again = clipteacher.good("reproduce", *coco, "--json").json
     assert again["metrics"] == stored["metrics"]
 
 
+@pytest.mark.parametrize(
+    ("gamma", "words"), [(1.5, "gamma 1.5 is the paper's;"), (0.0, "gamma 0 was added; the paper's is 1.5;")]
+)
+def test_gamma_is_called_the_papers_only_if_it_is(tmp_path, monkeypatch, gamma, words):
+    monkeypatch.chdir(tmp_path)
+    vocabulary = Vocabulary(Split(("sky", "cow"), ("cow",)), torch.eye(2), np.array([True, False]))
+    evaluation = Evaluation(vocabulary, {gamma: np.eye(2, dtype=int)})
+    row = ReproducedRow(ReproduceConfig("coco", "segformer-b0"), "coco", evaluation, {})
+    assert any(line.startswith(words) for line in Reproduction((row,)).lines)
+
+
 def test_table_2_rows_are_evaluated_with_both_vocabularies(clipteacher, coco, tmp_path):
-    import numpy as np
     from PIL import Image
 
     root = tmp_path / "VOC2012"
@@ -143,6 +167,55 @@ def test_table_2_rows_are_evaluated_with_both_vocabularies(clipteacher, coco, tm
     assert len(result["metrics"]["per_class"]) == 20
     assert "by_training_vocabulary" in result["metrics"]
     assert "by training vocabulary" in clipteacher.good("reproduce", *coco, "--test-on", "voc", "--test-root", root).out
+
+
+def draw_open_vocabularies(root):
+    for folder in ("ade150", "context", "voc"):
+        (root / folder).mkdir(parents=True)
+    ade_tree(root / "ade150")
+    context_tree(root / "context", converted=False)
+    voc_tree(root / "voc")
+    for dataset, stems in (("context/ImageSets/Main", STEMS), ("voc/ImageSets/Segmentation", STEMS)):
+        draw_list(root / dataset / "val.txt", stems)
+
+
+def test_open_vocabularies_are_tabled_with_published_figures(clipteacher, coco, tmp_path):
+    draw_open_vocabularies(tmp_path / "others")
+    tests = "ade150,context459,context59,voc20"
+    command = ("reproduce", *coco, "--test-on", tests, "--test-root", tmp_path / "others")
+    result = clipteacher.good(*command, "--json").json["tests"]
+    assert list(result) == tests.split(",")
+    lines = clipteacher.good(*command).out.splitlines()
+    assert lines[0].split() == ["mIoU", *tests.split(",")]
+    table = {line[:32].strip(): line[32:].split() for line in lines[1:8]}
+    assert table["CAT-Seg (ViT-B/16)"] == ["31.8", "19.0", "57.5", "94.6"]
+    for name, key in (
+        ("ours (segformer-b0, dot)", "mIoU"),
+        ("with labels in training (S)", "mIoU_S"),
+        ("without (U)", "mIoU_U"),
+    ):
+        figures = [row["metrics"][key] for row in result.values()]
+        assert table[name] == ["nan" if figure is None else f"{100 * figure:.1f}" for figure in figures]
+    assert sum("https://github.com/" in line for line in lines) == len(methods()) == 4
+    assert result["ade150"]["published"]["SAN (ViT-B/16)"] == pytest.approx(0.276)
+    assert json.loads((tmp_path / "runs/coco_segformer-b0/context459.json").read_text()) | {"seconds": 0} == (
+        result["context459"] | {"seconds": 0}
+    )
+    plan = clipteacher.good(*command, "--dry-run").out
+    assert "to train on, 2 of ade150, 2 of context459, 2 of context59, 2 of voc20 to test on" in plan
+
+
+def test_the_page_has_the_published_figures():
+    page = (REPOSITORY / "docs/open-vocabulary.md").read_text()
+    for name, method in methods().items():
+        assert f"| {name} | {' | '.join(f'{figure:.1f}' for figure in method.figures.values())} |" in page
+
+
+def test_every_published_figure_has_a_source_and_is_a_percentage():
+    assert set(compared_datasets()) == {"ade150", "context459", "context59", "voc20"}
+    for method in methods().values():
+        assert "https://github.com/" in method.source
+        assert all(5 < figure < 100 for figure in method.figures.values())
 
 
 @pytest.mark.parametrize("student", ["segformer-b4", "swin-b", "segnext-b"])
@@ -313,7 +386,7 @@ def test_presets_are_printed_and_options_override_them(clipteacher, coco, tmp_pa
     trained = clipteacher.good(
         "train", "--preset", "coco", "--student", "segformer-b0", *short, "--device", "cpu", "--json"
     )
-    for word in ("iterations=1 ", "warmup=1500", "weight_decay=0.01", "encoder=mit_b0"):
+    for word in ("segformer with mit_b0", "1 update of 2 images", "iterations=1 ", "logits=dot"):
         assert word in trained.err
     assert trained.json["peak_bytes"] > 2**26
     result = clipteacher.good(
@@ -339,3 +412,27 @@ def test_dataset_or_preset_is_required(clipteacher, tmp_path, monkeypatch, comma
     result = clipteacher(*command)
     assert result.status == 2
     assert "--preset" in result.error
+
+
+def test_both_readings_of_eq_9_are_runs_of_their_own_and_printed_together(clipteacher, coco, tmp_path):
+    plan = clipteacher.good("reproduce", *coco, "--dry-run")
+    assert (
+        "dot: eq. 9 as the plain product as printed; cosine (cosine / tau) is another run: --logits cosine" in plan.out
+    )
+    first = clipteacher.good("reproduce", *coco)
+    assert "ours, logits dot" in first.out
+    assert "the other reading of eq. 9, cosine / tau: pass --logits cosine" in first.out
+    both = clipteacher.good("reproduce", *coco, "--logits", "cosine")
+    assert "not the paper's settings: logits=cosine instead of dot" in both.out
+    rows = {
+        name: line.split()[-4:]
+        for line in both.out.splitlines()
+        for name in ("dot", "cosine")
+        if f"ours, logits {name}" in line
+    }
+    stored = {run: json.loads((tmp_path / f"runs/{run}/coco.json").read_text()) for run in RUNS}
+    for (run, row), name in zip(stored.items(), ("dot", "cosine"), strict=True):
+        assert (row["logits"], row["run"]) == (name, f"runs/{run}")
+        assert rows[name] == [f"{100 * row['metrics'][column]:.1f}" for column in ("pAcc", "mIoU_S", "mIoU_U", "hIoU")]
+    other = clipteacher.good("reproduce", *coco, "--iterations", 3, "--out", tmp_path / "short", "--json").json
+    assert other["other_reading"] == {}

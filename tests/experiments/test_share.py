@@ -33,6 +33,7 @@ from trainer.checkpoint import load
 from trainer.checkpoint_folders import latest
 from trainer.config import TrainConfig, read_config
 from trainer.loop import train
+from trainer.metrics import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +160,20 @@ def test_page_of_a_run_has_metrics_settings_and_no_license_that_nobody_stated(ma
     assert entry["dataset"] == {"name": "folder", "type": "folder", "split": "val", "args": {"gamma": 1.5}}
     values = {metric["name"]: metric["value"] for metric in entry["metrics"]}
     assert values["mIoU(S)"] == round(100 * result.json["mIoU_S"], 2)
-    assert values.keys() == {"pAcc", "mIoU(S)", "mIoU(U)", "hIoU"}
+    assert values.keys() == {"mIoU", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU"}
     assert "**Unseen classes (1)**: disc" in page
     assert json.loads((tmp_path / "p/coco-glm/evaluation.json").read_text())["split"] == "val"
+
+
+def test_published_evaluation_is_that_on_the_training_dataset(made, tmp_path):
+    run, url = shutil.copytree(made.run, tmp_path / "run"), url_of(tmp_path / "p/run")
+    metrics = {**dict.fromkeys(Metrics.ALL_COLUMNS, 0.5), "gamma": 1.5, "per_class": {"wall": 0.5}, "unseen": []}
+    for dataset, accuracy in {"ade150": 0.1, "folder": 0.2, "voc20": 0.3}.items():
+        row = {"metrics": metrics | {"pAcc": accuracy}, "paper": {}, "departures": []}
+        (run / f"{dataset}.json").write_text(json.dumps(row))
+    push(run, url)
+    evaluation = json.loads((tmp_path / "p/run/evaluation.json").read_text())
+    assert (evaluation["dataset"], evaluation["pAcc"]) == ("folder", 0.2)
 
 
 def test_license_comes_from_the_option_or_from_the_page_that_is_there(made, tmp_path):
@@ -425,8 +437,10 @@ def test_disk_that_is_too_small_is_noticed_before_anything_is_written(made, tmp_
     push(made.cache, "memory://cache")
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"are needed and 0\.00 GiB are free; choose another --out"):
+    with pytest.raises(
+        UserError, match=r"pulled.zarr: the cache needs about 0\.\d\d GiB, but 0\.00 GiB are free; choose another --out"
+    ):
         pull("memory://cache", tmp_path / "out/pulled.zarr")
-    with pytest.raises(UserError, match="set TMPDIR to a folder on a larger disk"):
+    with pytest.raises(UserError, match=r"packing the cache needs about .*; set TMPDIR to a folder on a larger disk"):
         push(made.cache, "memory://other")
     assert not list((tmp_path / "out").iterdir())

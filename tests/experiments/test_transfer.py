@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from cards import change_card
 from command_line import STUDENT, folder_options
+from drawing import ade_tree
+from pascal_trees import context_tree
 from safetensors.numpy import load_file
 from shapes import CLASSES
 
@@ -40,7 +42,7 @@ def other(drawn, tmp_path):
 def test_new_class_names_are_encoded_once_by_the_training_clip(run, other, clipteacher, tmp_path, monkeypatch):
     result = clipteacher.good("evaluate", run, *other, "--json").json
     assert list(result["per_class"]) == list(OTHER_CLASSES)
-    assert result["by_training_vocabulary"].keys() == {"pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma"}
+    assert result["by_training_vocabulary"].keys() == {"mIoU", "pAcc", "mIoU_S", "mIoU_U", "hIoU", "gamma"}
     file = next((tmp_path / "data_cache/text").iterdir())
     expected = FrozenCLIP(CLIPSource("tiny", image_size=64), "fp32", load_device()).encode_text(
         OTHER_CLASSES, Prompts("zegclip15").templates
@@ -88,6 +90,34 @@ def test_another_clip_is_refused(run, other, clipteacher):
 def test_run_with_an_unknown_clip_requires_the_clip_option(run, other, clipteacher):
     change_card(run, lambda card: [card.pop("recorded"), card["clip"].update(model="my-own")])
     assert "--clip" in clipteacher("evaluate", run, *other).error
+
+
+@pytest.mark.parametrize("sliding", [(), ("--sliding",)])
+def test_an_open_vocabulary_is_split_by_the_training(run, clipteacher, tmp_path, sliding):
+    ade_tree(tmp_path / "ade")
+    where = ("--dataset", "ade150", "--root", tmp_path / "ade", *sliding)
+    result = clipteacher.good("evaluate", run, *where, "--json").json
+    assert len(result["per_class"]) == 150
+    assert "by_training_vocabulary" not in result
+    # the label maps have the classes 1 and 150
+    assert result["mIoU"] == pytest.approx((result["per_class"]["wall"] + result["per_class"]["flag"]) / 2)
+    student = load(run, load_device())
+    vocabulary = vocabulary_for_dataset(student, open_dataset("ade150", tmp_path / "ade", "val"), None, tmp_path)
+    # of the names with labels in training, ADE20K has these three
+    assert vocabulary.split.seen == ("sky", "grass", "sand")
+    assert vocabulary.labelled.sum() == 3
+    assert "mIoU " in clipteacher.good("evaluate", run, *where).out
+    named = vocabulary_for_dataset(student, open_dataset("ade150", tmp_path / "ade", "val"), "wall", tmp_path)
+    assert named.split.unseen == ("wall",)
+
+
+def test_context459_is_evaluated_with_void_beyond_its_classes(run, clipteacher, tmp_path):
+    context_tree(tmp_path / "context", converted=False)
+    where = ("--dataset", "context459", "--root", tmp_path / "context", "--split", "train")
+    result = clipteacher.good("evaluate", run, *where, "--json").json
+    assert len(result["per_class"]) == 459
+    assert result["dataset"] == "context459"
+    clipteacher.good("show", run, "--predictions", *where, "--device", "cpu")
 
 
 def test_datasets_without_a_published_split_require_unseen(run, other, clipteacher):

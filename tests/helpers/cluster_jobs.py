@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from data_cache.datasets.scenes import Scenes
+from data_cache.datasets.scenes import SCENES
+from data_cache.datasets.worlds import Scenes
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class TracedJob:
 
     cache: Path
     endless: int | None = None
-    dataset: Scenes = field(default_factory=lambda: Scenes("train", 1))
+    shards_per_worker: int = 2
+    dataset: Scenes = field(default_factory=lambda: Scenes(SCENES, "train", 1))
 
     @cached_property
     def model(self) -> int:

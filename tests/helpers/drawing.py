@@ -37,6 +37,13 @@ def camvid_tree(root: Path) -> None:
             draw_label(root / f"{split}annot/{stem}.png", [0, 10, 11])
 
 
+def ade_tree(root: Path) -> None:
+    for folder, prefix in {"training": "ADE_train", "validation": "ADE_val"}.items():
+        for number in (1, 2):
+            draw_image(root / f"images/{folder}/{prefix}_{number:08}.jpg")
+            draw_label(root / f"annotations/{folder}/{prefix}_{number:08}.png", [0, 1, 150])
+
+
 def folder_tree(root: Path, labelled: bool = True) -> None:
     for name in ("b.jpg", "a.PNG", "trip/c.webp"):
         draw_image(root / "images" / name)

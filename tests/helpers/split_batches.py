@@ -69,9 +69,9 @@ def train_each(
     for name, config in configs.items():
         Learner.updates, kept = 0, []
 
-        def keep(module, optimizer, kept=kept):
+        def keep(module, *others, kept=kept):
             kept.append(module.loss.bank)
-            return resume_state(module, optimizer)
+            return resume_state(module, *others)
 
         with (
             mock.patch.object(loop, "Learner", Learner),

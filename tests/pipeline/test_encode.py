@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier, Event, Semaphore
+from unittest.mock import Mock
 
 import numpy as np
 import oracle_masks as oracle
@@ -235,8 +237,9 @@ def test_canceled_shard_stops_encoding(encoder, monkeypatch):
         return forward(images)
 
     def stop(done):
-        gone.set()
-        raise RuntimeError("stopped")
+        if done:
+            gone.set()
+            raise RuntimeError("stopped")
 
     for name, value in {"forward": watched, "max_concurrent_batches": 1, "_compute_slots": Semaphore(1)}.items():
         monkeypatch.setattr(encoder.clip, name, value)
@@ -244,6 +247,32 @@ def test_canceled_shard_stops_encoding(encoder, monkeypatch):
     with pytest.raises(RuntimeError, match="stopped"):
         encoded(several, 0, progress=stop)
     assert views <= len(calls) <= views + 1
+
+
+def test_a_shard_canceled_while_it_waits_encodes_nothing(encoder, monkeypatch):
+    monkeypatch.setattr(encoder.clip, "forward", Mock(side_effect=AssertionError("encoded")))
+    with pytest.raises(RuntimeError, match="stopped"):
+        encoded(encoder, 0, progress=Mock(side_effect=RuntimeError("stopped")))
+    for lock in (encoder.decode_lock, encoder.encode_lock, encoder.write_lock):
+        assert not lock.locked()
+
+
+def test_shards_that_wait_are_encoded_in_the_order_in_which_they_are_decoded(encoder, monkeypatch):
+    decoded, began = [], []
+    sample = type(encoder.dataset).sample
+
+    def recorded(dataset, index):
+        decoded.append(index)
+        return sample(dataset, index)
+
+    monkeypatch.setattr(type(encoder.dataset), "sample", recorded)
+    single = replace(encoder, layout=replace(encoder.layout, shard=1))
+    with ThreadPoolExecutor(1) as decoding, ThreadPoolExecutor(3) as pool:
+        vars(single)["_decoding"] = decoding
+        for number in range(IMAGES):
+            pool.submit(encoded, single, number, progress=lambda done, number=number: done or began.append(number))
+    assert sorted(began) == [*range(IMAGES)]
+    assert began == decoded
 
 
 # -- progress, options, timing -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from tiny_inputs import CLASSES, draw_blocks
 
 from commands.options import parsed
 from data_cache.content import quantize_int8
+from data_cache.description import bytes_on_disk
 from data_cache.errors import UsageError
 from data_cache.integrity import verify_files
 from data_cache.reader import Cache
@@ -250,7 +251,7 @@ def test_int8_tokens_keep_directions_and_masks_in_half_the_bytes(tmp_path):
         keep = one != 255
         if keep.sum() > 1:
             indices.append(rand_index(one[keep].astype(int), other[keep].astype(int)))
-    ratio = rough.bytes_on_disk()["dense"] / exact.bytes_on_disk()["dense"]
+    ratio = bytes_on_disk(rough)["dense"] / bytes_on_disk(exact)["dense"]
     parts = np.quantile(indices, [0, 0.05, 0.25, 0.5]).round(3)
     print(f"cosine {np.mean(cosines):.6f}, at least {np.min(cosines):.6f}; Rand index {np.mean(indices):.4f}, ")
     print(f"least, 5 %, 25 %, median {parts}; bytes {ratio:.3f}")

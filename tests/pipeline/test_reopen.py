@@ -285,10 +285,13 @@ def test_rerun_without_shard_keeps_the_shards_of_the_cache(settings):
     assert (work.job.layout.shard, work.images) == (settings.shard, 0)
 
 
-def test_default_shard_is_larger_on_a_gpu_without_dense_tokens(settings):
-    default = replace(settings, shard=None)
-    assert [default.shard_on(device) for device in ("cpu", "cuda:0")] == [64, 64]
-    assert [replace(default, dense="none").shard_on(device) for device in ("cpu", "cuda", "cuda:1")] == [64, 256, 256]
+def test_default_shard_is_larger_on_a_gpu_but_not_with_dense_tokens_of_many_views(settings):
+    default = replace(settings, shard=None, views=1)
+    assert [default.shard_on(device) for device in ("cpu", "cuda", "cuda:1")] == [64, 256, 256]
+    assert [replace(default, views=views).shard_on("cuda") for views in (2, 3, 4, 10)] == [128, 85, 64, 64]
+    bare = replace(default, dense="none", views=4)
+    assert bare.shard_on("cuda") == 256
+    assert replace(bare, masks_from="timm:vit_tiny_patch16_224", masks_dense="int8").shard_on("cuda") == 64
     assert settings.shard_on("cuda") == settings.shard
 
 

@@ -18,6 +18,8 @@ from pipeline.dask.run import run_shards
 class Counting:
     """A job of three images per shard; shard `bad` fails, and shard `endless` runs until it is stopped."""
 
+    shards_per_worker = 2
+
     def __init__(self, bad=None, endless=None):
         self.bad, self.endless = bad, endless
 
@@ -31,10 +33,32 @@ class Counting:
         return {"work": float(shard)}
 
 
+class Gathering(Counting):
+    """Each shard waits for as many as may run at once, and reports how many run."""
+
+    running = None
+    together = None
+
+    def run(self, shard, progress):
+        self.running.append(shard)
+        self.together.wait(timeout=60)
+        at_once = len(self.running)
+        self.together.wait(timeout=60)  # until all have counted
+        self.running.remove(shard)
+        return {"work": float(at_once)}
+
+
 def test_every_shard_runs_once_and_reports_progress():
     reports = []
     assert sorted(clock["work"] for clock in run_shards(Counting(), range(5), reports.append)) == [0, 1, 2, 3, 4]
     assert sum(reports) == 15
+
+
+@pytest.mark.parametrize("allowed", [1, 2, 3])
+def test_a_worker_runs_as_many_shards_at_once_as_the_job_allows(monkeypatch, allowed):
+    for name, value in {"running": [], "together": threading.Barrier(allowed), "shards_per_worker": allowed}.items():
+        monkeypatch.setattr(Gathering, name, value)
+    assert [report["work"] for report in run_shards(Gathering(), range(2 * allowed), ignore)] == [allowed] * 2 * allowed
 
 
 def test_no_cluster_is_started_without_shards():

@@ -5,12 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from unittest.mock import Mock
 
 import pytest
+import torch
 from command_line import REPOSITORY, STUDENT, TINY, folder_options
+from safetensors.torch import load_file, save_file
 
+from data_cache.errors import UserError
 from data_cache.reader import Cache
+from trainer.card import MODEL, checkpoint_errors
 
 CTRL_C = (signal.SIGINT,)
 TERMINATED = (signal.SIGTERM, signal.SIGTERM)
@@ -97,9 +102,13 @@ def test_precompute_keeps_finished_shards_and_resumes(clipteacher, drawn, tmp_pa
 def signalled(clipteacher, monkeypatch, tmp_path):
     """Runs `info`, which has no progress bar, and sends it signals while it runs."""
 
-    def run(*numbers):
-        cache = Mock(describe=lambda: [os.kill(os.getpid(), n) for n in numbers] and {})
-        monkeypatch.setattr("data_cache.reader.Cache", lambda _: cache)
+    def run(*numbers, meanwhile=lambda receive: receive()):
+        def receive():
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr("data_cache.reader.Cache", Mock())
+        monkeypatch.setattr("data_cache.description.describe", lambda _: meanwhile(receive) or {})
         return clipteacher("info", tmp_path, "--json")
 
     before = {number: signal.getsignal(number) for number in {*CTRL_C, *TERMINATED}}
@@ -115,6 +124,43 @@ def test_interrupted_command_prints_one_line(signalled, numbers):
     assert result.err == "error: interrupted; rerun the same command to resume or to start again\n"
     assert result.status == 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("numbers", [CTRL_C, TERMINATED], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_that_torch_turns_into_an_error_about_the_file_is_still_an_interrupt(
+    signalled, numbers, monkeypatch, tmp_path
+):
+    getitem = torch.UntypedStorage.__getitem__
+
+    def load_interrupted(receive):
+        # safetensors loads by torch.asarray, which tries the first element twice and hides the second error
+        tries = iter((lambda: None, receive))
+
+        def interrupting(storage, *index):
+            next(tries)()
+            return getitem(storage, *index)
+
+        monkeypatch.setattr(torch.UntypedStorage, "__getitem__", interrupting)
+        with checkpoint_errors(tmp_path):
+            load_file(tmp_path / MODEL)
+
+    save_file({"weight": torch.ones(2)}, tmp_path / MODEL)
+    with pytest.raises(UserError, match="damaged or foreign checkpoint"):
+        load_interrupted(Mock(side_effect=KeyboardInterrupt))
+    result = signalled(*numbers, meanwhile=load_interrupted)
+    assert result.err == "error: interrupted; rerun the same command to resume or to start again\n"
+    assert result.status == 1
+
+
+@pytest.mark.parametrize("numbers", [CTRL_C, TERMINATED], ids=["ctrl-c", "sigterm"])
+def test_a_command_whose_interrupt_was_dropped_does_not_succeed(signalled, numbers):
+    def drop(receive):
+        with suppress(KeyboardInterrupt):  # as Python does in finalizers
+            receive()
+
+    result = signalled(*numbers, meanwhile=drop)
+    assert result.err == "error: interrupted; rerun the same command to resume or to start again\n"
+    assert result.status == 1
 
 
 def test_ignored_signal_stays_ignored(signalled):

@@ -5,14 +5,12 @@ import errno
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from students import make_student
 from test_house import REPOSITORY, SOURCES
 
-from data_cache.datasets.scenes import Scenes
+from data_cache.datasets.scenes import SCENES
+from data_cache.datasets.worlds import Scenes
 from data_cache.system import atomic as drafts
-from trainer.checkpoint import load
 
 WRITES = ("write_text", "write_bytes", "save", "savefig")
 ELSEWHERE = {"trainer/config.py", "trainer/checkpoint.py", "trainer/resume.py", "trainer/loop.py"} | {
@@ -25,18 +23,9 @@ TEMPORARY = ("draft", "stream", "file", "(draft")
 """A draft, a file in it, or memory."""
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = make_student(tmp_path_factory.mktemp("student") / "run")
-    load(folder, torch.device("cpu")).config.save(folder / "config.json")
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CLIPTEACHER_CACHE", str(tmp_path / "caches"))
-    Image.fromarray(Scenes("val", 1).image(0)).save(tmp_path / "p.png")
+def _photograph(here):
+    Image.fromarray(Scenes(SCENES, "val", 1).image(0)).save(here / "p.png")
 
 
 COMMANDS = {
@@ -50,10 +39,10 @@ def files(folder):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_full_disk_keeps_previous_results_and_names_the_file(clipteacher, run, tmp_path, monkeypatch, command):
+def test_full_disk_keeps_previous_results_and_names_the_file(clipteacher, run, here, monkeypatch, command):
     arguments, out, expected = COMMANDS[command]
     clipteacher.good(command, run, *arguments, "--out", out)
-    before = files(tmp_path / "out")
+    before = files(here / "out")
     assert before.keys() == expected
 
     def full(path):
@@ -64,7 +53,7 @@ def test_full_disk_keeps_previous_results_and_names_the_file(clipteacher, run, t
     assert "Errno" not in result.error
     assert "out/" in result.error
     assert "the disk is full; free some space" in result.error
-    assert files(tmp_path / "out") == before
+    assert files(here / "out") == before
 
 
 @pytest.mark.parametrize("path", [*SOURCES, REPOSITORY / "docs/pictures.py"], ids=lambda path: path.name)
@@ -82,9 +71,9 @@ def test_results_are_written_to_a_draft_first(path):
             assert "jsonl" in where, where  # a log grows line by line
 
 
-def test_images_are_written_as_png(clipteacher, run, tmp_path):
+def test_images_are_written_as_png(clipteacher, run, here):
     clipteacher.good("predict", run, "p.png", "--out", "out")
     for name in ("index", "overlay"):
-        with Image.open(tmp_path / f"out/p.png.{name}.png") as image:
+        with Image.open(here / f"out/p.png.{name}.png") as image:
             assert image.format == "PNG"
             assert np.asarray(image).any()

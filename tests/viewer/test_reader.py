@@ -208,7 +208,7 @@ def test_unfinished_cache_shows_finished_images(cache_copy):
 def test_unfinished_mask_set_error_explains_how_to_resume(cache_copy):
     (cache_copy.cache / "masks/fine/journal/c/0").unlink()
     cache = open_cache(cache_copy.cache, masks="fine")
-    assert "fine (shown) (1 shards not done)" in visible_text(rendered(cache))
+    assert "fine (shown) (1 shard not done)" in visible_text(rendered(cache))
     tree = rendered(cache[0])
     assert "`cluster` with --name fine" in visible_text(tree)
     assert not hatched(images_by_title(tree)["image"])

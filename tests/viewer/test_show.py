@@ -136,7 +136,7 @@ def test_views_are_shown_cropped_and_flipped(made, cache):
 def test_masks_figure_without_dense_tokens_warns(clipteacher, made, tmp_path):
     path = cache_shapes(made.root, tmp_path / "none.zarr", dense="none")
     result = clipteacher.good("show", path, "--root", made.root, "--images", 1, "--out", tmp_path / "x.png")
-    assert result.err.count("holds no dense tokens") == 1
+    assert result.err.count("dense tokens are not stored") == 1
     figure = masks_figure([open_finished_cache(path, made.root)[0]])
     assert figure.rows[0].titles == ["image", "seen labels", "fused masks"]
 

@@ -22,7 +22,12 @@ def pixel_logits(
     if kind == "dot":
         return logits
     # the few logits are divided, not the features, of which autograd would keep another copy
-    return logits / (tau * torch.linalg.vector_norm(features, dim=-3, keepdim=True).clamp(min=1e-12))
+    return logits / cosine_divisor(features, tau)
+
+
+def cosine_divisor(features: Float[Tensor, "*image channel y x"], tau: float) -> Float[Tensor, "*image 1 y x"]:
+    """What dot products of features with L2-normalized rows are divided by to give cosine logits."""
+    return tau * torch.linalg.vector_norm(features, dim=-3, keepdim=True).clamp(min=1e-12)
 
 
 def pixel_losses(

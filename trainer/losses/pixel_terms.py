@@ -6,7 +6,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 IGNORE = -1
-"""Target of an unlabelled pixel. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image."""
+"""Target of an unlabelled pixel. Targets 0..K-1 are seen classes, K+j is pseudo label j of the image.
+
+In transductive training, K includes the unseen classes, whose targets are pseudo labels with their names.
+"""
 FOCAL_ALPHA = 0.25
 
 

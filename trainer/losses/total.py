@@ -27,7 +27,10 @@ class TeacherTargets(NamedTuple):
 
 
 class TeacherLoss(nn.Module):
-    """All terms of eq. 11 and their state: the CLS bank, the adapter, and the text features of the seen classes."""
+    """All terms of eq. 11 and their state: the CLS bank, the adapter, and the text features of the seen classes.
+
+    In transductive training, `text` has those of the unseen classes, too: what has a name counts as seen in all terms.
+    """
 
     text: Float[Tensor, "seen channel"]
 

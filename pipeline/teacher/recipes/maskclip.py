@@ -3,13 +3,17 @@
 from jaxtyping import Float
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
-from torch.nn import functional as F
+
+from pipeline.teacher.attention import Heads, concatenated
 
 
 def last_block(
-    block: ResidualAttentionBlock, x: Float[Tensor, "batch token channel"], _grid: tuple[int, int]
+    block: ResidualAttentionBlock,
+    _x: Float[Tensor, "batch token channel"],
+    _q: Heads,
+    _k: Heads,
+    v: Heads,
+    _grid: tuple[int, int],
 ) -> Float[Tensor, "batch token channel"]:
     """out_proj(v), without residual and MLP."""
-    channels = x.shape[-1]
-    weight, bias = block.attn.in_proj_weight[2 * channels :], block.attn.in_proj_bias[2 * channels :]
-    return block.attn.out_proj(F.linear(block.ln_1(x), weight, bias))
+    return block.attn.out_proj(concatenated(v))

@@ -6,18 +6,22 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.teacher.attention import attend, queries_keys_values
+from pipeline.teacher.attention import Heads, attend
 
 STD = 5.0
 """Standard deviation of the window in tokens, as in the paper."""
 
 
 def last_block(
-    block: ResidualAttentionBlock, x: Float[Tensor, "batch token channel"], grid: tuple[int, int]
+    block: ResidualAttentionBlock,
+    _x: Float[Tensor, "batch token channel"],
+    _q: Heads,
+    k: Heads,
+    v: Heads,
+    grid: tuple[int, int],
 ) -> Float[Tensor, "batch token channel"]:
     """softmax(k k^T + window) v, without residual and MLP."""
-    _, k, v = queries_keys_values(block.attn, block.ln_1(x))
-    return block.attn.out_proj(attend(k, k, v, window(grid, x.device).to(x.dtype)))
+    return block.attn.out_proj(attend(k, k, v, window(grid, k.device).to(k.dtype)))
 
 
 def window(grid: tuple[int, int], device: torch.device) -> Float[Tensor, "token token"]:

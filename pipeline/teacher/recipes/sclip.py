@@ -4,13 +4,16 @@ from jaxtyping import Float
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
-from pipeline.teacher.attention import attend, queries_keys_values
+from pipeline.teacher.attention import Heads, attend, with_residual_and_mlp
 
 
 def last_block(
-    block: ResidualAttentionBlock, x: Float[Tensor, "batch token channel"], _grid: tuple[int, int]
+    block: ResidualAttentionBlock,
+    x: Float[Tensor, "batch token channel"],
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    _grid: tuple[int, int],
 ) -> Float[Tensor, "batch token channel"]:
     """(softmax(q q^T) + softmax(k k^T)) v, with residual and MLP."""
-    q, k, v = queries_keys_values(block.attn, block.ln_1(x))
-    x = x + block.ls_1(block.attn.out_proj(attend(q, q, v) + attend(k, k, v)))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return with_residual_and_mlp(block, x, attend(q, q, v) + attend(k, k, v))

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
+from pipeline.teacher.attention import attend, queries_keys_values, with_residual_and_mlp
 from pipeline.teacher.recipes import last_block
 from pipeline.teacher.towers.base import Tower, UnfitError
 
@@ -46,11 +47,20 @@ class RecipeViT(OpenCLIPViT):
     def forward(
         self, pixels: Float[Tensor, "batch 3 size size"]
     ) -> tuple[Float[Tensor, "batch channel"], Float[Tensor, "batch token width"]]:
-        """CLS tokens as from the tower itself, and tokens of the recipe after the final LayerNorm."""
+        """CLS tokens as from the tower itself, up to rounding, and tokens of the recipe after the final LayerNorm."""
         blocks = self.visual.transformer.resblocks
         found = self.visual.forward_intermediates(
-            pixels, indices=[len(blocks) - 2], output_fmt="NLC", output_extra_tokens=True
+            pixels,
+            indices=[len(blocks) - 2],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
         )
         x = torch.cat([found["image_intermediates_prefix"][0], found["image_intermediates"][0]], dim=1)
-        tokens = self.visual.ln_post(self.last_block(blocks[-1], x, self.grid))
-        return found["image_features"], tokens[:, 1:]
+        block = blocks[-1]
+        q, k, v = queries_keys_values(block.attn, block.ln_1(x))
+        # in the block as trained, the CLS token needs one query, and the MLP of one token
+        cls = with_residual_and_mlp(block, x[:, :1], attend(q[:, :, :1], k, v))
+        tokens = self.last_block(block, x, q, k, v, self.grid)[:, 1:]
+        return self.visual.ln_post(cls[:, 0]) @ self.visual.proj, self.visual.ln_post(tokens)
