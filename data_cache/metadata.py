@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 
 import zarr
@@ -13,6 +12,7 @@ from data_cache.errors import UserError
 from data_cache.limits import read_json
 from data_cache.system.atomic import atomic_write
 from data_cache.system.files import is_file, unreadable_error
+from data_cache.system.process_state import quiet_warnings
 from data_cache.transaction import check_no_transaction
 
 FORMAT, VERSION = "clipteacher-cache", 2
@@ -29,9 +29,8 @@ def finalize_metadata(path: Path) -> None:
             target = copy / node.relative_to(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(node, target)
-        with warnings.catch_warnings():
-            # zarr warns that consolidated metadata is not yet part of the v3 specification; xarray warns without it
-            warnings.simplefilter("ignore")
+        # zarr warns that consolidated metadata is not yet part of the v3 specification; xarray warns without it
+        with quiet_warnings():
             zarr.consolidate_metadata(copy)
         root = read_json(copy / "zarr.json")
         root["attributes"].pop("metadata_sha256", None)

@@ -1,11 +1,8 @@
 """Exports a student with its text features as one ONNX graph and compares the graph with the student."""
 
 import json
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +18,7 @@ from data_cache.errors import UsageError, UserError, one_line
 from data_cache.options import number
 from data_cache.paths import GRAPH, cache_folder
 from data_cache.system.atomic import atomic_write
+from data_cache.system.process_state import quiet_logging, quiet_warnings
 from experiments.config import ExportConfig
 from experiments.graph import Graph
 from experiments.vocabulary import parse_names, vocabulary_for_names
@@ -129,7 +127,8 @@ class _Exporter:
         metadata = self._metadata(size)
         graph = Graph(self.checkpoint, self.vocabulary, self.config.gamma or 0.0).eval()
         try:
-            with atomic_write(self.path) as draft, _quiet(), torch.no_grad():
+            # the exporter logs every step and passes on deprecation warnings of its own dependencies
+            with atomic_write(self.path) as draft, quiet_logging(), quiet_warnings(), torch.no_grad():
                 program = _trace(graph, size)
                 program.model.metadata_props.update(metadata)
                 program.model.doc_string = _description(metadata)
@@ -227,16 +226,3 @@ def _description(metadata: Mapping[str, str]) -> str:
         f"{LOGITS}: float32, batch x class x height/{metadata['stride']} x width/{metadata['stride']}; enlarge them "
         f"bilinearly and take the greatest. {metadata['gamma']} {gamma} added to the logits of the unseen classes."
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # the exporter logs every step and passes on deprecation warnings of its own dependencies
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

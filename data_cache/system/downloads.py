@@ -1,13 +1,13 @@
 """Downloads from the Hugging Face Hub by other libraries: quiet, and over in seconds on a machine that is offline."""
 
-import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import Empty, Queue
 from threading import Thread
 
 from data_cache.errors import one_line
+from data_cache.system.process_state import quiet_logging, shared
 
 PATIENCE = 3.0
 """Seconds in which the Hub must answer."""
@@ -22,29 +22,24 @@ def hub_downloads() -> Iterator[str]:
     """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
-    problem = "HF_HUB_OFFLINE is set" if before[0] else _problem(constants.ENDPOINT)
-    if problem:
-        constants.HF_HUB_OFFLINE = True
-        socket.setdefaulttimeout(PATIENCE)  # for the few files that come from other hosts
-    try:
-        with quiet_logging():
-            yield problem
-    finally:
-        constants.HF_HUB_OFFLINE = before[0]
-        socket.setdefaulttimeout(before[1])
+    problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _problem(constants.ENDPOINT)
+    with quiet_logging(), _offline() if problem else nullcontext():
+        yield problem
 
 
+@shared
 @contextmanager
-def quiet_logging() -> Iterator[None]:
-    """Silence the logs of libraries, which repeat what our error messages say."""
-    # `logging` has no public getter for the level
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+def _offline() -> Iterator[None]:
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    constants.HF_HUB_OFFLINE = True
+    socket.setdefaulttimeout(PATIENCE)  # for the few files that come from other hosts
     try:
         yield
     finally:
-        logging.disable(previous)
+        constants.HF_HUB_OFFLINE = before[0]
+        socket.setdefaulttimeout(before[1])
 
 
 def _problem(endpoint: str) -> str:

@@ -1,7 +1,6 @@
 """A Hugging Face repository as a place to publish to and to fetch from. A push is one commit: all of it or nothing."""
 
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,7 +21,7 @@ from huggingface_hub.errors import (
 
 from data_cache.callbacks import ProgressBar
 from data_cache.errors import UsageError, UserError, one_line
-from data_cache.system.downloads import quiet_logging
+from data_cache.system.process_state import quiet_logging, quiet_warnings
 from experiments.sharing.manifest import MANIFEST, Content, Kind, Manifest
 
 URL = re.compile(r"hf://(?P<datasets>datasets/)?(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?/?")
@@ -94,8 +93,7 @@ class HubRepository:
         added: dict[str, Content] = {**files, MANIFEST: manifest.encoded()}
         operations = [CommitOperationAdd(name, content) for name, content in added.items()]
         operations += [CommitOperationDelete(name) for name in old if name in self._sizes]
-        with hub_errors(self.url), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata that the user may add later
+        with hub_errors(self.url), quiet_warnings():  # about metadata that the user may add later
             self._api.create_commit(
                 self._id,
                 operations,

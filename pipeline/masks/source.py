@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from data_cache.errors import UsageError, UserError, one_line
 from data_cache.limits import read_json
 from data_cache.messages import did_you_mean
-from data_cache.system.downloads import hub_downloads, quiet_logging
+from data_cache.system.downloads import hub_downloads
+from data_cache.system.process_state import quiet_logging, seeded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,7 +95,6 @@ class ModelSource:
     def load(self) -> "nn.Module":
         """The model in float32 on the CPU, without a classifier. Raises UsageError or UserError in one line."""
         import timm
-        import torch
 
         tagged, published = self.resolved().name, self._is_published
         name = tagged if self.spec.startswith(TIMM) else f"local-dir:{self.spec}"
@@ -102,9 +102,8 @@ class ModelSource:
         with (
             quiet_logging(),
             hub_downloads() if published else nullcontext("") as offline,
-            torch.random.fork_rng(devices=[]),
+            seeded(0),
         ):
-            torch.manual_seed(0)
             try:
                 return timm.create_model(name, not self.is_random, pretrained_cfg_overlay=file, num_classes=0)
             except Exception as error:

@@ -75,6 +75,7 @@ class FrozenCLIP:
         self.max_concurrent_batches = concurrent_batches(self.threads) if device.type == "cpu" else 1
         """How many threads may hold a `compute_slot` at once."""
         self._compute_slots = Semaphore(self.max_concurrent_batches)
+        self._text_lock = Lock()
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
 
     @contextmanager
@@ -125,7 +126,8 @@ class FrozenCLIP:
         rows = []
         for name in classes:
             prompts = self.tokenizer([template.format(name) for template in templates]).to(self.device)
-            features = _encode_prompts(self.model, prompts).mean(dim=0)
+            with self._text_lock:
+                features = _encode_prompts(self.model, prompts).mean(dim=0)
             rows.append(torch.nn.functional.normalize(features, dim=-1))
         return torch.stack(rows).cpu().numpy()
 
@@ -185,7 +187,7 @@ def device_and_precision(device: str, precision: str) -> tuple[str, Precision]:
 
 
 def _encode_prompts(model: Any, tokens: Int[Tensor, "prompt token"]) -> Float[Tensor, "prompt channel"]:
-    """L2-normalized features of tokenized prompts."""
+    """L2-normalized features of tokenized prompts. One thread at a time: it exchanges parameters of the model."""
     # CLIP's text tower is causal and its feature is that of the end token (the greatest id): what pads a prompt to 77
     # tokens cannot change it. Without the padding it is 5 times as fast (benchmarks/prompts_vs_encode_text.py).
     if not isinstance(model, open_clip.CLIP) or model.attn_mask is None or model.text_pool_type != "argmax":

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from data_cache.errors import FULL, UsageError, UserError, explain_os_error, one_line
 from data_cache.messages import did_you_mean
-from data_cache.system.downloads import hub_downloads, quiet_logging
+from data_cache.system.downloads import hub_downloads
+from data_cache.system.process_state import quiet_logging, quiet_warnings, seeded
 from pipeline.teacher.names import TINY, TINY_TAGS, check_clip, clip_configs, pretrained_tags
 from pipeline.teacher.tokenizer import TOKENIZER, load_tokenizer
 
@@ -86,7 +86,6 @@ class CLIPSource:
     def load(self) -> "tuple[Any, Callable[..., torch.Tensor]]":
         """The model in float32 on the CPU, and its tokenizer. Raises UsageError or UserError in one line."""
         import open_clip
-        import torch
         from open_clip.timm_model import TimmModel
 
         self.check()
@@ -97,9 +96,8 @@ class CLIPSource:
             tempfile.TemporaryDirectory() as folder,
             quiet_logging(),
             downloads as offline,
-            torch.random.fork_rng(devices=[]),
+            seeded(RANDOM_SEED),
         ):
-            torch.manual_seed(RANDOM_SEED)
             name = self.clip
             if self._path:
                 # open_clip reads configs from a registry, by name, or from a folder: a folder causes no name clashes
@@ -118,8 +116,7 @@ class CLIPSource:
                 if self._checkpoint:
                     open_clip.load_checkpoint(model, str(_in_float32(self._checkpoint, Path(folder))))
                 if isinstance(model.visual, TimmModel):
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")  # of timm's use of torch
+                    with quiet_warnings():  # of timm's use of torch
                         model.visual.set_input_size(size or model.visual.image_size)
             except UserError:
                 raise

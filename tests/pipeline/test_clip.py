@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,14 @@ def test_text_feature_is_the_normalized_mean_of_normalized_prompts(clip, referen
     found = clip.encode_text(CLASSES, TEMPLATES)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_threads_encode_texts_with_one_clip_at_once(clip):
+    names = ("sky", "a long name of many words", "sea and sand", "disc")
+    expected = clip.encode_text(names, TEMPLATES)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: clip.encode_text(names, TEMPLATES), range(40)):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_prompts_are_averaged_by_direction():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,16 @@ def test_random_weights_are_reproducible_and_keep_the_rng_state():
     after = torch.rand(1)
     torch.manual_seed(2)
     assert tiny_clip().weights_hash == first
+    torch.manual_seed(1)
+    assert torch.rand(1) == after
+
+
+def test_threads_load_the_same_random_weights_and_keep_the_rng_state():
+    expected = tiny_clip().weights_hash
+    torch.manual_seed(1)
+    with ThreadPoolExecutor(4) as pool:
+        assert {clip.weights_hash for clip in pool.map(lambda _: tiny_clip(), range(12))} == {expected}
+    after = torch.rand(1)
     torch.manual_seed(1)
     assert torch.rand(1) == after
 

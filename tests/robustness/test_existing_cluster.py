@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -345,12 +346,8 @@ def test_shard_that_kills_every_worker_ends_the_run_in_one_line(dask, tmp_path):
 
 @pytest.mark.slow
 def test_two_runs_share_a_cluster(dask, root, tmp_path, reference):
-    runs = [
-        threading.Thread(target=lambda c=cache: execute(planned(root, c, dask.address)))
-        for cache in (tmp_path / "a.zarr", tmp_path / "b.zarr")
-    ]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
-    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr") == reference
+    caches = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda cache: execute(planned(root, cache, dask.address)), caches))  # raises what a run raises
+    for cache in caches:
+        assert contents(cache) == reference
