@@ -28,7 +28,7 @@ def cluster(given: Given, as_json: Json = False) -> None:
     with progress("clustering", images, "images", "finished shards are kept") as advance:
         done = recluster(config, advance, echo)
     report = {"cache": str(config.cache), "masks": config.name, "clustered": done}
-    show(report if as_json else f"{config.cache}: {done} images in {config.name}")
+    show(report if as_json else f"{config.cache}: {count(done, 'image')} in {config.name}")
 
 
 @options(QualityConfig)

@@ -38,7 +38,7 @@ def run_precompute(config: PrecomputeConfig) -> "tuple[Plan, Summary]":
         stages = f"; summed over threads: {stages}" if stages else ""
         encoded = summary.encoded + summary.masked
         rate = encoded / summary.seconds
-        echo(f"{encoded} images in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
+        echo(f"{count(encoded, 'image')} in {summary.seconds:.1f} s ({rate:.2f} images/s{stages})")
     else:
         summary = execute(work, log=echo)
     echo_warnings(summary.survey.warnings(work.texts.classes))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from data_cache.messages import count
 from experiments.attention import Attention
 from experiments.quality_report import markdown_table, percent
 from experiments.ranking import auc, average_precision, mean_of
@@ -94,7 +95,7 @@ class AttentionReport:
         ordered = sorted(ratios, key=lambda name: -ratios[name])
         entropy = found.entropy.mean()
         return [
-            f"{found.cache}: {len(found.area)} images; {features}, {cells} cells, {found.channels} channels",
+            f"{found.cache}: {count(len(found.area), 'image')}; {features}, {cells} cells, {found.channels} channels",
             *markdown_table(rows),
             f"most attention for their area: {_listed(ordered[:LISTED], ratios)}",
             f"least: {_listed(ordered[LISTED:][-LISTED:][::-1], ratios)}",

@@ -8,6 +8,7 @@ from data_cache.callbacks import OnDataset, OnWarnings, ProgressBar, ignore
 from data_cache.datasets import labelled_images, open_dataset
 from data_cache.errors import UserError
 from data_cache.fingerprint import hash_names
+from data_cache.messages import count
 from data_cache.paths import cache_folder
 from data_cache.system.devices import resolve_device
 from experiments.config import EvaluateConfig
@@ -72,7 +73,7 @@ class EvaluationReport:
             for name, gamma in gammas
         ]
         return card(
-            f"{self.evaluation.images} images, in percent ({self.setting})",
+            f"{count(self.evaluation.images, 'image')}, in percent ({self.setting})",
             table(rows, ["gamma", *Metrics.ALL_COLUMNS.values()]),
         )
 

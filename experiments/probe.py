@@ -13,7 +13,7 @@ import torch
 from data_cache.callbacks import ProgressBar
 from data_cache.class_list import class_lists
 from data_cache.errors import UserError
-from data_cache.messages import duration
+from data_cache.messages import count, duration
 from data_cache.splits import Split
 from data_cache.system.devices import resolve_device
 from experiments.drawn_images import draw_images
@@ -103,13 +103,16 @@ class Probe:
         config, seconds, updates = self.plan.config, self.seconds, int(self.last["step"])
         short = f" (no more, because they took over {SECONDS:g} s)" if updates < _updates(config.train) else ""
         memory = f", {self.last['gpu_bytes'] / 2**30:.1f} GiB of GPU memory" if "gpu_bytes" in self.last else ""
+        measured = f"{count(self.encoded, 'view')}, {count(updates, 'update')}{short}"
+        views = count(self.plan.images * config.precompute.views, "view")
+        iterations = count(config.train.iterations, "update")
         rows = {
-            "measured": f"{self.encoded} views, {updates} updates{short} and {self.tested} test images{memory}",
+            "measured": f"{measured} and {count(self.tested, 'test image')}{memory}",
             "on": f"{self.device}, torch {torch.__version__}; drawn images of 640 x 480 pixels, random weights",
-            "stage 1": f"{duration(seconds['precompute'])} for {self.plan.images * config.precompute.views:,} views "
-            f"({self.view:.3g} s each)",
-            "training": f"{duration(seconds['train'])} for {config.train.iterations:,} updates ({self.update:.3g} s)",
-            "evaluation": f"{duration(seconds['evaluate'])} for {self.plan.tested:,} images ({self.image:.3g} s)",
+            "stage 1": f"{duration(seconds['precompute'])} for {views} ({self.view:.3g} s each)",
+            "training": f"{duration(seconds['train'])} for {iterations} ({self.update:.3g} s)",
+            "evaluation": f"{duration(seconds['evaluate'])} for {count(self.plan.tested, 'image')} "
+            f"({self.image:.3g} s)",
             "in all": f"{duration(sum(seconds.values()))} (h:mm:ss), extrapolated from this measurement; a slow disk "
             "adds to it",
         }
@@ -208,9 +211,9 @@ def _evaluate(
 
 
 def _timed(times: list[float], advance: Callable[..., None]) -> Callable[[int], None]:
-    def progress(count: int) -> None:
+    def progress(done: int) -> None:
         times.append(time.perf_counter())
-        advance(count)
+        advance(done)
         if len(times) > 2 and times[-1] - times[0] > SECONDS:
             raise _EnoughError
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_cache.callbacks import OnDataset, ProgressBar, ignore
 from data_cache.errors import InterruptError, UsageError, UserError
+from data_cache.messages import count
 from data_cache.paths import cache_folder
 from data_cache.reader import Cache
 from data_cache.system.devices import resolve_device
@@ -157,8 +158,8 @@ def _evaluate(
     if report.measured is None:
         gammas = sorted({*GRID.tolist(), gamma})
         evaluation = evaluate_stage(predictor, images, gammas, progress_bar, StageTimer())
-        count = f"the first {len(images)}" if config.limit else f"all {len(images)}"
-        source = f"{count} images of {images.name}, split {images.split}"
+        part = "the first" if config.limit else "all"
+        source = f"{part} {count(len(images), 'image')} of {images.name}, split {images.split}"
         report.measured = _measured(evaluation, gamma, source)
         report.missing += [f"metrics of {name}: {reason}" for name, reason in evaluation.failures.items()]
         failed = evaluation.failures.keys()

@@ -8,6 +8,7 @@ from math import ceil
 
 from markupsafe import Markup
 
+from data_cache.messages import count
 from data_cache.options import help_of
 from experiments.report import Measured, MetricValues, RunReport
 from trainer.config import GAMMA, TrainConfig
@@ -140,8 +141,8 @@ def method(report: RunReport) -> Mapping[str, str]:
     text["Losses"] += f"; global learning by {config.glm}" if config.glm != "off" else "; no global learning"
     text["Adapter"], text["Logits"] = config.vla, f"{config.logits}, pseudo labels within one {config.pseudo_scope}"
     text["Training"] = (
-        f"{config.iterations} updates of {config.batch_size} images, {config.warmup_updates} of them warm-up, "
-        f"learning rate {config.lr:g}, times {config.head_lr:g} outside the encoder, seed {config.seed}"
+        f"{count(config.iterations, 'update')} of {count(config.batch_size, 'image')}, {config.warmup_updates} of them "
+        f"warm-up, learning rate {config.lr:g}, times {config.head_lr:g} outside the encoder, seed {config.seed}"
     )
     if report.history.lines and (seconds := report.history.lines[-1].get("seconds")):
         text["Time"] = f"{seconds / 60:.1f} minutes in the last run, up to update {report.history.step}"

@@ -11,6 +11,7 @@ from data_cache.class_list import class_lists
 from data_cache.datasets import DATASETS, open_dataset
 from data_cache.errors import UsageError, UserError
 from data_cache.layout import Layout
+from data_cache.messages import count
 from experiments.presets import READINGS
 from experiments.reproduce import paper_row, table
 from experiments.reproduce_config import ReproduceConfig, resolved
@@ -87,7 +88,7 @@ class ReproducePlan:
             "million parameters",
             "logits": f"{train.logits}: eq. 9 as {READINGS[train.logits]}; {other.logits} ({READINGS[other.logits]}) "
             f"is another run: --logits {other.logits}, in {other.run}",
-            "training": f"{train.iterations:,} updates of {train.batch_size} images, "
+            "training": f"{count(train.iterations, 'update')} of {count(train.batch_size, 'image')}, "
             f"{train.iterations * train.batch_size / self.images:.1f} epochs, in {self.config.run}",
             "GPU memory": f"{low:.1f} to {high:.1f} GiB, estimated",
         }

@@ -11,6 +11,7 @@ from data_cache.content import OK
 from data_cache.errors import UserError
 from data_cache.integrity import verify_files
 from data_cache.layout import reserved_label
+from data_cache.messages import count
 from data_cache.reader import Cache
 from data_cache.system.devices import resolve_device
 from experiments.config import VerifyConfig
@@ -56,7 +57,7 @@ class VerifyReport:
     def lines(self) -> list[str]:
         """One line for the files, one per finding, and one for the live teacher."""
         lines = [str(self.repaired)] if self.repaired else []
-        lines += [f"{self.files} files read, {len(self.bad)} bad", *self.bad]
+        lines += [f"{count(self.files, 'file')} read, {len(self.bad)} bad", *self.bad]
         if self.live:
             values = ", ".join(f"{name} {value:.5g}" for name, value in asdict(self.live).items() if value is not None)
             lines.append(f"live teacher: {values}")

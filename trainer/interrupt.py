@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from data_cache.system.signals import SIGNALS
+from data_cache.system.signals import SIGNALS, handling
 
 
 @contextmanager
@@ -15,8 +15,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     An exception raised in the middle of a backward pass can crash the process. If the block ends as if nothing had
     happened, because the interrupt came too late, the signal is passed on to the previous handler: what follows a
-    training, such as its evaluation, must not go on. In a thread other than the main one,
-    which receives no signals, and where interrupts are ignored, the function always returns False.
+    training, such as its evaluation, must not go on. In a thread other than the main one, which receives no signals,
+    and where interrupts are ignored, the function always returns False.
     """
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     interrupted, received = threading.Event(), []
@@ -28,15 +28,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handlers[number])
 
     # a background job inherits SIGINT as ignored, which must stay so
-    handled = [number for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)]
-    if threading.current_thread() is not threading.main_thread():
-        handled = []
-    for number in handled:
-        signal.signal(number, handle)
-    try:
+    with handling((number for number, one in handlers.items() if one not in (None, signal.SIG_IGN)), handle):
         yield interrupted.is_set
-    finally:
-        for number in handled:
-            signal.signal(number, handlers[number])
     if received:
         signal.raise_signal(received[0])

@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from data_cache.callbacks import OnUpdate
 from data_cache.errors import disk_errors
-from data_cache.messages import duration
+from data_cache.messages import count, duration
 from data_cache.paths import figure_file
 from data_cache.system.atomic import atomic_write
 from trainer.config import CONFIG, TrainConfig
@@ -173,7 +173,7 @@ def estimate(line: Mapping[str, float], config: TrainConfig) -> tuple[str, str]:
     seconds, rest = line["eta_seconds"], config.iterations - int(line["step"])
     if not rest:
         return "", ""
-    text = f"estimate: {duration(seconds)} for the remaining {rest} updates ({seconds / rest:.2f} s each)"
+    text = f"estimate: {duration(seconds)} for the remaining {count(rest, 'update')} ({seconds / rest:.2f} s each)"
     if seconds <= DAY:
         return text, ""
     return text, (

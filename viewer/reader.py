@@ -12,7 +12,7 @@ from PIL.Image import Image
 from data_cache.cached_view import CachedView
 from data_cache.errors import UsageError
 from data_cache.mask_set import MaskSet
-from data_cache.messages import printable
+from data_cache.messages import count, printable
 from data_cache.paths import only_cache
 from data_cache.reader import Cache
 from data_cache.source_dataset import SourceDataset
@@ -126,7 +126,8 @@ class CacheReader(MaskSet):
         return arrays(self.cache, self.masks, chunks)
 
     def __repr__(self) -> str:
-        return printable(f"{self.cache.path}: {len(self)} images, {self.views} views, masks {self.masks}")
+        sizes = f"{count(len(self), 'image')}, {count(self.views, 'view')}"
+        return printable(f"{self.cache.path}: {sizes}, masks {self.masks}")
 
     def _repr_html_(self) -> str:
         return summary(self)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from data_cache.mask_set import MaskSet
+from data_cache.messages import count
 from viewer.cards import card, table
 
 COLUMNS = {"min": 0, "5 %": 5, "median": 50, "95 %": 95, "max": 100}
@@ -56,7 +57,7 @@ class Stats:
 
     @property
     def _heading(self) -> str:
-        return f"{self.title}: {len(self.count)} views of {self.tokens} tokens"
+        return f"{self.title}: {count(len(self.count), 'view')} of {self.tokens} tokens"
 
 
 def stats(mask_set: MaskSet) -> Stats:

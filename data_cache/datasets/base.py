@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int, Integer, UInt, UInt8
 
+from data_cache.messages import count
+
 VOID = 255
 """Label of a pixel that belongs to no class, in 8-bit label maps."""
 
@@ -119,4 +121,4 @@ class DatasetSpec:
         published = self.sizes.get(split, (images,))
         if images in published:
             return ()
-        return (f"{split} has {images} images; the published list has {' or '.join(map(str, published))}",)
+        return (f"{split} has {count(images, 'image')}; the published list has {' or '.join(map(str, published))}",)

@@ -17,6 +17,7 @@ from data_cache.datasets.folder import folder_splits, open_folder, open_unnamed
 from data_cache.datasets.paired_files import PairedFiles
 from data_cache.datasets.pairing_notes import suffix_of
 from data_cache.errors import UserError
+from data_cache.messages import count
 from data_cache.sample import READERS
 from data_cache.survey import NO_LABELS, Survey
 
@@ -74,8 +75,8 @@ class SplitListing:
         }
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.suffixes.items())
-        line = f"{self.dataset.split}: {len(self.dataset)} images ({kinds}), {self.labelled} with a label map"
+        kinds = ", ".join(f"{number} {suffix}" for suffix, number in self.suffixes.items())
+        line = f"{self.dataset.split}: {count(len(self.dataset), 'image')} ({kinds}), {self.labelled} with a label map"
         if self.sizes:
             smallest, largest = (pick(self.sizes, key=np.prod) for pick in (min, max))
             line += f"; {smallest}" + (f" to {largest}" if smallest != largest else "") + " pixels"

@@ -2,14 +2,33 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from data_cache.errors import InterruptError
 
 DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 SIGNALS = tuple(DEFAULTS)
+Handler = Callable[[int, FrameType | None], Any]
+
+
+@contextmanager
+def handling(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
+    """Handle signals within the block, and restore the previous handlers after it.
+
+    Does nothing outside the main thread, which alone receives signals.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in numbers} if is_main else {}
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @contextmanager
@@ -24,8 +43,6 @@ def signals_as_interrupts() -> Iterator[None]:
     Does nothing outside the main thread. A signal that is ignored or already handled stays so.
     """
     handled = [number for number, default in DEFAULTS.items() if signal.getsignal(number) is default]
-    if threading.current_thread() is not threading.main_thread():
-        handled = []
     received = False
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
@@ -35,10 +52,9 @@ def signals_as_interrupts() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in handled:
-        signal.signal(number, interrupt)
     try:
-        yield
+        with handling(handled, interrupt):
+            yield
     except Exception as error:
         if received and not isinstance(error, InterruptError):
             raise KeyboardInterrupt from error
@@ -46,6 +62,3 @@ def signals_as_interrupts() -> Iterator[None]:
     else:
         if received:
             raise KeyboardInterrupt
-    finally:
-        for number in handled:
-            signal.signal(number, DEFAULTS[number])
