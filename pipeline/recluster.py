@@ -15,6 +15,7 @@ from data_cache.content import OK
 from data_cache.datasets.base import Dataset
 from data_cache.errors import UserError, disk_errors
 from data_cache.layout import DEFAULT_MASKS
+from data_cache.messages import count, first_names
 from data_cache.moved import moved_cache_errors
 from data_cache.reader import Cache
 from data_cache.sample import crop_image, crop_label, read_label_unchanged, read_unchanged
@@ -89,7 +90,7 @@ class ClusterJob:
         images, views = span.stop - span.start, layout.views
         fields = ("label", "count", *(["dense"] if layout.dense != "none" else []))
         blank = blank_fields(fields, layout, images, masker.dtype)
-        label, count, stored = blank["label"], blank["count"], blank.get("dense")
+        label, counts, stored = blank["label"], blank["count"], blank.get("dense")
         source = _Views(cache, self.dataset, shard, cache.tokens_model(self.name)["image_size"])
         images_per_batch = max(1, masker.batch // views)
         for start in range(0, len(source.rows), images_per_batch):
@@ -99,14 +100,21 @@ class ClusterJob:
             else:
                 labels = source.labels(batch)
                 dense = np.concatenate([cache.dense(span.start + row, self.name) for row in batch])
-            masks = masker(dense, labels)
-            label[batch], count[batch] = (part.reshape(len(batch), views, *part.shape[1:]) for part in masks)
+            ignored = np.stack([masker.ignored(label) for label in labels])
+            ignored[~dense.any(axis=(1, 2, 3))] = False  # tokens that were not finite: nothing to cluster
+            masks = masker.masks(dense, ignored)
+            label[batch], counts[batch] = (part.reshape(len(batch), views, *part.shape[1:]) for part in masks)
             if stored is not None:
                 stored[batch] = dense.reshape(len(batch), views, *dense.shape[1:])
             progress(len(batch))
+        if len(source.overflowed) == len(source.rows) > 1:
+            raise UserError(
+                f"--masks-from {self.model.source.spec}: its tokens of {source.overflowed[0]} and all other images of "
+                "a shard are not finite in float16; choose another model, or --precision fp32"
+            )
         progress(images - len(source.rows))
-        cache.write_masks(shard, label, count, self.name, stored)
-        return ShardReport()
+        cache.write_masks(shard, label, counts, self.name, stored)
+        return ShardReport(overflowed=tuple(source.overflowed))
 
 
 class _Views:
@@ -119,6 +127,8 @@ class _Views:
         self._digest = list(zip(*digests, strict=True))
         self.rows = [row for row, reason in enumerate(status) if reason == OK]
         """Images that did not fail."""
+        self.overflowed: list[str] = []
+        """Names of images with a view whose tokens were not finite."""
 
     def labels(self, rows: Sequence[int]) -> list[UInt8[np.ndarray, "size size"] | None]:
         """The label map of each view of some images. Raises UserError if one has changed."""
@@ -128,17 +138,17 @@ class _Views:
     def encoded(
         self, rows: Sequence[int], model: TokenModel
     ) -> tuple[list[UInt8[np.ndarray, "size size"] | None], Float16[np.ndarray, "view y x channel"]]:
-        """The label map and the tokens of each view of some images. Raises UserError if an image has changed."""
+        """The label map and the tokens of each view of some images; zeros where they are not finite in float16.
+
+        Raises UserError if an image has changed.
+        """
         with ThreadPoolExecutor(DECODERS) as pool:
             crops = [crop for image in pool.map(self._crops, rows) for crop in image]
         tokens = model.tokens(np.stack([pixels for pixels, _ in crops]))
         finite = np.isfinite(tokens).all(axis=(1, 2, 3))
-        if not finite.all():
-            name = self._dataset.ids[self._first + rows[int(finite.argmin()) // self._flip.shape[1]]]
-            raise UserError(
-                f"--masks-from {model.source.spec}: its tokens of {name} are not finite in float16; "
-                "choose another model"
-            )
+        tokens[~finite] = 0
+        overflowed = np.asarray(rows)[~finite.reshape(len(rows), -1).all(axis=1)]
+        self.overflowed += [self._dataset.ids[self._first + row] for row in overflowed]
         return [label for _, label in crops], tokens
 
     def _crops(self, row: int) -> list[tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"] | None]]:
@@ -180,7 +190,8 @@ def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ign
 def finish_masks(job: ClusterJob, progress: Progress, workers: Workers, log: Log = ignore, flag: str = "--name") -> int:
     """Add a mask set unless the cache has it, and cluster its pending shards. Returns their number of images.
 
-    The caller must hold the writer's lock. `flag` is the option that named the set.
+    The caller must hold the writer's lock. `log` receives a line about the workers, and one about images whose tokens
+    overflow. `flag` is the option that named the set.
 
     Raises UsageError if the cache has a mask set of this name with other settings.
     """
@@ -190,8 +201,12 @@ def finish_masks(job: ClusterJob, progress: Progress, workers: Workers, log: Log
         cache = CacheWriter(job.cache)
     cache.check_mask_settings(job.name, job.attributes, flag)
     pending = cache.pending_shards(job.name)
-    for _ in run_shards(job, pending, progress, workers, log):
-        pass
+    reports = run_shards(job, pending, progress, workers, log)
+    if names := [name for report in reports for name in report.overflowed]:
+        log(
+            f"--masks-from {job.model.source.spec}: tokens of {count(len(names), 'image')} are not finite in float16, "
+            f"and their views have no pseudo labels in {job.name}: {first_names(names)}"
+        )
     return cache.layout.images_in(pending)
 
 

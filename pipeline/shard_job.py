@@ -21,10 +21,11 @@ the time in which no decoded batch was ready for CLIP."""
 
 @dataclass(frozen=True)
 class ShardReport:
-    """Seconds per stage, and a survey of the images that were read."""
+    """Seconds per stage, a survey of the images that were read, and the names of those whose tokens overflowed."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     survey: Survey = field(default_factory=Survey)
+    overflowed: tuple[str, ...] = ()
 
 
 class ShardJob(Protocol):

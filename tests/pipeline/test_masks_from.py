@@ -285,15 +285,55 @@ def test_masks_are_never_clustered_from_unfinished_tokens(copy):
     assert Cache(copy).pending_shards("again") == []  # it can still be repaired
 
 
-def test_the_image_whose_tokens_are_not_finite_is_named(folder, tmp_path, monkeypatch):
-    def tokens(self, images):
-        found = np.zeros((len(images), *GRID, CHANNELS), np.float16)
-        found[VIEWS, 0, 0, 0] = np.inf
-        return found
+@pytest.fixture
+def overflow(monkeypatch):
+    """Makes the model's tokens infinite for the views that a function chooses by their pixels."""
+    encode = TokenModel.tokens
 
-    monkeypatch.setattr(TokenModel, "tokens", tokens)
-    config = with_model(folder, tmp_path / "c.zarr", limit=2)
-    refused(lambda: execute(plan(config)), "--masks-from", "01.png", "not finite in float16")
+    def overflow(chosen):
+        def tokens(self, images):
+            found = encode(self, images)
+            found[[index for index, image in enumerate(images) if chosen(image)], 3, 4, 5] = np.inf
+            return found
+
+        monkeypatch.setattr(TokenModel, "tokens", tokens)
+
+    return overflow
+
+
+@pytest.mark.parametrize("dense", ["float16", "int8"])
+def test_a_view_whose_tokens_overflow_has_no_pseudo_labels_and_stops_no_other(folder, tmp_path, overflow, dense):
+    intact, cache = tmp_path / "intact.zarr", tmp_path / "c.zarr"
+    execute(plan(with_model(folder, intact, masks_dense=dense)))
+    (bad,) = (
+        crop_image(image, view, SIZE)
+        for index, number, image, _, view in views_of(Cache(intact))
+        if (index, number) == (3, 1)
+    )
+    overflow(lambda image: np.array_equal(image, bad))
+    notes = []
+    execute(plan(with_model(folder, cache, masks_dense=dense)), log=notes.append)
+    assert notes == [
+        f"--masks-from {folder / 'model'}: tokens of 1 image are not finite in float16, and their views have no pseudo "
+        f"labels in {SET}: images/03.png"
+    ]
+    recluster(ClusterConfig(intact, "again", masks=SET))
+    recluster(ClusterConfig(cache, "again", masks=SET))
+    for masks in (SET, "again"):
+        found, expected = Cache(cache).load(masks), Cache(intact).load(masks)
+        assert expected.count[3, 1] > 0
+        expected.label[3, 1], expected.count[3, 1] = 255, 0
+        np.testing.assert_array_equal(found.label, expected.label)
+        np.testing.assert_array_equal(found.count, expected.count)
+    assert not Cache(cache).dense(3, SET)[1].any()
+    assert verify_files(Cache(cache))[1] == []
+
+
+def test_a_model_whose_tokens_always_overflow_is_refused_at_its_first_shard(folder, tmp_path, overflow):
+    overflow(lambda _: True)
+    config = with_model(folder, tmp_path / "c.zarr", limit=5)
+    refused(lambda: execute(plan(config)), "--masks-from", "00.png", "not finite in float16", "--precision fp32")
+    assert Cache(tmp_path / "c.zarr").pending_shards(SET) == [0, 1]
 
 
 def test_a_full_disk_is_refused_with_the_options_that_store_less(folder, tmp_path, monkeypatch):
