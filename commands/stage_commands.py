@@ -44,6 +44,7 @@ def precompute(given: Given, preset: Preset = None, as_json: Json = False) -> No
         "failures": dict(summary.failures),
         "encoded": summary.encoded,
         "masked": summary.masked,
+        "overflowed": summary.overflowed,
         "seconds": summary.seconds,
         "stages": summary.stages,
         "warnings": [*work.warnings, *summary.survey.warnings(work.texts.classes)],

@@ -126,5 +126,7 @@ def _agreement(cache: Cache, masks: str, teacher: LiveTeacher, count: int, seed:
 
 
 def _cosine(a: Float[np.ndarray, "*row channel"], b: Float[np.ndarray, "*row channel"]) -> Float[np.ndarray, "*row"]:
+    # tokens that were not finite are stored as zeros, which agree with zeros only
     x, y = a.astype(np.float64), b.astype(np.float64)
-    return (x * y).sum(axis=-1) / (np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1))
+    norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    return np.where(norms > 0, (x * y).sum(axis=-1) / np.maximum(norms, 1e-300), (a == b).all(axis=-1))

@@ -15,7 +15,7 @@ from data_cache.system.lock import writer_lock
 from data_cache.writer import CacheWriter
 from pipeline.dask.run import run_shards
 from pipeline.plan import Plan
-from pipeline.recluster import finish_masks
+from pipeline.recluster import ClusteredImages, finish_masks
 from pipeline.reopen import discard
 from pipeline.shard_job import DISK_FULL
 
@@ -32,18 +32,29 @@ class Summary:
     """Number of images that CLIP has encoded in this run."""
     masked: int
     """Number of images that another vision model has encoded in this run."""
+    overflowed: list[str]
+    """Names of those for which that model gave tokens that are not finite, in some view."""
     seconds: float
     stages: dict[str, float]
     survey: Survey
     """Covers the images that this run has read."""
 
     def check(self, max_failures: float) -> None:
-        """Raise UserError if more than this share of the images failed. The cache is complete nevertheless."""
+        """Raise UserError if more than this share of the images failed, or have no tokens of another vision model.
+
+        The cache is complete nevertheless.
+        """
         failed = len(self.failures)
         if not failed <= max_failures * self.images:
             raise UserError(
                 f"{failed} of {self.images} images failed, more than --max-failures {max_failures:g}; fix them and "
                 "run again with --retry-failed, or accept them with a higher --max-failures"
+            )
+        overflowed = len(self.overflowed)
+        if not overflowed <= max_failures * self.images:
+            raise UserError(
+                f"tokens of --masks-from are not finite in float16 for {overflowed} of {self.images} images, more than "
+                f"--max-failures {max_failures:g}; choose another model, or accept this: the mask set is complete"
             )
 
 
@@ -51,10 +62,10 @@ def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summa
     """Execute a plan: create the cache if there is none, and finish its pending shards, then the other mask set.
 
     If it is killed, a new plan contains only the unfinished shards. `progress` counts images done (`Plan.work`); `log`
-    receives a line about the workers.
+    receives a line about the workers, and a warning if tokens of `--masks-from` overflow.
     """
     start = time.perf_counter()
-    job, encoded, masked = plan.job, 0, 0
+    job, encoded, masked = plan.job, 0, ClusteredImages(0, [])
 
     def count(images: int) -> None:
         nonlocal encoded
@@ -76,7 +87,7 @@ def execute(plan: Plan, progress: Progress = ignore, log: Log = ignore) -> Summa
             cache.remove_leftovers()
             failures = [(name, status) for name, status in cache.statuses() if status != OK]
     seconds = time.perf_counter() - start
-    return Summary(job.cache, job.layout.images, failures, encoded, masked, seconds, dict(stages), survey)
+    return Summary(job.cache, job.layout.images, failures, encoded, *masked, seconds, dict(stages), survey)
 
 
 def create_or_open(plan: Plan) -> CacheWriter:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, UInt8
+from jaxtyping import Bool, Float16, UInt8
 
 from data_cache.arrays import blank_fields
 from data_cache.callbacks import Log, Progress, ignore
@@ -32,6 +32,16 @@ from pipeline.masks.masker import Masker
 from pipeline.masks.model import ModelSettings, TokenModel
 from pipeline.masks.source import ModelSource
 from pipeline.shard_job import DISK_FULL, ShardReport, absolute
+
+MIN_VIEWS = 8
+"""If no view of a shard has finite tokens, and it has at least so many, the model is at fault and not the images."""
+
+
+class ClusteredImages(NamedTuple):
+    """The number of images that were clustered, and the names of those whose tokens overflowed in some view."""
+
+    images: int
+    overflowed: list[str]
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,7 @@ class ClusterJob:
         fields = ("label", "count", *(["dense"] if layout.dense != "none" else []))
         blank = blank_fields(fields, layout, images, masker.dtype)
         label, counts, stored = blank["label"], blank["count"], blank.get("dense")
+        missing = np.zeros((images, views), bool)
         source = _Views(cache, self.dataset, shard, cache.tokens_model(self.name)["image_size"])
         images_per_batch = max(1, masker.batch // views)
         for start in range(0, len(source.rows), images_per_batch):
@@ -100,21 +111,26 @@ class ClusterJob:
             else:
                 labels = source.labels(batch)
                 dense = np.concatenate([cache.dense(span.start + row, self.name) for row in batch])
-            ignored = np.stack([masker.ignored(label) for label in labels])
-            ignored[~dense.any(axis=(1, 2, 3))] = False  # tokens that were not finite: nothing to cluster
-            masks = masker.masks(dense, ignored)
+            missing[batch] = np.reshape([not view.any() for view in dense], (len(batch), views))
+            masks = masker(dense, labels)
             label[batch], counts[batch] = (part.reshape(len(batch), views, *part.shape[1:]) for part in masks)
             if stored is not None:
                 stored[batch] = dense.reshape(len(batch), views, *dense.shape[1:])
             progress(len(batch))
-        if len(source.overflowed) == len(source.rows) > 1:
-            raise UserError(
-                f"--masks-from {self.model.source.spec}: its tokens of {source.overflowed[0]} and all other images of "
-                "a shard are not finite in float16; choose another model, or --precision fp32"
-            )
+        names = self._overflowed({row: missing[row] for row in source.rows}, span.start) if model else ()
         progress(images - len(source.rows))
         cache.write_masks(shard, label, counts, self.name, stored)
-        return ShardReport(overflowed=tuple(source.overflowed))
+        return ShardReport(overflowed=names)
+
+    def _overflowed(self, missing: Mapping[int, Bool[np.ndarray, "view"]], first: int) -> tuple[str, ...]:
+        """Names of the images of a shard with views without tokens. Raises UserError if the model is at fault."""
+        names = tuple(self.dataset.ids[first + row] for row, views in missing.items() if views.any())
+        if names and all(views.all() for views in missing.values()) and sum(map(len, missing.values())) >= MIN_VIEWS:
+            raise UserError(
+                f"--masks-from {self.model.source.spec}: its tokens are not finite in float16 for {names[0]} and every "
+                "other image of its shard; choose another model"
+            )
+        return names
 
 
 class _Views:
@@ -127,8 +143,6 @@ class _Views:
         self._digest = list(zip(*digests, strict=True))
         self.rows = [row for row, reason in enumerate(status) if reason == OK]
         """Images that did not fail."""
-        self.overflowed: list[str] = []
-        """Names of images with a view whose tokens were not finite."""
 
     def labels(self, rows: Sequence[int]) -> list[UInt8[np.ndarray, "size size"] | None]:
         """The label map of each view of some images. Raises UserError if one has changed."""
@@ -138,18 +152,10 @@ class _Views:
     def encoded(
         self, rows: Sequence[int], model: TokenModel
     ) -> tuple[list[UInt8[np.ndarray, "size size"] | None], Float16[np.ndarray, "view y x channel"]]:
-        """The label map and the tokens of each view of some images; zeros where they are not finite in float16.
-
-        Raises UserError if an image has changed.
-        """
+        """The label map and the tokens of each view of some images. Raises UserError if an image has changed."""
         with ThreadPoolExecutor(DECODERS) as pool:
             crops = [crop for image in pool.map(self._crops, rows) for crop in image]
-        tokens = model.tokens(np.stack([pixels for pixels, _ in crops]))
-        finite = np.isfinite(tokens).all(axis=(1, 2, 3))
-        tokens[~finite] = 0
-        overflowed = np.asarray(rows)[~finite.reshape(len(rows), -1).all(axis=1)]
-        self.overflowed += [self._dataset.ids[self._first + row] for row in overflowed]
-        return [label for _, label in crops], tokens
+        return [label for _, label in crops], model.tokens(np.stack([pixels for pixels, _ in crops]))
 
     def _crops(self, row: int) -> list[tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"] | None]]:
         sample = read_unchanged(self._dataset, self._first + row, self._digest[row])
@@ -184,14 +190,16 @@ def recluster(config: ClusterConfig, progress: Progress = ignore, log: Log = ign
     job = ClusterJob(config.cache, config.name, dataset, _masker(config, cache, masks), tokens if owner else None)
     with disk_errors(job.cache, DISK_FULL), writer_lock(job.cache), moved_cache_errors(job.cache):
         CacheWriter(job.cache).remove_leftovers()
-        return finish_masks(job, progress, workers, log)
+        return finish_masks(job, progress, workers, log).images
 
 
-def finish_masks(job: ClusterJob, progress: Progress, workers: Workers, log: Log = ignore, flag: str = "--name") -> int:
-    """Add a mask set unless the cache has it, and cluster its pending shards. Returns their number of images.
+def finish_masks(
+    job: ClusterJob, progress: Progress, workers: Workers, log: Log = ignore, flag: str = "--name"
+) -> ClusteredImages:
+    """Add a mask set unless the cache has it, and cluster its pending shards.
 
-    The caller must hold the writer's lock. `log` receives a line about the workers, and one about images whose tokens
-    overflow. `flag` is the option that named the set.
+    The caller must hold the writer's lock. `log` receives a line about the workers, and the warning of the result, even
+    if this is interrupted. `flag` is the option that named the set.
 
     Raises UsageError if the cache has a mask set of this name with other settings.
     """
@@ -200,14 +208,17 @@ def finish_masks(job: ClusterJob, progress: Progress, workers: Workers, log: Log
         cache.add_masks(job.name, job.attributes)
         cache = CacheWriter(job.cache)
     cache.check_mask_settings(job.name, job.attributes, flag)
-    pending = cache.pending_shards(job.name)
-    reports = run_shards(job, pending, progress, workers, log)
-    if names := [name for report in reports for name in report.overflowed]:
-        log(
-            f"--masks-from {job.model.source.spec}: tokens of {count(len(names), 'image')} are not finite in float16, "
-            f"and their views have no pseudo labels in {job.name}: {first_names(names)}"
-        )
-    return cache.layout.images_in(pending)
+    pending, names = cache.pending_shards(job.name), list[str]()
+    try:
+        for report in run_shards(job, pending, progress, workers, log):
+            names += report.overflowed
+    finally:
+        if names:
+            log(
+                f"warning: --masks-from {job.model.source.spec}: {count(len(names), 'image')} without pseudo labels in "
+                f"{job.name}, in views whose tokens are not finite in float16: {first_names(sorted(names))}"
+            )
+    return ClusteredImages(cache.layout.images_in(pending), sorted(names))
 
 
 def _masker(config: ClusterConfig, cache: Cache, masks: str) -> Masker:

@@ -105,9 +105,12 @@ class Masker:
     ) -> tuple[Shaped[np.ndarray, "view y x"], Int[np.ndarray, "view"]]:
         """Fused labels of each view (the reserved value where not ignored), and the number of labels of each view.
 
-        `dense` is view x y x channel, on any device. The result of a view does not depend on the other views.
+        `dense` is view x y x channel, on any device. The result of a view does not depend on the other views. A view
+        whose tokens are all zero, because they were not finite, has no labels.
         """
-        return self.masks(dense, np.stack([self.ignored(label) for label in labels]))
+        ignored = np.stack([self.ignored(label) for label in labels])
+        ignored[[not view.any() for view in dense]] = False
+        return self.masks(dense, ignored)
 
     def ignored(self, label: UInt8[np.ndarray, "height width"] | None) -> Bool[np.ndarray, "y x"]:
         """Which tokens of a view are ignored."""
@@ -132,8 +135,8 @@ class Masker:
         dense: Float[np.ndarray, "y x channel"],
         label: UInt8[np.ndarray, "height width"] | None,
     ) -> Clusters:
-        """The mask of each center, before fusion."""
-        ignored = self.ignored(label)
+        """The mask of each center, before fusion; none if the tokens are all zero."""
+        ignored = self.ignored(label) & bool(dense.any())
         if self.backend == TORCH:
             return self._clusters(torch.as_tensor(dense)[None], torch.from_numpy(ignored)[None]).view(0, self.grid)
         return cluster(dense, ignored, self._assign, self.windows, self.updates)

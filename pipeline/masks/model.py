@@ -61,10 +61,12 @@ class TokenModel:
 
     @torch.inference_mode()
     def tokens(self, images: UInt8[np.ndarray, "view size size 3"]) -> Float16[np.ndarray, "view y x channel"]:
-        """Tokens of RGB images of its input size, rounded to float16. Those beyond float16 are infinite."""
+        """Tokens of RGB images of its input size, rounded to float16; all zero for a view where one is not finite."""
         size = BATCH[self.device.type]
         parts = [self._batch(images[start : start + size], size) for start in range(0, len(images), size)]
-        return np.concatenate(parts)
+        tokens = np.concatenate(parts)
+        tokens[~np.isfinite(tokens).all(axis=(1, 2, 3))] = 0
+        return tokens
 
     def _batch(
         self, images: UInt8[np.ndarray, "view size size 3"], size: int

@@ -30,6 +30,7 @@ from data_cache.splits import Split
 from data_cache.views import View
 from data_cache.writer import CacheWriter
 from pipeline.config import ClusterConfig
+from pipeline.live import live_teacher
 from pipeline.masks.masker import Masker
 from pipeline.masks.model import TokenModel
 from pipeline.masks.source import ModelSource
@@ -288,34 +289,43 @@ def test_masks_are_never_clustered_from_unfinished_tokens(copy):
 @pytest.fixture
 def overflow(monkeypatch):
     """Makes the model's tokens infinite for the views that a function chooses by their pixels."""
-    encode = TokenModel.tokens
+    encode = TokenModel._batch
 
     def overflow(chosen):
-        def tokens(self, images):
-            found = encode(self, images)
+        def batch(self, images, size):
+            found = encode(self, images, size)
             found[[index for index, image in enumerate(images) if chosen(image)], 3, 4, 5] = np.inf
             return found
 
-        monkeypatch.setattr(TokenModel, "tokens", tokens)
+        monkeypatch.setattr(TokenModel, "_batch", batch)
 
     return overflow
 
 
-@pytest.mark.parametrize("dense", ["float16", "int8"])
-def test_a_view_whose_tokens_overflow_has_no_pseudo_labels_and_stops_no_other(folder, tmp_path, overflow, dense):
-    intact, cache = tmp_path / "intact.zarr", tmp_path / "c.zarr"
-    execute(plan(with_model(folder, intact, masks_dense=dense)))
-    (bad,) = (
-        crop_image(image, view, SIZE)
-        for index, number, image, _, view in views_of(Cache(intact))
-        if (index, number) == (3, 1)
+def pixels_of(cache, image, view):
+    """The model's input for a view of a cache."""
+    (pixels,) = (
+        crop_image(pixels, crop, SIZE)
+        for index, number, pixels, _, crop in views_of(Cache(cache))
+        if (index, number) == (image, view)
     )
+    return pixels
+
+
+@pytest.mark.parametrize(("dense", "kmeans"), [("float16", "auto"), ("int8", "auto"), ("float16", "torch")])
+def test_a_view_whose_tokens_overflow_has_no_pseudo_labels_and_stops_no_other(
+    folder, tmp_path, overflow, dense, kmeans
+):
+    intact, cache = tmp_path / "intact.zarr", tmp_path / "c.zarr"
+    execute(plan(with_model(folder, intact, masks_dense=dense, kmeans=kmeans)))
+    bad = pixels_of(intact, 3, 1)
     overflow(lambda image: np.array_equal(image, bad))
     notes = []
-    execute(plan(with_model(folder, cache, masks_dense=dense)), log=notes.append)
+    summary = execute(plan(with_model(folder, cache, masks_dense=dense, kmeans=kmeans)), log=notes.append)
+    assert summary.overflowed == ["images/03.png"]
     assert notes == [
-        f"--masks-from {folder / 'model'}: tokens of 1 image are not finite in float16, and their views have no pseudo "
-        f"labels in {SET}: images/03.png"
+        f"warning: --masks-from {folder / 'model'}: 1 image without pseudo labels in {SET}, in views whose tokens are "
+        "not finite in float16: images/03.png"
     ]
     recluster(ClusterConfig(intact, "again", masks=SET))
     recluster(ClusterConfig(cache, "again", masks=SET))
@@ -325,15 +335,47 @@ def test_a_view_whose_tokens_overflow_has_no_pseudo_labels_and_stops_no_other(fo
         expected.label[3, 1], expected.count[3, 1] = 255, 0
         np.testing.assert_array_equal(found.label, expected.label)
         np.testing.assert_array_equal(found.count, expected.count)
+        live = live_teacher(Cache(cache), masks, None, CPU).features(np.array([3, 3]), np.array([0, 1]))
+        np.testing.assert_array_equal(live.label, found.label[3])
     assert not Cache(cache).dense(3, SET)[1].any()
     assert verify_files(Cache(cache))[1] == []
+    before = contents(cache)
+    (cache / f"masks/{SET}/label/c/1/0/0/0").write_bytes(b"damaged")
+    repair(cache, None, CPU)
+    assert contents(cache) == before
 
 
-def test_a_model_whose_tokens_always_overflow_is_refused_at_its_first_shard(folder, tmp_path, overflow):
+def test_verify_compares_a_view_whose_tokens_overflow(clipteacher, folder, made, tmp_path, overflow):
+    bad, cache = pixels_of(made, 3, 1), tmp_path / "c.zarr"
+    command = ("verify", cache, "--masks", SET, "--live", 99, "--device", "cpu", "--json")
+    overflow(lambda image: np.array_equal(image, bad))
+    execute(plan(with_model(folder, cache)))
+    live = clipteacher.good(*command).json["live"]
+    assert (live["views"], live["ignored_equal"], live["masks_rand_index"]) == (12, 1, 1)
+    assert live["dense_cosine_min"] > 0.999
+    overflow(lambda _: False)
+    live = clipteacher.good(*command).json["live"]
+    assert live["dense_cosine_min"] == 0
+    assert live["ignored_equal"] < 1
+
+
+def test_more_overflows_than_accepted_failures_are_an_error_at_the_end(folder, made, tmp_path, overflow):
+    bad = pixels_of(made, 3, 1)
+    overflow(lambda image: np.array_equal(image, bad))
+    summary = execute(plan(with_model(folder, tmp_path / "c.zarr")))
+    summary.check(0.15)
+    without_failures = replace(summary, failures=[])
+    refused(lambda: without_failures.check(0.1), "--masks-from", "1 of 7 images, more than --max-failures 0.1")
+    assert Cache(tmp_path / "c.zarr").pending_shards(SET) == []
+
+
+def test_a_model_whose_tokens_always_overflow_is_refused_at_its_first_large_shard(folder, tmp_path, overflow):
     overflow(lambda _: True)
-    config = with_model(folder, tmp_path / "c.zarr", limit=5)
-    refused(lambda: execute(plan(config)), "--masks-from", "00.png", "not finite in float16", "--precision fp32")
-    assert Cache(tmp_path / "c.zarr").pending_shards(SET) == [0, 1]
+    config = with_model(folder, tmp_path / "c.zarr", shard=7)
+    refused(lambda: execute(plan(config)), "--masks-from", "00.png", "every other image", "choose another model")
+    assert Cache(tmp_path / "c.zarr").pending_shards(SET) == [0]
+    few = execute(plan(with_model(folder, tmp_path / "few.zarr", limit=2)))
+    assert len(few.overflowed) == 2  # these images may be unusual
 
 
 def test_a_full_disk_is_refused_with_the_options_that_store_less(folder, tmp_path, monkeypatch):
