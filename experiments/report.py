@@ -158,8 +158,9 @@ def _evaluate(
     if report.measured is None:
         gammas = sorted({*GRID.tolist(), gamma})
         evaluation = evaluate_stage(predictor, images, gammas, progress_bar, StageTimer())
-        part = "the first" if config.limit else "all"
-        source = f"{part} {count(len(images), 'image')} of {images.name}, split {images.split}"
+        number = count(len(images), "image")
+        part = f"{number} from the start of" if config.limit else f"all {number} of"
+        source = f"{part} {images.name}, split {images.split}"
         report.measured = _measured(evaluation, gamma, source)
         report.missing += [f"metrics of {name}: {reason}" for name, reason in evaluation.failures.items()]
         failed = evaluation.failures.keys()

@@ -123,7 +123,7 @@ def method(report: RunReport) -> Mapping[str, str]:
         clip, masks, unseen = origin["clip"], origin["masks"], origin["unseen"]
         data, prompts = origin["dataset"], origin["prompts"]
         seen = len(origin["classes"]) - len(unseen)
-        text["Data"] = f"{data['name']}, split {data['split']}, {data['images']} images"
+        text["Data"] = f"{data['name']}, split {data['split']}, {count(data['images'], 'image')}"
         text["Classes"] = f"{seen} with labels in training, {len(unseen)} without: {', '.join(unseen) or 'none'}"
         text["Teacher"] = f"{clip['model']} at {clip['image_size']} px in {clip['precision']}"
         text["Prompts"] = f"{prompts['name']}, {len(prompts['templates'])} templates"
@@ -141,8 +141,8 @@ def method(report: RunReport) -> Mapping[str, str]:
     text["Losses"] += f"; global learning by {config.glm}" if config.glm != "off" else "; no global learning"
     text["Adapter"], text["Logits"] = config.vla, f"{config.logits}, pseudo labels within one {config.pseudo_scope}"
     text["Training"] = (
-        f"{count(config.iterations, 'update')} of {count(config.batch_size, 'image')}, {config.warmup_updates} of them "
-        f"warm-up, learning rate {config.lr:g}, times {config.head_lr:g} outside the encoder, seed {config.seed}"
+        f"{count(config.iterations, 'update')} of {count(config.batch_size, 'image')}, {config.warmup_updates:,} of "
+        f"them warm-up, learning rate {config.lr:g}, times {config.head_lr:g} outside the encoder, seed {config.seed}"
     )
     if report.history.lines and (seconds := report.history.lines[-1].get("seconds")):
         text["Time"] = f"{seconds / 60:.1f} minutes in the last run, up to update {report.history.step}"

@@ -121,4 +121,5 @@ class DatasetSpec:
         published = self.sizes.get(split, (images,))
         if images in published:
             return ()
-        return (f"{split} has {count(images, 'image')}; the published list has {' or '.join(map(str, published))}",)
+        sizes = " or ".join(f"{size:,}" for size in published)
+        return (f"{split} has {count(images, 'image')}; the published list has {sizes}",)

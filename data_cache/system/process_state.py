@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
-from threading import Lock
+from threading import Lock, RLock
 
-_SEEDING = Lock()
+_SEEDING = RLock()
 
 
 def shared(context: Callable[[], AbstractContextManager[None]]) -> Callable[[], AbstractContextManager[None]]:
@@ -62,7 +62,8 @@ def quiet_warnings() -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Draw reproducible random weights within, and leave PyTorch's CPU generator as it was.
 
-    One thread at a time, since all draw from the same generator.
+    One thread at a time, since all draw from the same generator; what another thread draws meanwhile without this is
+    not reproducible.
     """
     import torch
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData
 
-from data_cache.messages import printable
+from data_cache.messages import count, printable
 from data_cache.reader import Cache
 from experiments.sharing.manifest import ARCHIVE
 from experiments.sharing.terms import Terms
@@ -205,7 +205,7 @@ def _results(result: Mapping[str, Any] | None) -> list[str]:
 def _settings(card: Mapping[str, Any], clip: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
     weights = (card["recorded"].get("clip") or {}).get("weights")
     return {
-        "Dataset": f"{dataset['name']}, split {dataset['split']}, {dataset['images']} images",
+        "Dataset": f"{dataset['name']}, split {dataset['split']}, {count(dataset['images'], 'image')}",
         "CLIP": f"{clip['model']}{f', weights {weights}' if weights else ''}, {clip['image_size']} px",
         "SHA-256 of CLIP's weights": clip["weights_sha256"],
         "Prompts": card["prompts"]["name"],

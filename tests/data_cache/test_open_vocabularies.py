@@ -103,7 +103,7 @@ def test_ade_may_lie_in_the_folder_of_the_archive(tmp_path):
     ade_tree(tmp_path / "ADEChallengeData2016")
     dataset = open_dataset("ade150", tmp_path, "val")
     assert dataset.ids == [f"images/validation/ADE_val_{number:08}.jpg" for number in (1, 2)]
-    assert dataset.notes == ("val has 2 images; the published list has 2000",)
+    assert dataset.notes == ("val has 2 images; the published list has 2,000",)
 
 
 def test_ade_label_zero_is_void_and_one_the_first_class(tmp_path):

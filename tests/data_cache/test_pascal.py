@@ -119,7 +119,7 @@ def test_wrong_layout_error_shows_the_expected_tree(tmp_path, name, draw, missin
 
 def test_unpublished_list_length_is_reported(tmp_path):
     voc_tree(tmp_path)
-    note = "train has 2 images; the published list has 10582"
+    note = "train has 2 images; the published list has 10,582"
     assert open_dataset("voc", tmp_path, "train").notes == (note,)
     assert open_dataset("voc", tmp_path, "train", limit=1).notes == (note,)
     context_tree(tmp_path / "context")
@@ -135,5 +135,5 @@ def test_precompute_prints_dataset_notes(clipteacher, tmp_path):
     voc_tree(tmp_path)
     clip = ("--clip", "tiny", "--image-size", 64, "--cache", tmp_path / "voc.zarr")
     result = clipteacher.good("precompute", "--dataset", "voc", "--root", tmp_path, *clip, "--json")
-    assert "voc: train has 2 images; the published list has 10582" in result.err
+    assert "voc: train has 2 images; the published list has 10,582" in result.err
     assert result.json["done"] == 2

@@ -180,7 +180,7 @@ def test_zero_pictures_omits_all_figures(report, made):
     page, missing = report(made.run, "--pictures", 0, "--limit", 1)
     assert not page.all("img")
     assert not missing
-    assert "the first 1 image of" in page.words
+    assert "1 image from the start of folder, split val" in page.words
 
 
 def test_each_logged_term_has_a_curve_and_unused_terms_are_listed(report, made, tmp_path):

@@ -136,7 +136,7 @@ def draw_coco(root):
 def test_row_is_printed_and_saved_with_the_papers(clipteacher, coco, tmp_path):
     result = clipteacher.good("reproduce", *coco)
     assert "iterations=4 instead of 80000" in result.out
-    assert "train has 5 images; the published list has 118287" in result.err
+    assert "train has 5 images; the published list has 118,287" in result.err
     stored = json.loads((tmp_path / "runs/coco_segformer-b0/coco.json").read_text())
     assert stored["metrics"].keys() == {*Metrics.ALL_COLUMNS, "gamma", "per_class", "unseen"}
     again = clipteacher.good("reproduce", *coco, "--json").json
