@@ -3,17 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int16, Int64, UInt8
+from jaxtyping import Bool, Int16, Int64, Integer, UInt8
 
 from data_cache.class_list import class_lists
 from data_cache.errors import UsageError
 from data_cache.messages import did_you_mean, first_names
 
 VOID_RANK = 255
+FEW = 6
+"""Hidden values of a label map up to which comparing each of them is faster than a table."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,23 @@ class Split:
         table[self.seen_index] = np.arange(len(self.seen_index), dtype=np.uint8)
         return table
 
-    def is_hidden(self, label: UInt8[np.ndarray, "*pixel"]) -> Bool[np.ndarray, "*pixel"]:
-        """Whether each pixel has no label in training: it is void or its class is unseen."""
-        return (self.seen_rank() == VOID_RANK).take(label)
+    def is_hidden(
+        self, label: UInt8[np.ndarray, "*pixel"], values: Integer[np.ndarray, "value"] | None = None
+    ) -> Bool[np.ndarray, "*pixel"]:
+        """Whether each pixel has no label in training: it is void or its class is unseen.
+
+        `values` are all that may occur, if they are known, which makes this several times as fast.
+        """
+        if values is None or (hidden := values[self._hidden[values]]).size > FEW:
+            return self._hidden.take(label)
+        found = np.zeros(label.shape, bool)
+        for value in hidden.tolist():
+            found |= label == value
+        return found
+
+    @cached_property
+    def _hidden(self) -> Bool[np.ndarray, "256"]:
+        return self.seen_rank() == VOID_RANK
 
     def hide_unseen(self, label: UInt8[np.ndarray, "*pixel"]) -> UInt8[np.ndarray, "*pixel"]:
         """The label map with unseen classes replaced by 255."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Integer, UInt8
 from torch import Tensor
 
 from data_cache.datasets.base import Dataset
@@ -20,7 +20,9 @@ from data_cache.survey import Survey
 from data_cache.views import Cropping, View
 from pipeline.shard_job import StageTimes
 
-IgnoredTokens = Callable[[UInt8[np.ndarray, "size size"] | None], Bool[np.ndarray, "y x"]]
+IgnoredTokens = Callable[
+    [UInt8[np.ndarray, "size size"] | None, Integer[np.ndarray, "value"] | None], Bool[np.ndarray, "y x"]
+]
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Feeder:
     Args:
         dataset: the images.
         cropping: their views.
-        ignored: gives the ignored tokens of a view from its label map.
+        ignored: gives the ignored tokens of a view from its label map and the values that occur in the image's.
         size: side of CLIP's input in pixels.
         slots: images per batch.
         pinned: whether batches are in pinned memory, from which a GPU copies asynchronously.
@@ -142,9 +144,10 @@ class Feeder:
                 pixels[:, slot] = 0
                 return error
             name, ignored = self.dataset.ids[index], []
+            values = None if class_pixels is None else np.flatnonzero(class_pixels)
             views = self.cropping.views(name, *image.shape[:2])
             for number, view in enumerate(views):
                 pixels[number, slot] = crop_image(image, view, self.size)
-                ignored.append(self.ignored(crop_label(label, view, self.size)))
+                ignored.append(self.ignored(crop_label(label, view, self.size), values))
             survey = Survey.of(name, pixels[0, slot], class_pixels)
             return PreparedImage(image.shape[:2], digest, views, ignored, survey)

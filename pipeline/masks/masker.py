@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -112,9 +112,11 @@ class Masker:
         ignored[[not view.any() for view in dense]] = False
         return self.masks(dense, ignored)
 
-    def ignored(self, label: UInt8[np.ndarray, "height width"] | None) -> Bool[np.ndarray, "y x"]:
-        """Which tokens of a view are ignored."""
-        return ignored_tokens(label, self.split, self.grid)
+    def ignored(
+        self, label: UInt8[np.ndarray, "height width"] | None, values: Integer[np.ndarray, "value"] | None = None
+    ) -> Bool[np.ndarray, "y x"]:
+        """Which tokens of a view are ignored. `values` are all that may occur in its label map, if they are known."""
+        return ignored_tokens(label, self.split, self.grid, values)
 
     def masks(
         self, dense: Tensor | np.ndarray, ignored: Bool[np.ndarray, "view y x"]
@@ -179,15 +181,19 @@ class Masker:
 
 
 def ignored_tokens(
-    label: UInt8[np.ndarray, "height width"] | None, split: Split, grid: tuple[int, int]
+    label: UInt8[np.ndarray, "height width"] | None,
+    split: Split,
+    grid: tuple[int, int],
+    values: Integer[np.ndarray, "value"] | None = None,
 ) -> Bool[np.ndarray, "y x"]:
     """A token is ignored when at least half of its patch has no seen label (void or unseen).
 
-    Without a label map everything is ignored. Height and width are multiples of the grid's.
+    Without a label map everything is ignored. Height and width are multiples of the grid's. `values` are all that may
+    occur in the label map, if they are known.
     """
     if label is None:
         return np.ones(grid, bool)
     down, across = label.shape[0] // grid[0], label.shape[1] // grid[1]
     # sum over rows first: numpy is fast at that
-    rows = split.is_hidden(label).view(np.uint8).reshape(grid[0], down, -1).sum(axis=1, dtype=np.uint16)
+    rows = split.is_hidden(label, values).view(np.uint8).reshape(grid[0], down, -1).sum(axis=1, dtype=np.uint16)
     return 2 * rows.reshape(*grid, across).sum(axis=2, dtype=np.uint32) >= down * across

@@ -81,6 +81,19 @@ def test_seen_rank_counts_seen_classes_and_is_255_elsewhere():
     assert table.shape == (256,)
 
 
+@pytest.mark.parametrize("unseen", [1, 3, 12])
+def test_hidden_pixels_are_the_same_whether_the_values_that_occur_are_known_or_not(unseen):
+    names = tuple(map(str, range(20)))
+    split, rng = Split(names, names[:unseen]), np.random.default_rng(unseen)
+    label = rng.choice([*range(20), 255], (30, 40)).astype(np.uint8)
+    expected = (label < unseen) | (label == 255)
+    np.testing.assert_array_equal(split.is_hidden(label), expected)
+    np.testing.assert_array_equal(split.is_hidden(label, np.unique(label)), expected)
+    np.testing.assert_array_equal(split.is_hidden(label, np.arange(256)), expected)
+    seen = np.full((2, 3), 19, np.uint8)
+    assert not split.is_hidden(seen, np.array([19])).any()
+
+
 def test_empty_unseen_list_hides_nothing():
     split = make_split("coco", class_lists()["coco"].classes, "")
     assert split.unseen == ()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_cache.errors import UsageError
 from data_cache.sample import crop_image, crop_label
@@ -29,6 +30,20 @@ def test_flip_mirrors_image_and_label():
     view = View((0, 0, 32, 32), flip=True)
     np.testing.assert_array_equal(crop_image(image, view, 32), image[:, ::-1])
     np.testing.assert_array_equal(crop_label(label, view, 32), label[:, ::-1])
+
+
+def test_label_crops_equal_pillows_nearest_resampling():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = rng.integers(1, 900, 2)
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        bottom, right = int(rng.integers(top, height)) + 1, int(rng.integers(left, width)) + 1
+        label, size = rng.integers(0, 256, (height, width), np.uint8), int(rng.integers(1, 600))
+        box = (left, top, right, bottom)
+        expected = np.array(Image.fromarray(label).resize((size, size), Image.Resampling.NEAREST, box=box))
+        for flip in (False, True):
+            found = crop_label(label, View((top, left, bottom, right), flip), size)
+            np.testing.assert_array_equal(found, expected[:, ::-1] if flip else expected)
 
 
 def test_labels_are_resampled_by_nearest_neighbor():

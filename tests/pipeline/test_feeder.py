@@ -49,7 +49,7 @@ def turn():
 
 @pytest.fixture
 def feeder():
-    return Feeder(Recorder(), Cropping(), lambda _: np.zeros((1, 1), bool), SIZE, SLOTS)
+    return Feeder(Recorder(), Cropping(), lambda _label, _values: np.zeros((1, 1), bool), SIZE, SLOTS)
 
 
 def test_images_of_a_shard_are_decoded_before_those_of_the_next(feeder, turn):
