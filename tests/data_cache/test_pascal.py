@@ -123,7 +123,7 @@ def test_unpublished_list_length_is_reported(tmp_path):
     assert open_dataset("voc", tmp_path, "train").notes == (note,)
     assert open_dataset("voc", tmp_path, "train", limit=1).notes == (note,)
     context_tree(tmp_path / "context")
-    assert "4998 or 4996" in open_dataset("context", tmp_path / "context", "train").notes[0]
+    assert "4,998 or 4,996" in open_dataset("context", tmp_path / "context", "train").notes[0]
     draw_list(tmp_path / "ImageSets/Segmentation/val.txt", [f"{i:06}" for i in range(1449)])
     for i in range(1449):
         for file in (f"JPEGImages/{i:06}.jpg", f"SegmentationClassAug/{i:06}.png"):
