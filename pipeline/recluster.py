@@ -28,7 +28,7 @@ from data_cache.writer import CacheWriter
 from pipeline.config import ClusterConfig
 from pipeline.dask.run import Workers, run_shards
 from pipeline.encode import DECODERS
-from pipeline.masks.masker import Masker
+from pipeline.masks.masker import Masker, has_tokens
 from pipeline.masks.model import ModelSettings, TokenModel
 from pipeline.masks.source import ModelSource
 from pipeline.shard_job import DISK_FULL, ShardReport, absolute
@@ -108,10 +108,10 @@ class ClusterJob:
             batch = source.rows[start : start + images_per_batch]
             if model:
                 labels, dense = source.encoded(batch, model)
+                missing[batch] = ~has_tokens(dense).reshape(len(batch), views)
             else:
                 labels = source.labels(batch)
                 dense = np.concatenate([cache.dense(span.start + row, self.name) for row in batch])
-            missing[batch] = np.reshape([not view.any() for view in dense], (len(batch), views))
             masks = masker(dense, labels)
             label[batch], counts[batch] = (part.reshape(len(batch), views, *part.shape[1:]) for part in masks)
             if stored is not None:

@@ -109,8 +109,7 @@ class Masker:
         whose tokens are all zero, because they were not finite, has no labels.
         """
         ignored = np.stack([self.ignored(label) for label in labels])
-        ignored[[not view.any() for view in dense]] = False
-        return self.masks(dense, ignored)
+        return self.masks(dense, ignored & has_tokens(dense)[:, None, None])
 
     def ignored(
         self, label: UInt8[np.ndarray, "height width"] | None, values: Integer[np.ndarray, "value"] | None = None
@@ -138,7 +137,7 @@ class Masker:
         label: UInt8[np.ndarray, "height width"] | None,
     ) -> Clusters:
         """The mask of each center, before fusion; none if the tokens are all zero."""
-        ignored = self.ignored(label) & bool(dense.any())
+        ignored = self.ignored(label) & has_tokens(dense[None])
         if self.backend == TORCH:
             return self._clusters(torch.as_tensor(dense)[None], torch.from_numpy(ignored)[None]).view(0, self.grid)
         return cluster(dense, ignored, self._assign, self.windows, self.updates)
@@ -178,6 +177,11 @@ class Masker:
     def batch(self) -> int:
         """Views that torch clusters at once. Fewer are padded to it, because rounding may depend on the batch size."""
         return BATCH[torch.device(self.device).type]
+
+
+def has_tokens(dense: Tensor | np.ndarray) -> Bool[np.ndarray, "view"]:
+    """Whether each view has tokens: they are all zero if they were not finite (`TokenModel.tokens`)."""
+    return np.array([bool(view.any()) for view in dense])
 
 
 def ignored_tokens(

@@ -14,7 +14,7 @@ from timm.data import resolve_model_data_config
 from data_cache.errors import UsageError, UserError
 from data_cache.system.devices import resolve_device
 from pipeline.masks.source import TIMM, ModelSource
-from pipeline.teacher.clip import BATCH, DTYPES, Precision, hash_weights
+from pipeline.teacher.clip import BATCH, DTYPES, Precision, hash_weights, normalized
 from pipeline.teacher.towers.timm_vit import VIT_TRUNKS
 
 _LOADING = Lock()
@@ -75,8 +75,7 @@ class TokenModel:
         padded = np.zeros((size, *images.shape[1:]), np.uint8)
         padded[: len(images)] = images
         with self._running:
-            pixels = torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).float()
-            pixels.div_(255).sub_(self._mean).div_(self._std)
+            pixels = normalized(padded, self._mean, self._std)
             found = self._model.forward_features(pixels.to(DTYPES[self.precision]))
             # models that average their tokens have their final norm after the average, others before
             patches = self._model.fc_norm(found[: len(images), self._model.num_prefix_tokens :])

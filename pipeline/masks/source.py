@@ -13,12 +13,12 @@ from data_cache.limits import read_json
 from data_cache.messages import did_you_mean
 from data_cache.system.downloads import hub_downloads
 from data_cache.system.process_state import quiet_logging, seeded
+from pipeline.teacher.weights import RANDOM, RANDOM_SEED
 
 if TYPE_CHECKING:
     from torch import nn
 
 TIMM = "timm:"
-RANDOM = "random"
 CONFIG = "config.json"
 
 
@@ -102,7 +102,7 @@ class ModelSource:
         with (
             quiet_logging(),
             hub_downloads() if published else nullcontext("") as offline,
-            seeded(0),
+            seeded(RANDOM_SEED),
         ):
             try:
                 return timm.create_model(name, not self.is_random, pretrained_cfg_overlay=file, num_classes=0)

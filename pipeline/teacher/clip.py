@@ -114,9 +114,7 @@ class FrozenCLIP:
         self, images: UInt8[np.ndarray, "batch size size 3"] | UInt8[Tensor, "batch size size 3"]
     ) -> DeviceFeatures:
         """The same as tensors on the device; with pinned images this does not wait for a GPU."""
-        pixels = torch.as_tensor(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        pixels.div_(255).sub_(self._mean).div_(self._std)
-        cls, tokens = self._forward(pixels.to(DTYPES[self.precision]))
+        cls, tokens = self._forward(normalized(images, self._mean, self._std).to(DTYPES[self.precision]))
         dense = self._tower.project(tokens).unflatten(1, self.grid)
         return DeviceFeatures(cls.half(), dense.half())
 
@@ -215,6 +213,16 @@ def _compiled(visual: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
             return features
 
     return call
+
+
+def normalized(
+    images: UInt8[np.ndarray, "batch size size 3"] | UInt8[Tensor, "batch size size 3"],
+    mean: Float[Tensor, "3 1 1"],
+    std: Float[Tensor, "3 1 1"],
+) -> Float[Tensor, "batch 3 size size"]:
+    """RGB images as the input of a vision model, on the device of `mean`; pinned ones do not wait for a GPU."""
+    pixels = torch.as_tensor(images).to(mean.device, non_blocking=True).permute(0, 3, 1, 2).float()
+    return pixels.div_(255).sub_(mean).div_(std)
 
 
 def hash_weights(model: torch.nn.Module) -> str:
